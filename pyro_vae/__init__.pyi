@@ -1,0 +1,56 @@
+from . import (
+    checkpoint,
+    data,
+    evidence,
+    likelihoods,
+    networks,
+    objectives,
+    plots,
+    posteriors,
+    priors,
+    report,
+    training,
+)
+from .checkpoint import Run, load_run
+from .config import Config
+from .data import Data, load
+from .errors import CheckpointError, Interrupted, NonFiniteLoss, PyroVAEWarning, UnreliableEvidence
+from .evidence import Comparison, Estimate, Evidence, compare, log_evidence
+from .objectives import ELBO
+from .training import History, fit
+from .vae import VAE
+
+__version__: str
+
+__all__ = [
+    "ELBO",
+    "VAE",
+    "CheckpointError",
+    "Comparison",
+    "Config",
+    "Data",
+    "Estimate",
+    "Evidence",
+    "History",
+    "Interrupted",
+    "NonFiniteLoss",
+    "PyroVAEWarning",
+    "Run",
+    "UnreliableEvidence",
+    "checkpoint",
+    "compare",
+    "data",
+    "evidence",
+    "fit",
+    "likelihoods",
+    "load",
+    "load_run",
+    "log_evidence",
+    "networks",
+    "objectives",
+    "plots",
+    "posteriors",
+    "priors",
+    "report",
+    "training",
+]

@@ -1,0 +1,55 @@
+"""The package's own errors and warnings, and the words they share."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+__all__ = [
+    "CheckpointError",
+    "Interrupted",
+    "NonFiniteLoss",
+    "PyroVAEWarning",
+    "UnreliableEvidence",
+    "lookup",
+    "suggestion",
+]
+
+T = TypeVar("T")
+
+
+class PyroVAEWarning(UserWarning):
+    """Base class of every warning of this package."""
+
+
+class UnreliableEvidence(PyroVAEWarning):
+    """Estimates of log p(x) whose error bars cannot be trusted."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint or run folder that cannot be read or does not fit."""
+
+
+class NonFiniteLoss(FloatingPointError):
+    """Training met a NaN or infinite loss; the message names the step and the cause."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was stopped by a signal after it had saved its state."""
+
+
+def suggestion(word: str, choices: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest choice, or nothing."""
+    near = difflib.get_close_matches(word, list(choices), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
+    """Return ``table[name]``, or raise a ``ValueError`` that lists what there is."""
+    if name not in table:
+        raise ValueError(
+            f"unknown {kind} {name!r}; there are {', '.join(map(repr, table))}."
+            + suggestion(name, table)
+        )
+    return table[name]

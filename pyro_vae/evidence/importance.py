@@ -1,0 +1,178 @@
+"""log p(x) per datum by importance sampling from the guide."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..checks import check_data, check_support, module_device
+from ..data import Data, fingerprint
+from ..errors import UnreliableEvidence
+from ..seeding import derive, seeded
+from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
+from .program import Batch, NonFiniteDensity, Program, evaluation_mode
+from .result import Evidence
+
+__all__ = ["log_evidence"]
+
+# Draws are seeded by (block of data, block of samples): these sizes, and not `chunk`, decide which
+# random numbers a datum gets.
+_DATA_BLOCK = 64
+_SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
+_MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
+_DEFAULT_ROWS = {"cpu": 2048, "cuda": 65536}
+
+
+def log_evidence(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor | Data | tuple[Tensor, ...],
+    *,
+    samples: int = 1000,
+    chunk: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Evidence:
+    r"""Estimate :math:`\log p(x_n)` of each datum by importance sampling from the guide.
+
+    .. math:: \log \hat p(x_n) = \log \frac{1}{K} \sum_{k=1}^{K}
+        \frac{p(x_n, z_k)}{q(z_k \mid x_n)}, \qquad z_k \sim q(z \mid x_n)
+
+    :math:`\hat p` is unbiased; its logarithm is biased low, a stochastic lower bound that rises to
+    log p(x) with K. Log weights are added up in float64 over the sites of the programs' traces, so
+    any Pyro pair will do: any site names, any number of latents, inner plates. Scales left in the
+    programs (a subsampled plate, ``poutine.scale``) do not count; masks do.
+
+    The result depends on ``seed``, ``samples`` and the order of the data, not on ``chunk`` (up to
+    rounding). Memory is bounded: by ``chunk`` for the programs, and by 64 MiB for the weights up
+    to eight million samples. The caller's random state is left as it was. Modules that own
+    the programs are evaluated in ``eval()`` mode and on the device where their parameters are.
+
+    Args:
+        model: Pyro program; every site inside one outermost plate over the data.
+        guide: Pyro program with the model's latent sites.
+        x: data of shape ``(N, *event_shape)``, or a tuple of tensors if the programs take several
+            arguments, each with the data along dimension 0.
+        samples: importance samples K for each datum.
+        chunk: samples of 64 data that go through the programs at once; bounds the memory. By
+            default 32 on a CPU and 1024 on a GPU.
+        seed: seed of the draws.
+        progress: show a progress bar; by default if the output is a terminal.
+
+    Returns:
+        Evidence with fields of shape ``(N,)``, in nats.
+
+    Raises:
+        ValueError: no samples or no data; NaN in the data; data outside the likelihood's support;
+            sites that do not match between model and guide, or lie outside the data plate, or give
+            more than one log density per datum; a log density of NaN or +infinity.
+
+    Warns:
+        UnreliableEvidence: the weights of some data have too heavy a tail (k̂) to trust the errors.
+
+    References:
+        Burda et al. (2016). https://arxiv.org/abs/1509.00519
+    """
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1; got {samples}.")
+    if chunk is not None and chunk < 1:
+        raise ValueError(f"chunk must be at least 1; got {chunk}.")
+    start = time.perf_counter()
+    batch, description = _arguments(x)
+    check_data(batch[0])
+    device = module_device(model, guide) or batch[0].device
+    n = len(batch[0])
+    with evaluation_mode(model, guide):
+        pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
+        program = Program.inspect(model, guide, pilot)
+        check_support(model, batch[0], (pilot[0][:2], *(a[:2] for a in pilot[1:])))
+        block = min(
+            _DATA_BLOCK, max(1, _MOST_WEIGHTS // samples), program.most_rows or _DATA_BLOCK
+        )
+        if chunk is None:
+            chunk = max(1, _DEFAULT_ROWS.get(device.type, 2048) // block)
+        results = []
+        with tqdm(
+            total=n,
+            desc="log p(x)",
+            unit="datum",
+            disable=None if progress is None else not progress,
+            leave=False,
+        ) as bar:
+            for first in range(0, n, block):
+                part = tuple(argument[first : first + block].to(device) for argument in batch)
+                try:
+                    log_weights = _log_weights(program, part, samples, chunk, seed, first)
+                except NonFiniteDensity as error:
+                    raise error.shifted(first) from None
+                results.append(_summarize(log_weights))
+                bar.update(len(part[0]))
+    columns = {
+        name: torch.cat([result[name] for result in results]).cpu() for name in results[0]
+    }
+    evidence = Evidence(
+        **columns,
+        samples=samples,
+        seed=seed,
+        event_size=math.prod(batch[0].shape[1:]),
+        data_sha256=fingerprint(*batch),
+        data=description,
+        seconds=time.perf_counter() - start,
+    )
+    _warn_if_unreliable(evidence)
+    return evidence
+
+
+def _log_weights(
+    program: Program, batch: Batch, samples: int, chunk: int, seed: int, first: int
+) -> Tensor:
+    """Log importance weights of a block of data, shape ``(samples, data)``, float64."""
+    device = batch[0].device
+    log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
+    sample_block = _SAMPLE_BLOCK.get(device.type, 64)
+    for begin in range(0, samples, sample_block):
+        end = min(begin + sample_block, samples)
+        with seeded(seed, first, begin):
+            values, log_q = program.propose(batch, end - begin)
+        for a in range(0, end - begin, chunk):
+            piece = {name: value[a : a + chunk] for name, value in values.items()}
+            log_p = program.log_joint(batch, piece)
+            log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + chunk]
+    return log_weights
+
+
+def _summarize(log_weights: Tensor) -> dict[str, Tensor]:
+    return {
+        "log_px": log_mean_exp(log_weights),
+        "standard_error": standard_error(log_weights),
+        "ess": effective_sample_size(log_weights),
+        "pareto_k": pareto_k(log_weights),
+        "jackknife": jackknife(log_weights),
+        "elbo": log_weights.mean(0),
+    }
+
+
+def _arguments(x: Tensor | Data | tuple[Tensor, ...]) -> tuple[Batch, str]:
+    if isinstance(x, Data):
+        return (x.x,), x.description
+    return (x if isinstance(x, tuple) else (x,)), ""
+
+
+def _warn_if_unreliable(evidence: Evidence) -> None:
+    bad = evidence.unreliable().nonzero().flatten().tolist()
+    if bad:
+        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+        warnings.warn(
+            f"Pareto k̂ is too high for {len(bad)} of {len(evidence)} data ({shown}): their log p(x) "
+            "is likely too low and its standard error too small. Take more samples, or train a "
+            "better guide.",
+            UnreliableEvidence,
+            stacklevel=3,
+        )

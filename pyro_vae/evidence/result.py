@@ -1,0 +1,207 @@
+"""Results: log p(x) per datum with its diagnostics, and the mean over a data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..files import write_json
+from .diagnostics import pareto_k_threshold
+
+__all__ = ["Estimate", "Evidence"]
+
+Bound = Literal["lower"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of log p(x) over a data set, with its two errors apart.
+
+    Attributes:
+        value: the mean, in ``unit`` per datum.
+        mc_error: Monte-Carlo error, from the finite number of samples for each datum; more samples
+            shrink it.
+        sampling_error: error as an estimate of the population's mean, from the finite number of
+            data; more data shrink it.
+        bias: estimated bias of ``value`` (second order); negative, as log p is bounded from below.
+        unit: ``"nats"`` or ``"bits/dim"``.
+    """
+
+    value: float
+    mc_error: float
+    sampling_error: float
+    bias: float
+    unit: str = "nats"
+
+    def __str__(self) -> str:
+        return (
+            f"{self.value:.2f} {self.unit} (Monte-Carlo error {self.mc_error:.3f}, "
+            f"sampling error {self.sampling_error:.2f})"
+            if self.unit == "nats"
+            else f"{self.value:.4f} {self.unit} (Monte-Carlo error {self.mc_error:.5f}, "
+            f"sampling error {self.sampling_error:.4f})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """log p(x) of each datum by importance sampling, in nats, on the CPU in float64.
+
+    Attributes:
+        log_px: estimate of log p(x), shape ``(N,)``; its exponential is unbiased, it is itself
+            biased low.
+        standard_error: delta-method standard error of ``log_px``; to trust while k̂ < 0.7.
+        ess: effective sample size, between 1 and ``samples``.
+        pareto_k: Pareto k̂ of the weights' tail; NaN where undefined (no spread, few samples).
+        jackknife: first-order bias-corrected log p(x); not a bound.
+        elbo: mean of the log weights, the ELBO of each datum.
+        samples: importance samples K for each datum.
+        seed: seed of the draws.
+        event_size: number of values in one datum, D.
+        data_sha256: hash of the evaluated data.
+        data: description of the data, their binarization and its seed, where known.
+        seconds: time taken.
+        method: name of the estimator.
+        bound: direction of the bias.
+    """
+
+    log_px: Tensor
+    standard_error: Tensor
+    ess: Tensor
+    pareto_k: Tensor
+    jackknife: Tensor
+    elbo: Tensor
+    samples: int
+    seed: int
+    event_size: int
+    data_sha256: str
+    data: str = ""
+    seconds: float = math.nan
+    method: str = "importance sampling from the guide"
+    bound: Bound = "lower"
+
+    def __len__(self) -> int:
+        return len(self.log_px)
+
+    def mean(self) -> Estimate:
+        r"""Mean log p(x) in nats, with Monte-Carlo error :math:`\sqrt{\sum_n SE_n^2} / N` and
+        sampling error :math:`sd_n / \sqrt N`; bias :math:`-\overline{SE^2} / 2`.
+        """  # noqa: D205
+        return self._mean_of(self.log_px)
+
+    def bits_per_dim(self) -> Estimate:
+        r"""Mean of :math:`-\log p(x) / (D \ln 2)`, in bits per dimension; lower is better."""
+        nats, unit = self.mean(), self.event_size * math.log(2)
+        return Estimate(
+            value=-nats.value / unit,
+            mc_error=nats.mc_error / unit,
+            sampling_error=nats.sampling_error / unit,
+            bias=-nats.bias / unit,
+            unit="bits/dim",
+        )
+
+    def mean_jackknife(self) -> Estimate:
+        """Mean of the bias-corrected values, in nats; errors as in :meth:`mean`, bias unknown."""
+        corrected = self._mean_of(self.jackknife)
+        return Estimate(
+            corrected.value, corrected.mc_error, corrected.sampling_error, bias=math.nan
+        )
+
+    def share_unreliable(self) -> float:
+        """Share of the data whose k̂ is above the threshold, so that errors are not to trust."""
+        return self.unreliable().double().mean().item()
+
+    def unreliable(self) -> Tensor:
+        """Which data have k̂ above the threshold, shape ``(N,)``, bool."""
+        return self.pareto_k > pareto_k_threshold(self.samples)
+
+    def summary(self) -> dict[str, Any]:
+        """Settings and means as plain values, for a metrics file."""
+        mean, bits = self.mean(), self.bits_per_dim()
+        return {
+            "log_px": mean.value,
+            "mc_error": mean.mc_error,
+            "sampling_error": mean.sampling_error,
+            "bias_estimate": mean.bias,
+            "log_px_jackknife": self.mean_jackknife().value,
+            "bits_per_dim": bits.value,
+            "elbo": self.elbo.mean().item(),
+            "median_ess": self.ess.median().item(),
+            "share_unreliable": self.share_unreliable(),
+            "number_of_data": len(self),
+            **self._settings(),
+        }
+
+    def __str__(self) -> str:
+        mean, bits = self.mean(), self.bits_per_dim()
+        rows = {
+            "log p(x)": f"{mean.value:.3f} nats per datum ({bits.value:.4f} bits/dim)",
+            "  Monte-Carlo error": f"{mean.mc_error:.3f}",
+            "  sampling error": f"{mean.sampling_error:.3f}",
+            "  estimated bias": f"{mean.bias:+.3f}",
+            "  jackknife-corrected": f"{self.mean_jackknife().value:.3f}",
+            "ELBO": f"{self.elbo.mean():.3f}",
+            "effective sample size": f"median {self.ess.median():.1f} of {self.samples}",
+            "Pareto k̂ > "
+            f"{pareto_k_threshold(self.samples):.2f}": f"{self.share_unreliable():.1%} of the data",
+            "data": f"{len(self)} ({self.data or 'sha256 ' + self.data_sha256[:12]})",
+            "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
+        }
+        width = max(map(len, rows))
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as JSON, atomically; :meth:`load` reads it back to the same bits."""
+        tensors = {name: getattr(self, name).tolist() for name in _TENSORS}
+        for name in tensors:  # JSON has no words for these
+            tensors[name] = [v if math.isfinite(v) else str(v) for v in tensors[name]]
+        return write_json(path, {**self._settings(), **tensors})
+
+    @classmethod
+    def load(cls, path: str | Path) -> Evidence:
+        """Read a result written by :meth:`save`.
+
+        Raises:
+            ValueError: the file is not one of ours.
+        """
+        try:
+            content = json.loads(Path(path).read_text())
+            names = {field.name for field in fields(cls)}
+            for name in _TENSORS:
+                values = [float(value) for value in content[name]]
+                content[name] = torch.tensor(values, dtype=torch.float64)
+            seconds = content.pop("seconds")
+            return cls(
+                seconds=math.nan if seconds is None else seconds,
+                **{name: value for name, value in content.items() if name in names},
+            )
+        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as error:
+            raise ValueError(
+                f"{path} is not a result of log_evidence: {error}. Run the evaluation again."
+            ) from error
+
+    def _mean_of(self, values: Tensor) -> Estimate:
+        n = len(values)
+        squares = self.standard_error.square().sum().item()
+        return Estimate(
+            value=values.mean().item(),
+            mc_error=math.sqrt(squares) / n,
+            sampling_error=values.std().item() / math.sqrt(n) if n > 1 else math.nan,
+            bias=-squares / n / 2,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in _TENSORS
+        }
+
+
+_TENSORS = ("log_px", "standard_error", "ess", "pareto_k", "jackknife", "elbo")

@@ -1,0 +1,80 @@
+"""What happened in training: one row an epoch."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+__all__ = ["Epoch", "History"]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One pass over the training data.
+
+    Attributes:
+        epoch: number of the epoch, from 1.
+        train_elbo: mean ELBO over the epoch's steps at KL weight 1, in nats per datum.
+        valid_elbo: ELBO of the validation data after the epoch; NaN without them.
+        kl_weight: weight of the KL term in the last step.
+        learning_rate: learning rate of the last step.
+        seconds: time since the run's start, pauses left out.
+    """
+
+    epoch: int
+    train_elbo: float
+    valid_elbo: float
+    kl_weight: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass
+class History:
+    """Epochs of a run, in order.
+
+    Attributes:
+        epochs: the rows.
+        stopped_early: whether early stopping ended the run.
+        restored_epoch: epoch whose parameters the model has, if not the last.
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    stopped_early: bool = False
+    restored_epoch: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    def columns(self) -> dict[str, list[float]]:
+        """Return the rows as columns by name."""
+        return {name: [getattr(row, name) for row in self.epochs] for name in _COLUMNS}
+
+    def best(self) -> Epoch | None:
+        """Epoch with the highest validation ELBO at full KL weight, if there is one."""
+        rows = [e for e in self.epochs if e.kl_weight == 1 and not math.isnan(e.valid_elbo)]
+        return max(rows, key=lambda row: row.valid_elbo, default=None)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return the rows as dictionaries of plain values."""
+        return [asdict(row) for row in self.epochs]
+
+    @classmethod
+    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> History:
+        """Build a history from :meth:`to_rows`."""
+        return cls([Epoch(**row) for row in rows])
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV with a header."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.to_rows())
+        return text.getvalue()
+
+
+_COLUMNS = tuple(field.name for field in fields(Epoch))
