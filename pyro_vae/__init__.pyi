@@ -8,7 +8,6 @@ from . import (
     plots,
     posteriors,
     priors,
-    report,
     training,
 )
 from .checkpoint import Run, load_run
@@ -51,6 +50,5 @@ __all__ = [
     "plots",
     "posteriors",
     "priors",
-    "report",
     "training",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from typing import Any, TypeAlias
 
 import torch
@@ -32,7 +32,7 @@ def prepare(source: Source, device: torch.device, *, what: str) -> Source:
         check_data(source.x, what=what)
         return source.to(device)
     if isinstance(source, Dataset) or hasattr(source, "__iter__"):
-        if hasattr(source, "__len__") and len(source) == 0:
+        if isinstance(source, Sized) and len(source) == 0:
             raise ValueError(f"{what} is empty.")
         return source
     raise TypeError(
@@ -82,9 +82,7 @@ def number_of_arguments(program: Callable[..., Any]) -> int:
     return max(1, len(required))
 
 
-def _from_loader(
-    loader: Any, device: torch.device, arity: int
-) -> Iterator[tuple[Tensor, ...]]:
+def _from_loader(loader: Any, device: torch.device, arity: int) -> Iterator[tuple[Tensor, ...]]:
     for item in loader:
         parts: Sequence[Tensor] = item if isinstance(item, list | tuple) else (item,)
         if len(parts) < arity or not all(isinstance(part, Tensor) for part in parts[:arity]):

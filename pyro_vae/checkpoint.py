@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -76,7 +77,9 @@ def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}; train with `pyro-vae fit --out RUN`.")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on foreign files; what matters is raised below
+            content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds objects other than tensors and plain values, or is no checkpoint; it "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -62,7 +63,8 @@ def check_support(
 
     with seeded(0), pyro.validation_enabled(False):
         trace = poutine.trace(model).get_trace(*batch)
-    for name, site in trace.nodes.items():
+    sites: dict[str, Any] = trace.nodes
+    for name, site in sites.items():
         support = getattr(site.get("fn"), "support", None)
         if site["type"] != "sample" or not site["is_observed"] or support is None:
             continue
@@ -73,8 +75,10 @@ def check_support(
             except (RuntimeError, NotImplementedError):  # parameters of another batch
                 break
             if bad.any():
-                first = int(bad.flatten(1).any(1).nonzero()[0]) if bad.dim() > 1 else int(
-                    bad.nonzero()[0]
+                first = (
+                    int(bad.flatten(1).any(1).nonzero()[0])
+                    if bad.dim() > 1
+                    else int(bad.nonzero()[0])
                 )
                 hint = (
                     "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
@@ -103,7 +107,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N.") from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but torch sees no GPU; use cpu or auto.")
+        raise ValueError(
+            f"device {device!r} was asked for, but torch sees no GPU; use cpu or auto."
+        )
     return resolved
 
 
@@ -129,8 +135,6 @@ def _odd_value(datum: Tensor, support: Any) -> str:
     """Show a value of a datum that lies outside the support."""
     element = getattr(support, "base_constraint", support)
     values = datum.flatten()
-    try:
+    with suppress(RuntimeError, NotImplementedError, IndexError):
         values = values[~element.check(values)]
-    except (RuntimeError, NotImplementedError, IndexError):
-        pass
     return f"{values[0].item():.4g}" if len(values) else "none in the support"

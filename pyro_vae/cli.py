@@ -68,7 +68,10 @@ class Fit:
             self.config, self.out, root=self.data_root, device=self.device, resume=self.resume
         )
         last = history.epochs[-1]
-        print(f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats", end="")
+        print(
+            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats",
+            end="",
+        )
         print("" if last.valid_elbo != last.valid_elbo else f", validation {last.valid_elbo:.2f}")
         if history.restored_epoch is not None:
             print(f"restored the best parameters, of epoch {history.restored_epoch}")
@@ -147,9 +150,7 @@ class Sample:
         """Run the command."""
         from .runs import sample_run
 
-        for path in sample_run(
-            self.folder, number=self.number, seed=self.seed, device=self.device
-        ):
+        for path in sample_run(self.folder, number=self.number, seed=self.seed, device=self.device):
             print(path)
 
 
@@ -198,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning  # restored with the filters
+        warnings.showwarning = _show_warning  # restored at the end of the block
         try:
             _parse(arguments or ["--help"]).run()
         except SystemExit as stop:
@@ -240,5 +241,5 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *rest: Any) -> None:
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
     print(f"pyro-vae: warning: {message}", file=sys.stderr)

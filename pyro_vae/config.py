@@ -13,10 +13,10 @@ import tyro
 from .errors import suggestion
 
 __all__ = [
+    "KL",
     "Activation",
     "Binarize",
     "Config",
-    "KL",
     "LikelihoodName",
     "PosteriorName",
     "PriorName",
@@ -114,7 +114,7 @@ class Config:
             ValueError: an unknown field, or a value of the wrong kind.
         """
         hints = get_type_hints(cls)
-        checked = {}
+        checked: dict[str, Any] = {}
         for name, value in values.items():
             if name not in hints:
                 raise ValueError(f"config has no field {name!r}.{suggestion(name, hints)}")

@@ -205,7 +205,7 @@ def _binarized(
 
 
 def _largest(x: Tensor) -> float:
-    return float(torch.iinfo(x.dtype).max) if x.dtype == torch.uint8 else float(max(x.max(), 1))
+    return float(torch.iinfo(x.dtype).max) if x.dtype == torch.uint8 else max(float(x.max()), 1.0)
 
 
 def _set_aside(arrays: Arrays, split: str, number: int | None) -> Arrays:

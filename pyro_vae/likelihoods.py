@@ -27,7 +27,9 @@ class Bernoulli(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """Return p(x|z), batch shape ``(*,)``."""
-        return dist.Bernoulli(logits=self.network(z)).to_event(self.event_dim)
+        bits = dist.Bernoulli(logits=self.network(z))
+        likelihood: dist.TorchDistribution = bits.to_event(self.event_dim)
+        return likelihood
 
     def initialize(self, x: Tensor) -> None:
         """Start the output at the logit of the data's mean, clipped to [0.001, 0.999]."""
@@ -76,7 +78,9 @@ class Normal(nn.Module):
 
     def forward(self, z: Tensor) -> dist.TorchDistribution:
         """Return p(x|z), batch shape ``(*,)``."""
-        return dist.Normal(self.network(z), self.scale).to_event(self.event_dim)
+        values = dist.Normal(self.network(z), self.scale)
+        likelihood: dist.TorchDistribution = values.to_event(self.event_dim)
+        return likelihood
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
@@ -94,5 +98,5 @@ LIKELIHOODS: dict[str, type[nn.Module]] = {"bernoulli": Bernoulli, "normal": Nor
 def _initialize_output(network: nn.Module, value: Tensor) -> None:
     """Start a network's output at ``value`` where the network knows how."""
     initialize = getattr(network, "initialize_output", None)
-    if initialize is not None:
+    if callable(initialize):
         initialize(value)

@@ -123,14 +123,16 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
         observed: Tensor | float = 0.0
         kl: Tensor | float = 0.0
         closed_form = self._closed_forms(model_trace, guide_trace)
-        for name, site in model_trace.nodes.items():
+        sites: Any = model_trace.nodes
+        for name, site in sites.items():
             if site["type"] != "sample" or name in closed_form:
                 continue
             if site["is_observed"]:
                 observed = observed + site["log_prob_sum"]
             else:
                 kl = kl - site["log_prob_sum"]
-        for name, site in guide_trace.nodes.items():
+        sites = guide_trace.nodes
+        for name, site in sites.items():
             if site["type"] != "sample":
                 continue
             if not (site["is_observed"] or site["fn"].has_rsample):
@@ -154,7 +156,8 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
         in_model = [name for name in model_trace.nodes if name in latents]
         found = {}
         for name in latents if latents == in_model else []:
-            q, p = guide_trace.nodes[name], model_trace.nodes[name]
+            q: Any = guide_trace.nodes[name]
+            p: Any = model_trace.nodes[name]
             try:
                 kl = kl_divergence(q["fn"], p["fn"])
             except NotImplementedError:

@@ -30,7 +30,9 @@ class DiagonalNormal(nn.Module):
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """Return q(z|x), batch shape ``(*,)``, event shape ``(latent_dim,)``."""
         loc, raw_scale = self.network(x).unbind(-2)
-        return dist.Normal(loc, _LEAST_SCALE + softplus(raw_scale)).to_event(1)
+        scale = _LEAST_SCALE + softplus(raw_scale)
+        posterior: dist.TorchDistribution = dist.Normal(loc, scale).to_event(1)
+        return posterior
 
 
-POSTERIORS: dict[str, type[nn.Module]] = {"normal": DiagonalNormal}
+POSTERIORS: dict[str, type[DiagonalNormal]] = {"normal": DiagonalNormal}

@@ -29,7 +29,8 @@ class StandardNormal(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        prior: dist.TorchDistribution = dist.Normal(self.loc, self.scale).to_event(1)
+        return prior
 
 
 class MixtureOfNormals(nn.Module):
@@ -51,10 +52,10 @@ class MixtureOfNormals(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        return dist.MixtureSameFamily(
-            dist.Categorical(logits=self.logits),
-            dist.Normal(self.loc, softplus(self.raw_scale)).to_event(1),
-        )
+        components = dist.Normal(self.loc, softplus(self.raw_scale)).to_event(1)
+        weights = dist.Categorical(logits=self.logits)
+        prior: dist.TorchDistribution = dist.MixtureSameFamily(weights, components)
+        return prior
 
 
 PRIORS: dict[str, type[nn.Module]] = {"normal": StandardNormal, "mixture": MixtureOfNormals}

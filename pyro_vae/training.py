@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-import signal
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
-from typing import Any, Protocol, get_args
+from typing import Any, get_args
 
 import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from . import checkpoint
-from .batches import Source, batches, evaluation_batches, number_of_arguments, prepare
+from .batches import Source, evaluation_batches, number_of_arguments, prepare
 from .checks import check_support, resolve_device
 from .config import Config, Schedule
 from .data import Data
-from .errors import Interrupted, NonFiniteLoss
-from .files import write_json, write_text
-from .history import Epoch, History
+from .files import write_json
+from .history import History
+from .loop import Loop, Saver
 from .objectives import ELBO
-from .seeding import derive, seeded
+from .seeding import seeded
+from .signals import stop_on_signal
 
-__all__ = ["History", "Program", "fit"]
-
-_TRAIN, _ORDER, _VALID = 1, 2, 3  # names of random streams
-_EVALUATION_BATCH = 1000
-
-
-class Program(Protocol):
-    """A module whose ``model`` and ``guide`` are Pyro programs, such as ``VAE``."""
-
-    def model(self, *args: Any) -> Any:
-        """Declare the joint density."""
-
-    def guide(self, *args: Any) -> Any:
-        """Declare the approximate posterior."""
+__all__ = ["History", "fit"]
 
 
 def fit(
@@ -142,7 +120,7 @@ def fit(
         for source, what in ((train, "training data"), (valid, "validation data")):
             if source is not None:
                 _check_source(program, source, target, arity, what)
-    loop = _Loop(program, train, valid, objective, settings, target, arity)
+    loop = Loop(program, train, valid, objective, settings, target, arity)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
             loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
@@ -150,277 +128,16 @@ def fit(
             write_json(folder / checkpoint.CONFIG, config.to_dict())
     if loop.finished:
         return loop.history
-    saver = _Saver(loop, folder, config, checkpoint_seconds)
+    saver = Saver(loop, folder, config, checkpoint_seconds)
     was_training = program.training
     try:
         program.train()
         saver.save()  # an unwritable folder shows at once
-        with seeded(seed), pyro.validation_enabled(False), _signals() as stop:
+        with seeded(seed), pyro.validation_enabled(False), stop_on_signal() as stop:
             loop.run(saver, stop, progress)
     finally:
         program.train(was_training)
     return loop.history
-
-
-@dataclass
-class _Loop:
-    """State of a training run: where it is, and everything that the next step depends on."""
-
-    program: Any
-    train: Source
-    valid: Source | None
-    objective: ELBO
-    settings: dict[str, Any]
-    device: torch.device
-    arity: int
-    history: History = field(default_factory=History)
-    epoch: int = 0  # epochs completed
-    step: int = 0  # steps completed in the epoch under way
-    epoch_elbo: float = 0.0
-    epoch_data: int = 0
-    last_kl_weight: float = 1.0
-    seconds: float = 0.0
-    best: dict[str, Tensor] | None = None
-    rng: dict[str, Tensor] | None = None  # at a restored step
-    finished: bool = False
-
-    def __post_init__(self) -> None:
-        parameters = [p for p in self.program.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            parameters, lr=self.settings["learning_rate"], fused=_can_fuse(parameters)
-        )
-        self.steps_per_epoch = _steps_per_epoch(self.train, self.settings["batch_size"])
-        self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
-
-    @property
-    def steps(self) -> int:
-        """Steps completed in all."""
-        return self.epoch * self.steps_per_epoch + self.step
-
-    def run(self, saver: _Saver, stop: threading.Event, progress: bool | None) -> None:
-        """Train from the present state to the end."""
-        total = self.settings["epochs"]
-        started = time.perf_counter() - self.seconds
-        with tqdm(
-            total=total,
-            initial=self.epoch,
-            desc="training",
-            unit="epoch",
-            disable=None if progress is None else not progress,
-        ) as bar:
-            while self.epoch < total and not self._should_stop():
-                self._train_epoch(saver, stop, started)
-                self.seconds = time.perf_counter() - started
-                self._finish_epoch()
-                row = self.history.epochs[-1]
-                bar.set_postfix_str(
-                    f"ELBO {row.train_elbo:.2f}"
-                    + ("" if self.valid is None else f", validation {row.valid_elbo:.2f}")
-                )
-                bar.update()
-                self.seconds = time.perf_counter() - started
-                saver.save_if_due()
-        self.finished = True
-        self.history.stopped_early = self.epoch < total
-        best = self.history.best()
-        if self.settings["patience"] is not None and self.best is not None and best is not None:
-            self.program.load_state_dict(self.best)
-            self.history.restored_epoch = best.epoch
-        saver.save()
-
-    def _train_epoch(self, saver: _Saver, stop: threading.Event, started: float) -> None:
-        seed = self.settings["seed"]
-        torch.manual_seed(derive(seed, _TRAIN, self.epoch))
-        order = torch.Generator().manual_seed(derive(seed, _ORDER, self.epoch))
-        data = batches(self.train, self.settings["batch_size"], order, self.device, self.arity)
-        for _ in itertools.islice(data, self.step):
-            pass  # after a restart, the batches already used are drawn again and dropped
-        self._restore_rng()
-        for batch in data:
-            self._train_step(batch)
-            self.step += 1
-            self.seconds = time.perf_counter() - started
-            if stop.is_set():
-                saver.save()
-                raise Interrupted(saver.how_to_resume(self.epoch, self.step))
-            saver.save_if_due()
-
-    def _train_step(self, batch: tuple[Tensor, ...]) -> None:
-        n = len(batch[0])
-        self.optimizer.zero_grad(set_to_none=True)
-        self.last_kl_weight = self._kl_weight()
-        loss, elbo = self.objective.terms(
-            self.program.model, self.program.guide, *batch, kl_weight=self.last_kl_weight
-        )
-        (loss / n).backward()
-        value = elbo.item()  # not finite if the loss is not
-        if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"the ELBO became {value} in epoch {self.epoch + 1}, step {self.step + 1}: "
-                f"{_cause(self.program, batch)}. Parameters of the last checkpoint are kept. Try "
-                "a smaller learning rate, or a KL warm-up."
-            )
-        self.optimizer.step()
-        if self.scheduler is not None:
-            self.scheduler.step()
-        self.epoch_elbo += value
-        self.epoch_data += n
-
-    def _kl_weight(self) -> float:
-        warmup = self.settings["kl_warmup"] * self.steps_per_epoch
-        return min(1.0, self.steps / warmup) if warmup else 1.0
-
-    def _finish_epoch(self) -> None:
-        if self.epoch_data == 0:
-            raise ValueError("the training data gave no batch.")
-        self.history.epochs.append(
-            Epoch(
-                epoch=self.epoch + 1,
-                train_elbo=self.epoch_elbo / self.epoch_data,
-                valid_elbo=self._validate(),
-                kl_weight=self.last_kl_weight,
-                learning_rate=float(self.optimizer.param_groups[0]["lr"]),
-                seconds=round(self.seconds, 3),
-            )
-        )
-        self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
-        if self.settings["patience"] is not None and self.history.best() is self.history.epochs[-1]:
-            self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
-
-    @torch.no_grad()
-    def _validate(self) -> float:
-        """ELBO of the validation data per datum, with the same noise after every epoch."""
-        if self.valid is None:
-            return math.nan
-        total, count = 0.0, 0
-        self.program.eval()
-        with seeded(self.settings["seed"], _VALID):
-            for batch in evaluation_batches(
-                self.valid, _EVALUATION_BATCH, self.device, self.arity
-            ):
-                terms = self.objective.terms(self.program.model, self.program.guide, *batch)
-                total += terms[1].item()
-                count += len(batch[0])
-        self.program.train()
-        return total / count
-
-    def _should_stop(self) -> bool:
-        patience, best = self.settings["patience"], self.history.best()
-        return patience is not None and best is not None and self.epoch - best.epoch >= patience
-
-    def state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, as tensors and plain values."""
-        rng = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(self.device)
-        return {
-            "settings": self.settings,
-            "parameters": self.program.state_dict(),
-            "best": self.best,
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
-            "rng": rng,
-            "epoch": self.epoch,
-            "step": self.step,
-            "epoch_elbo": self.epoch_elbo,
-            "epoch_data": self.epoch_data,
-            "last_kl_weight": self.last_kl_weight,
-            "seconds": self.seconds,
-            "history": self.history.to_rows(),
-            "stopped_early": self.history.stopped_early,
-            "restored_epoch": self.history.restored_epoch,
-            "finished": self.finished,
-        }
-
-    def restore(self, state: Mapping[str, Any], source: str) -> None:
-        """Take up a state written by :meth:`state`."""
-        self._check_same_settings(state["settings"], source)
-        checkpoint.load_parameters(self.program, state["parameters"], source=source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.best = state["best"]
-        self.rng = state["rng"]
-        self.history = History.from_rows(state["history"])
-        self.history.stopped_early = state["stopped_early"]
-        self.history.restored_epoch = state["restored_epoch"]
-        for name in ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds"):
-            setattr(self, name, state[name])
-        self.finished = state["finished"] and self.epoch >= self.settings["epochs"]
-        self.finished |= self.history.stopped_early
-
-    def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
-        differ = {key for key, value in self.settings.items() if stored.get(key) != value}
-        longer = self.settings["epochs"] > stored["epochs"] and stored["patience"] is None
-        if differ == {"epochs"} and longer and stored["schedule"] == "constant":
-            return
-        if differ:
-            words = ", ".join(f"{k} {stored.get(k)!r} (now {self.settings[k]!r})" for k in differ)
-            raise ValueError(
-                f"{source} was trained with {words}; resume with the same settings, or start a new "
-                "run. Only a run with constant learning rate and no patience can be made longer."
-            )
-
-    def _restore_rng(self) -> None:
-        if self.rng is None:
-            return
-        if self.step:
-            torch.set_rng_state(self.rng["cpu"].cpu())
-            if "cuda" in self.rng and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self.rng["cuda"].cpu(), self.device)
-        self.rng = None
-
-
-@dataclass
-class _Saver:
-    """Writes the state of a run to its folder, now and then and at the end."""
-
-    loop: _Loop
-    folder: Path | None
-    config: Config | None
-    every: float
-    last: float = field(default_factory=time.monotonic)
-
-    def save_if_due(self) -> None:
-        if time.monotonic() - self.last >= self.every:
-            self.save()
-
-    def save(self) -> None:
-        if self.folder is None:
-            return
-        state = self.loop.state()
-        state["config"] = None if self.config is None else self.config.to_dict()
-        state["event_shape"] = _event_shape(self.loop.train)
-        checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
-        write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
-        self.last = time.monotonic()
-
-    def how_to_resume(self, epoch: int, step: int) -> str:
-        where = f"stopped in epoch {epoch + 1} after step {step}"
-        if self.folder is None:
-            return f"{where}; nothing was saved, as no run folder was given."
-        return f"{where}; saved to {self.folder}. Go on with --resume (resume=True)."
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event to look at between steps; a second one acts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
@@ -448,56 +165,3 @@ def _check_source(
         raise ValueError(f"{what} gave no batch.")
     rows = source.x if isinstance(source, Data) else first[0]
     check_support(program.model, rows, first, what=what)
-
-
-def _can_fuse(parameters: list[nn.Parameter]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-def _steps_per_epoch(source: Any, batch_size: int) -> int:
-    if not hasattr(source, "__len__"):
-        raise TypeError(
-            "the training loader has no length; give it __len__, the number of its batches."
-        )
-    in_items = isinstance(source, Data) or hasattr(source, "__getitem__")  # a loader is in batches
-    return math.ceil(len(source) / batch_size) if in_items else len(source)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], steps: int) -> Any:
-    total = settings["epochs"] * steps
-    if settings["schedule"] == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings["learning_rate"], total_steps=total
-        )
-    if settings["schedule"] == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
-    return None
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress of a scheduler; the rest is made from the settings."""
-    return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-
-
-def _event_shape(source: Source) -> list[int] | None:
-    return list(source.event_shape) if isinstance(source, Data) else None
-
-
-@torch.no_grad()
-def _cause(program: Any, batch: tuple[Tensor, ...]) -> str:
-    """Say what made the loss NaN or infinite."""
-    for number, argument in enumerate(batch):
-        if argument.is_floating_point() and not argument.isfinite().all():
-            return f"argument {number} of the batch holds NaN or infinite values"
-    wrong = [name for name, p in program.named_parameters() if not p.isfinite().all()]
-    if wrong:
-        return f"parameters {', '.join(wrong[:3])} are not finite since the step before"
-    guide = poutine.trace(program.guide).get_trace(*batch)
-    model = poutine.trace(poutine.replay(program.model, guide)).get_trace(*batch)
-    for role, trace in (("guide", guide), ("model", model)):
-        trace.compute_log_prob()
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and not site["log_prob_sum"].isfinite():
-                kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
-                return f"log density of site {name!r} ({kind}) of the {role} is not finite"
-    return "the draw of that step; every density of another draw is finite"

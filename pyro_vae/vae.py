@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -75,7 +76,7 @@ class VAE(nn.Module):
             ValueError: an unknown part, or an option that the part has not.
         """
         event_shape, latent_shape = tuple(event_shape), (config.latent_dim,)
-        likelihood = lookup("likelihood", config.likelihood, LIKELIHOODS)
+        likelihood: Any = lookup("likelihood", config.likelihood, LIKELIHOODS)
         posterior = lookup("posterior", config.posterior, POSTERIORS)
         with seeded(config.seed):
             decoder = MLP(
@@ -94,8 +95,9 @@ class VAE(nn.Module):
             vae = cls(prior, likelihood(decoder, event_shape), posterior(encoder))
             if data is not None:
                 for part in vae.children():
-                    if hasattr(part, "initialize"):
-                        part.initialize(data)
+                    initialize = getattr(part, "initialize", None)
+                    if callable(initialize):
+                        initialize(data)
         return vae
 
     @torch.no_grad()

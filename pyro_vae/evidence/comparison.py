@@ -54,7 +54,16 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
-        head = ("model", "log p(x)", "MC err", "sampl. err", "difference", "± s.e.", "ELBO", "k̂ bad")
+        head = (
+            "model",
+            "log p(x)",
+            "MC err",
+            "sampl. err",
+            "difference",
+            "± s.e.",
+            "ELBO",
+            "k̂ bad",
+        )
         lines = [head]
         for i, row in enumerate(self.rows):
             lines.append(

@@ -16,6 +16,7 @@ __all__ = [
     "standard_error",
 ]
 
+_LARGEST_RATIO = 700.0  # of two weights, as a logarithm; below is zero
 _LEAST_SPREAD = 1e-9  # of the tail, relative to the largest weight; below is rounding
 
 
@@ -36,7 +37,8 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     References:
         Kong (1992), A note on importance sampling using standardized weights.
     """
-    return (-(2 * _normalized(log_weights)).logsumexp(0)).exp()
+    size = (-(2 * _normalized(log_weights)).logsumexp(0)).exp()
+    return size.masked_fill(_vanished(log_weights), 0)
 
 
 def standard_error(log_weights: Tensor) -> Tensor:
@@ -106,8 +108,8 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Returns:
         Tensor of shape ``(...)``, float64. NaN where k̂ is undefined: fewer than five tail draws, or
-        a tail without spread (an exact proposal). +infinity where fewer weights than the tail has
-        are not zero.
+        a tail without spread (an exact proposal). +infinity where most of the tail vanishes beside
+        the largest weight.
 
     References:
         Vehtari et al. (2024). https://arxiv.org/abs/1507.02646
@@ -119,12 +121,13 @@ def pareto_k(log_weights: Tensor) -> Tensor:
         return torch.full(log_weights.shape[1:], math.nan, dtype=torch.float64)
     top = log_weights.double().topk(tail_size + 1, dim=0).values  # largest first
     # Relative to the largest weight; expm1 keeps nearly equal weights apart.
-    cutoff = top[-1]
+    cutoff = top[-1].maximum(top[0] - _LARGEST_RATIO)
+    top = top.maximum(cutoff)
     excess = (cutoff - top[0]).exp() * torch.expm1(top[:-1] - cutoff)
-    few = (cutoff == -math.inf) & (top[0] > -math.inf)
     undefined = ~(excess[0] > _LEAST_SPREAD)
+    few = ~undefined & (excess[-_quartile(tail_size)] == 0)
     filler = torch.ones_like(excess).cumsum(0).flip(0)
-    k = _generalized_pareto_shape(torch.where(undefined, filler, excess).flip(0))
+    k = _generalized_pareto_shape(torch.where(undefined | few, filler, excess).flip(0))
     return k.masked_fill(undefined, math.nan).masked_fill(few, math.inf)
 
 
@@ -134,13 +137,18 @@ def _generalized_pareto_shape(x: Tensor) -> Tensor:
     grid = 30 + int(math.sqrt(m))
     shape = (-1, *[1] * (x.dim() - 1))
     steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device).reshape(shape)
-    quartile = x[int(m / 4 + 0.5) - 1]
+    quartile = x[_quartile(m) - 1]
     b = 1 / x[-1] + (1 - (grid / (steps - 0.5)).sqrt()) / (3 * quartile)
     k = torch.stack([torch.log1p(-b_i * x).mean(0) for b_i in b])
     log_likelihood = m * ((-b / k).log() - k - 1)
     b = (log_likelihood.softmax(0) * b).sum(0)
     k_hat = torch.log1p(-b * x).mean(0)
     return (m * k_hat + 10 * 0.5) / (m + 10)
+
+
+def _quartile(m: int) -> int:
+    """Rank of the first quartile of m draws, counted from the smallest."""
+    return int(m / 4 + 0.5)
 
 
 def _normalized(log_weights: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 from ..checks import check_data, check_support, module_device
 from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
-from ..seeding import derive, seeded
+from ..seeding import seeded
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
-from .program import Batch, NonFiniteDensity, Program, evaluation_mode
+from .program import Batch, Program, evaluation_mode, pad
 from .result import Evidence
+from .sites import NonFiniteDensity
 
 __all__ = ["log_evidence"]
 
@@ -92,10 +93,9 @@ def log_evidence(
     with evaluation_mode(model, guide):
         pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
         program = Program.inspect(model, guide, pilot)
-        check_support(model, batch[0], (pilot[0][:2], *(a[:2] for a in pilot[1:])))
-        block = min(
-            _DATA_BLOCK, max(1, _MOST_WEIGHTS // samples), program.most_rows or _DATA_BLOCK
-        )
+        rows = program.fixed_rows or 2
+        check_support(model, batch[0], pad(tuple(a[:rows] for a in pilot), rows))
+        block = program.fixed_rows or min(_DATA_BLOCK, max(1, _MOST_WEIGHTS // samples))
         if chunk is None:
             chunk = max(1, _DEFAULT_ROWS.get(device.type, 2048) // block)
         results = []
@@ -108,17 +108,17 @@ def log_evidence(
         ) as bar:
             for first in range(0, n, block):
                 part = tuple(argument[first : first + block].to(device) for argument in batch)
+                count = len(part[0])
+                part = pad(part, program.fixed_rows or 0)
                 try:
                     log_weights = _log_weights(program, part, samples, chunk, seed, first)
                 except NonFiniteDensity as error:
                     raise error.shifted(first) from None
-                results.append(_summarize(log_weights))
-                bar.update(len(part[0]))
-    columns = {
-        name: torch.cat([result[name] for result in results]).cpu() for name in results[0]
-    }
+                results.append(_summarize(log_weights[:, :count]))
+                bar.update(count)
+    columns = {name: torch.cat([result[name] for result in results]).cpu() for name in results[0]}
     evidence = Evidence(
-        **columns,
+        **columns,  # type: ignore[arg-type]
         samples=samples,
         seed=seed,
         event_size=math.prod(batch[0].shape[1:]),
@@ -170,9 +170,9 @@ def _warn_if_unreliable(evidence: Evidence) -> None:
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         warnings.warn(
-            f"Pareto k̂ is too high for {len(bad)} of {len(evidence)} data ({shown}): their log p(x) "
-            "is likely too low and its standard error too small. Take more samples, or train a "
-            "better guide.",
+            f"Pareto k̂ is too high for {len(bad)} of {len(evidence)} data ({shown}): their "
+            "log p(x) is likely too low and its standard error too small. Take more samples, or "
+            "train a better guide.",
             UnreliableEvidence,
             stacklevel=3,
         )

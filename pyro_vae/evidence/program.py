@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,15 +10,24 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from ..seeding import seeded
+from .sites import (
+    NonFiniteDensity,
+    check_match,
+    check_shape,
+    data_frames,
+    latent_sites,
+    log_prob,
+    plate_dims,
+    sample_sites,
+)
 
-__all__ = ["Batch", "NonFiniteDensity", "Program", "Values", "evaluation_mode"]
+__all__ = ["Batch", "Program", "Values", "evaluation_mode", "pad"]
 
 Batch = tuple[Tensor, ...]
 """Arguments of the model and the guide; dimension 0 of each runs over the data."""
@@ -29,22 +38,6 @@ Values = dict[str, Tensor]
 Fn = Callable[..., Any]
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
-
-
-class NonFiniteDensity(ValueError):
-    """A log density of NaN or +infinity, at known rows of a batch."""
-
-    def __init__(self, site: str, role: str, rows: list[int], offset: int = 0) -> None:
-        self.site, self.role, self.rows = site, role, rows
-        shown = ", ".join(str(row + offset) for row in rows[:5]) + (", ..." * (len(rows) > 5))
-        super().__init__(
-            f"site {site!r} of the {role} has a log density of NaN or +infinity for datum "
-            f"{shown}. Look for NaN in the data or the parameters, and for a scale of zero."
-        )
-
-    def shifted(self, offset: int) -> NonFiniteDensity:
-        """Return the same error for a batch that starts at datum ``offset``."""
-        return NonFiniteDensity(self.site, self.role, self.rows, offset)
 
 
 @dataclass(frozen=True)
@@ -66,7 +59,8 @@ class Program:
         vectorized: whether samples go through the programs in a dimension of their own. Otherwise
             each sample is given to them as one more row of data, which suits every program but
             runs the guide's network on each sample.
-        most_rows: most data that the programs take at once (a fixed subsample size), if limited.
+        fixed_rows: number of data that the programs must get at once, if their plate has a
+            subsample size of its own.
     """
 
     model: Fn
@@ -75,7 +69,7 @@ class Program:
     data_dim: int
     latents: Mapping[str, int]
     vectorized: bool
-    most_rows: int | None
+    fixed_rows: int | None
 
     @classmethod
     def inspect(cls, model: Fn, guide: Fn, batch: Batch) -> Program:
@@ -88,36 +82,42 @@ class Program:
             ValueError: the sites of model and guide do not match; a site lies outside the data
                 plate or gives more than one log density per datum; no site is observed.
         """
-        batch = tuple(argument[:_PILOT_DATA] for argument in batch)
+        pilot = tuple(argument[:_PILOT_DATA] for argument in batch)
+        try:
+            return cls._inspect(model, guide, pilot, fixed_rows=None)
+        except _FixedRows as fixed:
+            pilot = pad(tuple(argument[: fixed.rows] for argument in batch), fixed.rows)
+            return cls._inspect(model, guide, pilot, fixed_rows=fixed.rows)
+
+    @classmethod
+    def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Program:
         with seeded(0), torch.no_grad():
             guide_trace = _trace(guide, batch)
-            values = {name: site["value"] for name, site in _latents(guide_trace)}
+            values = {name: site["value"] for name, site in latent_sites(guide_trace)}
             model_trace = _trace(model, batch, values)
-            _check_match(model_trace, guide_trace)
-            frames = _data_frames(model_trace, "model") + _data_frames(guide_trace, "guide")
+            check_match(model_trace, guide_trace)
+            frames = data_frames(model_trace, "model") + data_frames(guide_trace, "guide")
             dims = {frame.dim for frame in frames}
             if len(dims) > 1:
                 raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
-            most_rows = _most_rows((model_trace, guide_trace), len(batch[0]))
             rows = cls(
                 model,
                 guide,
-                plate_dims=_plate_dims(model_trace, guide_trace),
+                plate_dims=plate_dims(model_trace, guide_trace),
                 data_dim=dims.pop(),
-                latents={name: site["fn"].event_dim for name, site in _latents(guide_trace)},
+                latents={name: site["fn"].event_dim for name, site in latent_sites(guide_trace)},
                 vectorized=False,
-                most_rows=most_rows,
+                fixed_rows=fixed_rows,
             )
             vectorized = replace(rows, vectorized=True)
-            if most_rows is None:
+            if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
             # A fixed subsample size leaves no room for samples as rows.
-            batch = tuple(argument[:most_rows] for argument in batch)
             if not _agree(rows, vectorized, batch, samples=1):
                 raise ValueError(
-                    f"the data plate takes a subsample of {most_rows} data whatever it is given, "
-                    "and the programs do not broadcast over samples. Give the plate the batch's "
-                    "size: pyro.plate('data', len(x))."
+                    f"the data plate takes {fixed_rows} data whatever it is given, and the "
+                    "programs do not broadcast over samples. Give the plate the batch's size: "
+                    "pyro.plate('data', len(x))."
                 )
             return vectorized
 
@@ -134,7 +134,7 @@ class Program:
         trace, log_q = self._run(self.guide, batch, {}, samples, "guide")
         values = {}
         for name, event_dim in self.latents.items():
-            value = trace.nodes[name]["value"]
+            value: Any = trace.nodes[name]["value"]
             values[name] = value if self.vectorized else self._unfold(value, event_dim, samples)
         return values, log_q
 
@@ -164,10 +164,10 @@ class Program:
             repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
             trace = _trace(fn, repeated, values)
         total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
-        for name, site in _sites(trace):
-            log_prob = _site_log_prob(site)
-            _check_shape(name, site, log_prob, n if self.vectorized else n * samples, self.data_dim)
-            total += self._to_matrix(log_prob, samples, n)
+        for name, site in sample_sites(trace):
+            density = log_prob(site)
+            check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
+            total += self._to_matrix(density, samples, n)
             finite = total < torch.inf
             if not finite.all():
                 raise NonFiniteDensity(name, role, (~finite).any(0).nonzero().flatten().tolist())
@@ -183,17 +183,25 @@ class Program:
         missing = self.plate_dims + event_dim - value.dim()
         value = value.reshape((1,) * missing + value.shape)
         axis = value.dim() - event_dim + self.data_dim
-        return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
+        unfolded: Tensor = value.unflatten(axis, (samples, -1))
+        return unfolded.movedim(axis, 0)
 
-
-    def _to_matrix(self, log_prob: Tensor, samples: int, n: int) -> Tensor:
+    def _to_matrix(self, density: Tensor, samples: int, n: int) -> Tensor:
         """Sum a site's log density to shape ``(samples, data)``, float64."""
-        log_prob = log_prob.movedim(self.data_dim, -1)
+        density = density.movedim(self.data_dim, -1)
         if not self.vectorized:
-            return log_prob.reshape(-1, samples, n).sum(0, dtype=torch.float64)
-        depends_on_sample = log_prob.dim() == self.plate_dims + 1
-        lead = len(log_prob) if depends_on_sample else 1
-        return log_prob.reshape(lead, -1, n).sum(1, dtype=torch.float64)
+            return density.reshape(-1, samples, n).sum(0, dtype=torch.float64)
+        depends_on_sample = density.dim() == self.plate_dims + 1
+        lead = len(density) if depends_on_sample else 1
+        return density.reshape(lead, -1, n).sum(1, dtype=torch.float64)
+
+
+def pad(batch: Batch, rows: int) -> Batch:
+    """Repeat the last datum until the batch has so many rows."""
+    missing = rows - len(batch[0])
+    return tuple(
+        torch.cat([a, a[-1:].expand(missing, *a.shape[1:])]) if missing > 0 else a for a in batch
+    )
 
 
 @contextmanager
@@ -222,17 +230,31 @@ def _owner(program: Fn) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
+class _FixedRows(ValueError):
+    """A plate takes a subsample of a size of its own, whatever the batch."""
+
+    def __init__(self, plate: str, rows: int) -> None:
+        self.rows = rows
+        super().__init__(
+            f"plate {plate!r} takes {rows} data whatever it is given; write "
+            f"pyro.plate({plate!r}, len(x)), or subsample_size=len(x)."
+        )
+
+
 class _Set(Messenger):  # type: ignore[misc, unused-ignore]
     """Give latent sites their values, and take subsamples of a plate in order."""
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
+    def __init__(self, values: Mapping[str, Tensor], rows: int) -> None:
         super().__init__()
         self.values = values
+        self.rows = rows
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) and msg["value"] is None:
             fn = msg["fn"]
-            size = fn.size if fn.subsample_size is None else min(fn.size, fn.subsample_size)
+            size = fn.size if fn.subsample_size is None else fn.subsample_size
+            if fn.subsample_size not in (None, self.rows):
+                raise _FixedRows(msg["name"], size)
             msg["value"] = torch.arange(size, device=fn.device)
         elif msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
@@ -244,7 +266,7 @@ def _trace(
 ) -> Trace:
     """Trace a program with given latent values, inside an outer plate ``(size, dim)`` if asked."""
     tracer = poutine.trace()
-    with tracer, _Set(values or {}), ExitStack() as stack:
+    with tracer, _Set(values or {}, len(batch[0])), ExitStack() as stack:
         if plate is not None:
             size, dim = plate
             stack.enter_context(pyro.plate("_pyro_vae_samples", size, dim=dim))
@@ -259,121 +281,6 @@ def _trace(
             ) from error
     trace: Trace = tracer.trace
     return trace
-
-
-def _sites(trace: Trace) -> Iterator[tuple[str, Any]]:
-    """Sample sites that carry a density."""
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or site_is_subsample(site):
-            continue
-        if not site["infer"].get("_deterministic"):
-            yield name, site
-
-
-def _latents(trace: Trace) -> Iterator[tuple[str, Any]]:
-    return ((name, site) for name, site in _sites(trace) if not site["is_observed"])
-
-
-def _site_log_prob(site: Any) -> Tensor:
-    """Log density of a site, masked but not scaled."""
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    masked: Tensor = scale_and_mask(log_prob, mask=site["mask"])
-    return masked
-
-
-def _data_frames(trace: Trace, role: str) -> list[Any]:
-    """Outermost plate of each site, after checks that all share one."""
-    sites = dict(_sites(trace))
-    if role == "model" and not any(site["is_observed"] for site in sites.values()):
-        raise ValueError("the model has no observed site; give one the data with obs=x.")
-    frames = []
-    for name, site in sites.items():
-        if not site["cond_indep_stack"]:
-            raise ValueError(
-                f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
-                "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
-            )
-        frame = site["cond_indep_stack"][0]
-        if frame.dim is None:
-            raise ValueError(
-                f"the data plate {frame.name!r} of the {role} is a Python loop; "
-                f"write `with pyro.plate({frame.name!r}, len(x)):` instead."
-            )
-        frames.append(frame)
-        if frame.name != frames[0].name:
-            raise ValueError(
-                f"sites of the {role} lie in two outermost plates, {frames[0].name!r} and "
-                f"{frame.name!r} (site {name!r}); expected one plate over the data around all."
-            )
-    return frames
-
-
-def _check_match(model_trace: Trace, guide_trace: Trace) -> None:
-    """Check that model and guide have the same latent sites."""
-    model_sites, guide_sites = dict(_latents(model_trace)), dict(_latents(guide_trace))
-    observed = [name for name, site in _sites(model_trace) if site["is_observed"]]
-    for name in model_sites:
-        if name not in guide_sites:
-            raise ValueError(
-                f"latent site {name!r} of the model is missing in the guide, whose sites are "
-                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide."
-            )
-    for name, site in guide_sites.items():
-        if name not in model_sites and not site["infer"].get("is_auxiliary"):
-            where = "is observed there" if name in observed else "is not in the model"
-            raise ValueError(
-                f"site {name!r} of the guide {where}; the model's latent sites are "
-                f"{list(model_sites)}."
-            )
-
-
-def _check_shape(name: str, site: Any, log_prob: Tensor, rows: int, data_dim: int) -> None:
-    """Check that a log density has its data along the data plate and no dimension but plates'."""
-    plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
-    shape = log_prob.shape
-    stray = [
-        dim for dim in range(-len(shape), 0) if shape[dim] != 1 and plates.get(dim) != shape[dim]
-    ]
-    if stray or len(shape) < -data_dim or shape[data_dim] != rows:
-        raise ValueError(
-            f"site {name!r} has log_prob of shape {tuple(shape)}; expected one value for each of "
-            f"the {rows} rows of data along dimension {data_dim}, and no dimension without a "
-            "plate. Put the site inside the data plate, call .to_event() on its distribution, "
-            "and give the data plate size len(x)."
-        )
-
-
-def _plate_dims(*traces: Trace) -> int:
-    """Number of batch dimensions that the plates of some traces use."""
-    return max(
-        -frame.dim
-        for trace in traces
-        for _, site in _sites(trace)
-        for frame in site["cond_indep_stack"]
-        if frame.dim is not None
-    )
-
-
-def _most_rows(traces: Sequence[Trace], rows: int) -> int | None:
-    """Size of the subsample that the data plate takes of a longer batch, if it takes one.
-
-    A plate of size ``len(x)`` with a subsample size of its own indexes its data. Any other size
-    (``len(x)`` as subsample of a constant) only scales the densities, which is left out anyway.
-    """
-    limit = None
-    for trace in traces:
-        for name, site in trace.nodes.items():
-            fn = site.get("fn")
-            if not site_is_subsample(site) or fn.subsample_size is None:
-                continue
-            if fn.size == rows:
-                limit = fn.subsample_size
-            elif fn.subsample_size > rows:
-                raise ValueError(
-                    f"plate {name!r} wants batches of exactly {fn.subsample_size} data; write "
-                    f"pyro.plate({name!r}, {fn.size}, subsample_size=len(x)) to take any number."
-                )
-    return limit
 
 
 def _agree(rows: Program, vectorized: Program, batch: Batch, samples: int) -> bool:

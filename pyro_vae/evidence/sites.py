@@ -1,0 +1,139 @@
+"""Sites of a traced program: their plates, their log densities, and checks of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+__all__ = [
+    "NonFiniteDensity",
+    "check_match",
+    "check_shape",
+    "data_frames",
+    "latent_sites",
+    "log_prob",
+    "plate_dims",
+    "sample_sites",
+]
+
+
+class NonFiniteDensity(ValueError):
+    """A log density of NaN or +infinity, at known rows of a batch."""
+
+    def __init__(self, site: str, role: str, rows: list[int], offset: int = 0) -> None:
+        self.site, self.role, self.rows = site, role, rows
+        shown = ", ".join(str(row + offset) for row in rows[:5]) + (", ..." * (len(rows) > 5))
+        super().__init__(
+            f"site {site!r} of the {role} has a log density of NaN or +infinity for datum "
+            f"{shown}. Look for NaN in the data or the parameters, and for a scale of zero."
+        )
+
+    def shifted(self, offset: int) -> NonFiniteDensity:
+        """Return the same error for a batch that starts at datum ``offset``."""
+        return NonFiniteDensity(self.site, self.role, self.rows, offset)
+
+
+def sample_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """Sample sites that carry a density."""
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        if not (site["infer"] or {}).get("_deterministic"):
+            yield name, site
+
+
+def latent_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """Sample sites that are not observed."""
+    return ((name, site) for name, site in sample_sites(trace) if not site["is_observed"])
+
+
+def log_prob(site: Any) -> Tensor:
+    """Log density of a site, masked but not scaled."""
+    density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    masked: Tensor = scale_and_mask(density, mask=site["mask"])
+    return masked
+
+
+def data_frames(trace: Trace, role: str) -> list[Any]:
+    """Outermost plate of each site, after checks that all share one."""
+    sites = dict(sample_sites(trace))
+    if role == "model" and not any(site["is_observed"] for site in sites.values()):
+        raise ValueError("the model has no observed site; give one the data with obs=x.")
+    frames = []
+    for name, site in sites.items():
+        if not site["cond_indep_stack"]:
+            raise ValueError(
+                f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
+                "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
+            )
+        frame = site["cond_indep_stack"][0]
+        if frame.dim is None:
+            raise ValueError(
+                f"the data plate {frame.name!r} of the {role} is a Python loop; "
+                f"write `with pyro.plate({frame.name!r}, len(x)):` instead."
+            )
+        for inner in site["cond_indep_stack"][1:]:
+            if inner.full_size not in (None, inner.size):
+                raise ValueError(
+                    f"plate {inner.name!r} of the {role} takes {inner.size} of {inner.full_size} "
+                    "items inside each datum; log p(x) needs all of them, so leave subsample_size "
+                    "out."
+                )
+        frames.append(frame)
+        if frame.name != frames[0].name:
+            raise ValueError(
+                f"sites of the {role} lie in two outermost plates, {frames[0].name!r} and "
+                f"{frame.name!r} (site {name!r}); expected one plate over the data around all."
+            )
+    return frames
+
+
+def check_match(model_trace: Trace, guide_trace: Trace) -> None:
+    """Check that model and guide have the same latent sites."""
+    model_sites, guide_sites = dict(latent_sites(model_trace)), dict(latent_sites(guide_trace))
+    observed = [name for name, site in sample_sites(model_trace) if site["is_observed"]]
+    for name in model_sites:
+        if name not in guide_sites:
+            raise ValueError(
+                f"latent site {name!r} of the model is missing in the guide, whose sites are "
+                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide."
+            )
+    for name, site in guide_sites.items():
+        if name not in model_sites and not site["infer"].get("is_auxiliary"):
+            where = "is observed there" if name in observed else "is not in the model"
+            raise ValueError(
+                f"site {name!r} of the guide {where}; the model's latent sites are "
+                f"{list(model_sites)}."
+            )
+
+
+def check_shape(name: str, site: Any, density: Tensor, rows: int, data_dim: int) -> None:
+    """Check that a log density has its data along the data plate and no dimension but plates'."""
+    plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
+    shape = density.shape
+    stray = [
+        dim for dim in range(-len(shape), 0) if shape[dim] != 1 and plates.get(dim) != shape[dim]
+    ]
+    if stray or len(shape) < -data_dim or shape[data_dim] != rows:
+        raise ValueError(
+            f"site {name!r} has log_prob of shape {tuple(shape)}; expected one value for each of "
+            f"the {rows} rows of data along dimension {data_dim}, and no dimension without a "
+            "plate. Put the site inside the data plate, call .to_event() on its distribution, "
+            "and give the data plate size len(x)."
+        )
+
+
+def plate_dims(*traces: Trace) -> int:
+    """Number of batch dimensions that the plates of some traces use."""
+    frames = [
+        frame
+        for trace in traces
+        for _, site in sample_sites(trace)
+        for frame in site["cond_indep_stack"]
+    ]
+    return max(-int(frame.dim) for frame in frames if frame.dim is not None)

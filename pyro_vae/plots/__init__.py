@@ -1,0 +1,23 @@
+"""Figures of data, latent spaces, training and evidence, from plain arrays or tensors.
+
+Every function has a default title (an empty one leaves it out) and raises ``ValueError`` for
+input that is empty, ragged, not finite or not of the shape it says. Pictures are ``(*, H, W)``,
+``(*, 1, H, W)``, ``(*, 3, H, W)`` or ``(*, D)``, D a square of at least 16; clipped to [0, 1].
+"""
+
+from .charts import comparison, evidence_diagnostics, latent_space, learning_curves
+from .pictures import images, interpolation, manifold, reconstructions
+from .style import Figure, save
+
+__all__ = [
+    "Figure",
+    "comparison",
+    "evidence_diagnostics",
+    "images",
+    "interpolation",
+    "latent_space",
+    "learning_curves",
+    "manifold",
+    "reconstructions",
+    "save",
+]

@@ -1,0 +1,244 @@
+"""Charts of training, latent space and evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .style import (
+    BLUE,
+    CLASSES,
+    GREY,
+    INK,
+    LATENT,
+    MUTED,
+    ORANGE,
+    PARETO_LIMIT,
+    TEAL,
+    Data,
+    Floats,
+    Labels,
+    Means,
+    Pair,
+    as_array,
+    beside,
+    nats,
+    require,
+    styled,
+    titled,
+)
+
+__all__ = ["comparison", "evidence_diagnostics", "latent_space", "learning_curves"]
+
+
+@styled()
+def learning_curves(
+    histories: Mapping[str, Mapping[str, Data]], *, evidence: Means = None, title: str | None = None
+) -> Figure:
+    """Show the ELBO by epoch, past the steep first ones, and the gap it leaves to log p(x).
+
+    Args:
+        histories: For each model the columns ``epoch``, ``train_elbo`` and, if any,
+            ``valid_elbo`` (NaN or None where not evaluated), in nats per datum.
+        evidence: For some models mean log p(x) of the validation data and its standard error.
+        title: Title.
+    """
+    known = {name: as_array(pair, name, (2,)) for name, pair in (evidence or {}).items()}
+    expected = f"evidence: names among the histories {list(histories)}, at least one"
+    require(bool(histories) and known.keys() <= histories.keys(), expected, list(known))
+    curves = {name: _curves(name, columns) for name, columns in histories.items()}
+    late = [y[int(0.2 * len(y)) :] for pair in curves.values() for _, y in pair]
+    shown = np.concatenate([*late, *(m + e * np.array([-2, 2]) for m, e in known.values())])
+    room = 0.08 * float(np.ptp(shown)) or 1.0
+    columns, rows = min(len(curves), 3), math.ceil(len(curves) / 3)
+    one = len(curves) == 1
+    figure = Figure((8.4, 4.4) if one else (4.9 * columns, 0.5 + 3.4 * rows), layout="constrained")
+    for index, (name, pair) in enumerate(curves.items()):
+        axes = figure.add_subplot(rows, columns, index + 1, xlabel="epoch")
+        axes.set_ylim(shown.min() - room, shown.max() + room)
+        axes.set(title="" if one else name, ylabel="" if index % columns else "nats per datum")
+        axes.tick_params(axis="y", labelleft=index % columns == 0)
+        _elbo_panel(axes, pair, known.get(name))
+    return titled(figure, title, "ELBO during training" + " and its gap to log p(x)" * bool(known))
+
+
+@styled()
+def latent_space(
+    codes: Data, labels: Labels = None, *, title: str | None = None, axis_names: Pair = LATENT
+) -> Figure:
+    """Show latent codes in the plane, coloured by class, each class named at its centroid.
+
+    Args:
+        codes: Codes, ``(N, 2)``; of more columns the first two principal components are shown,
+            and the axes say with which share of the variance.
+        labels: One class per code, numbers or texts.
+        title: Title.
+        axis_names: Names of the two axes, for codes of two columns.
+    """
+    points = as_array(codes, "codes")
+    planar = points.ndim == 2 and points.shape[1] > 1
+    require(planar, "codes: shape (N, D) with D at least 2", points.shape)
+    if points.shape[1] > 2:
+        points = points - points.mean(0)
+        _, powers, directions = np.linalg.svd(points.T @ points)
+        points = points @ directions[:2].T
+        one, two = powers[:2] / max(powers.sum(), 1e-300)
+        axis_names = (f"component 1 ({one:.0%} of variance)", f"component 2 ({two:.0%})")
+    axes = Figure((6.8, 6.2), layout="constrained").add_subplot()
+    kinds, members = np.array([]), np.zeros(len(points), dtype=int)
+    if labels is not None:
+        classes = as_array(labels, "labels", points.shape[:1], dtype=None)
+        kinds, members = np.unique(classes, return_inverse=True)
+    colours = np.array(CLASSES)[members % len(CLASSES)]
+    mixed = np.random.default_rng(0).permutation(len(points))  # no class hides another
+    size = float(np.clip(24000 / len(points), 9, 40))
+    x, y = points[mixed].T
+    axes.scatter(x, y, size, colours[mixed].tolist(), alpha=0.6, linewidths=0)
+    for index, kind in enumerate(kinds):
+        x, y = points[members == index].mean(0)
+        box = {"boxstyle": "round,rounding_size=0.8", "facecolor": "white", "linewidth": 2}
+        box["edgecolor"] = CLASSES[index % len(CLASSES)]
+        axes.text(x, y, str(kind), ha="center", va="center", weight="bold", bbox=box)
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.grid(True)
+    axes.set(xlabel=axis_names[0], ylabel=axis_names[1])
+    return titled(axes.figure, title, "Latent codes" + " by class" * bool(len(kinds)))
+
+
+@styled()
+def comparison(
+    names: Sequence[str],
+    values: Data,
+    errors: Data,
+    *,
+    differences: Data | None = None,
+    difference_errors: Data | None = None,
+    title: str | None = None,
+) -> Figure:
+    """Rank models by mean log p(x), the best on top, with bars of one and two standard errors.
+
+    Args:
+        names: Names of the ``M`` models.
+        values: Mean log p(x) of each, ``(M,)``, in nats per datum.
+        errors: Standard errors of ``values``; NaN draws no bar.
+        differences: Mean paired differences, model minus best; the best's own is not read.
+        difference_errors: Standard errors of ``differences``.
+        title: Title.
+    """
+    means = as_array(values, "values", (len(names),))
+    order = np.argsort(-means, kind="stable")
+    panels = [("mean log p(x), nats per datum", means, errors)]
+    paired = differences is not None or difference_errors is None
+    require(paired, "differences with their errors", differences)
+    if differences is not None:
+        gaps = as_array(differences, "differences", means.shape, finite=False)
+        gaps[order[0]] = 0
+        bars = means * np.nan if difference_errors is None else difference_errors
+        panels.append(("paired difference to the best, nats per datum", gaps, bars))
+    figure = Figure((2 + 4.6 * len(panels), 1.5 + 0.5 * len(names)), layout="constrained")
+    colours, rows = [BLUE] + [MUTED] * (len(names) - 1), np.arange(len(names))
+    sides = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (label, centres, given) in zip(sides, panels, strict=True):
+        x, bars = centres[order], as_array(given, "errors", means.shape, finite=False)[order]
+        require(not (bars < 0).any(), "errors: none below 0", bars)
+        for width, z in ((1.3, 2), (4, 1)):
+            axes.hlines(rows, x - z * bars, x + z * bars, colours, linewidth=width)
+        axes.scatter(x, rows, 42, colours, zorder=3)
+        for row, colour in enumerate(colours):
+            text = (
+                "best"
+                if axes is not sides[0] and not row
+                else nats(x[row], bars[row], bars[bars > 0])
+            )
+            beside(axes, row, text, colour)
+        axes.set_yticks(rows, [names[i] for i in order], fontsize=11, color=INK)
+        axes.tick_params(axis="y", length=0)
+        axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+        axes.spines["left"].set_visible(False)
+        axes.grid(True)
+    return titled(figure, title, "Models ranked by mean log p(x)")
+
+
+@styled()
+def evidence_diagnostics(log_px: Data, pareto_k: Data, *, title: str | None = None) -> Figure:
+    """Show log p(x) by datum, and the Pareto k̂ that says how far to trust it.
+
+    Args:
+        log_px: Estimates of log p(x), ``(N,)``, in nats.
+        pareto_k: Tail shape of the importance weights of each, ``(N,)``; NaN is left out.
+        title: Title.
+    """
+    values = as_array(log_px, "log_px").ravel()
+    tails = as_array(pareto_k, "pareto_k", values.shape, finite=False)
+    tails = tails[~np.isnan(tails)]
+    figure = Figure((11 if tails.size else 6, 4.4), layout="constrained")
+    left, *others = figure.subplots(1, 2 if tails.size else 1, squeeze=False)[0]
+    error = values.std() / math.sqrt(values.size - 1) if values.size > 1 else math.nan
+    left.hist(values, bins="auto")
+    left.axvline(values.mean(), color=BLUE)
+    left.set_title(f"mean {nats(values.mean(), error)}", color=BLUE)
+    left.set(xlabel="log p(x), nats", ylabel="number of data")
+    for right in others:
+        _tail_panel(right, tails, values.size - tails.size)
+    return titled(figure, title, "Evidence by datum" + ", and how far to trust it" * len(others))
+
+
+def _tail_panel(right: Axes, tails: Floats, missing: int) -> None:
+    """Draw Pareto k̂ by datum against the limit of trust."""
+    inside, width = tails.clip(-0.5, 1.5), PARETO_LIMIT / 14  # an edge falls on the limit
+    edges = np.arange(math.floor(inside.min() / width), math.floor(inside.max() / width) + 2)
+    right.hist(inside[inside <= PARETO_LIMIT], bins=edges * width)
+    right.hist(inside[inside > PARETO_LIMIT], bins=edges * width, color=ORANGE)
+    right.axvline(PARETO_LIMIT, color=ORANGE, linewidth=1.4)
+    share = (tails > PARETO_LIMIT).mean()
+    right.set_title(f"{share:.1%} above {PARETO_LIMIT}", color=ORANGE if share else TEAL)
+    right.set_xlabel("Pareto $\\hat{k}$" + f" ({missing} without)" * bool(missing))
+
+
+def _curves(name: str, columns: Mapping[str, Data]) -> list[tuple[Floats, Floats]]:
+    """Epochs and finite values of the train and, if there is any, the validation ELBO."""
+    epoch, pairs = as_array(columns.get("epoch", ()), f"{name}: epoch"), []
+    for key in ("train_elbo", "valid_elbo"):
+        given = columns.get(key, np.full(epoch.shape, np.nan))
+        values = as_array(given, f"{name}: {key}", epoch.shape, finite=False)
+        keep = np.isfinite(values)
+        require(keep.any() or key == "valid_elbo", f"{name}: a finite train_elbo", values)
+        pairs += [(epoch[keep], values[keep])] if keep.any() else []
+    return pairs
+
+
+def _elbo_panel(axes: Axes, pair: list[tuple[Floats, Floats]], known: Floats | None) -> None:
+    """Draw the ELBO of one model, and its gap to the evidence, all named at the right."""
+    start, end = pair[0][0][0], max(x[-1] for x, _ in pair)
+    (low, high), edge, ends = axes.get_ylim(), end + 0.12 * (end - start or 1), []
+    for (x, y), name, colour in zip(pair, ("train", "validation"), (GREY, BLUE), strict=False):
+        axes.plot(x, y, color=colour, marker="o" if len(x) == 1 else None)
+        axes.plot([x[-1], edge], [y[-1], y[-1]], color=colour, linewidth=1, linestyle=":")
+        ends.append((y[-1], f"{name} {nats(y[-1])}", colour))
+    if known is not None:
+        mean, error = known
+        axes.axhspan(mean - error, mean + error, facecolor=TEAL, alpha=0.25, linewidth=0)
+        axes.axhline(mean, color=TEAL, linewidth=1.2)
+        ends.append((mean, f"log p(x) {nats(mean, error)}", TEAL))
+    if known is not None and len(pair) == 2:
+        place, last = (end + edge) / 2, pair[1][1][-1]
+        arrow = {"arrowstyle": "<->", "color": ORANGE, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
+        axes.annotate("", (place, mean), (place, last), arrowprops=arrow)
+        ends.append(((mean + last) / 2, f"gap {nats(mean - last)} nats", ORANGE))
+    ends.sort()
+    heights = np.array([value for value, _, _ in ends])
+    for _ in range(200):  # pushes overlapping labels apart
+        overlap = np.maximum(0.075 * (high - low) - np.diff(heights), 0) / 2
+        heights += np.append(0, overlap) - np.append(overlap, 0)
+    for height, (_, label, colour) in zip(heights, ends, strict=True):
+        beside(axes, height, label, colour, "bold" if label[:3] == "gap" else "normal")
+    ticks = np.asarray(MaxNLocator(5, integer=True).tick_values(start, end))
+    axes.set_xticks(ticks[(ticks >= start) & (ticks <= end)])
+    axes.set_xlim(start - 0.02 * (end - start), edge)
+    axes.spines["bottom"].set_bounds(start, end)
+    axes.grid(axis="y")

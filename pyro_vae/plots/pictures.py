@@ -1,0 +1,185 @@
+"""Data and decoded latents as pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .charts import latent_space
+from .style import (
+    BLUE,
+    INK,
+    LATENT,
+    MUTED,
+    ORANGE,
+    Data,
+    Floats,
+    Labels,
+    as_array,
+    beside,
+    require,
+    styled,
+    tick_places,
+    titled,
+)
+
+__all__ = ["images", "interpolation", "manifold", "reconstructions"]
+
+
+@styled()
+def images(
+    x: Data, *, columns: int | None = None, title: str | None = None, labels: Labels = None
+) -> Figure:
+    """Show data as a tight grid of pictures; what is no picture as profiles or distribution.
+
+    Args:
+        x: Pictures ``(N, H, W)``. Other data, and flat whole numbers beyond 1, get profiles
+            (more than two features), a scatter plot (two) or a histogram (one).
+        columns: Pictures per row; by default a grid a little wider than high.
+        title: Title.
+        labels: One label per picture, written beneath it.
+    """
+    data = as_array(x, "x")
+    texts: Sequence[object] = []
+    if labels is not None:
+        texts = as_array(labels, "labels", data.shape[:1], dtype=None).tolist()
+    require(columns is None or columns > 0, "columns: at least 1", columns)
+    pictures = _pictures(data, "x")
+    if not pictures.size:
+        return _features(data.reshape(len(data), -1), title)
+    count, height, width = pictures.shape[:3]
+    columns = min(count, columns or math.ceil(math.sqrt(1.7 * count * height / width)))
+    gap = math.ceil(height / 14)
+    below = math.ceil(height / 3) if texts else gap
+    axes = _mosaic(pictures, columns, below, gap)
+    for index, text in enumerate(texts):
+        centre = index % columns * (width + gap) + (width - 1) / 2
+        bottom = index // columns * (height + below) + 1.03 * height - 0.5
+        axes.text(centre, bottom, str(text), size=9, color=MUTED, ha="center", va="top")
+    return titled(axes.figure, title, f"{count} picture" + "s" * (count > 1))
+
+
+@styled()
+def reconstructions(x: Data, mean: Data, *, title: str | None = None) -> Figure:
+    """Show every datum with its reconstruction beneath; no pictures: one against the other.
+
+    Args:
+        x: Data, as in :func:`images`.
+        mean: Reconstructions, of the same shape.
+        title: Title.
+    """
+    data = as_array(x, "x")
+    both = np.stack([data, as_array(mean, "mean", data.shape)])
+    pictures = _pictures(both, "x and mean", lead=2)
+    if not pictures.size:
+        title = "Reconstructions against data" if title is None else title
+        points = both.reshape(2, -1).T
+        figure = latent_space(points, title=title, axis_names=("data", "reconstruction"))
+        figure.axes[0].axline((0, 0), slope=1, color=ORANGE, linewidth=1.2, zorder=0)
+        return figure
+    count, height, width, channels = pictures.shape[1:]
+    columns, gap, between = min(count, 10), math.ceil(height / 14), math.ceil(0.3 * height)
+    pairs = (pictures[0], np.ones((count, gap, width, channels)), pictures[1])
+    axes = _mosaic(np.concatenate(pairs, axis=1), columns, between, gap)
+    tops = np.arange(math.ceil(count / columns)) * (2 * height + gap + between)
+    middles = np.concatenate([tops, tops + height + gap]) + (height - 1) / 2
+    axes.set_yticks(middles, ["data"] * len(tops) + ["reconstruction"] * len(tops))
+    return titled(axes.figure, title, "Data and their reconstructions")
+
+
+@styled()
+def manifold(
+    grid: Data, *, title: str | None = None, extent: Sequence[float] | None = None
+) -> Figure:
+    """Show decoded latents as one seamless picture.
+
+    Args:
+        grid: Pictures ``(rows, columns, H, W)``, row 0 on top.
+        title: Title.
+        extent: Latent coordinates (left, right, bottom, top) of the outermost pictures' centres.
+    """
+    pictures = _pictures(as_array(grid, "grid"), "grid", lead=2)
+    require(pictures.size > 0, "grid: pictures (rows, columns, H, W)", np.shape(grid))
+    rows, columns, height, width = pictures.shape[:4]
+    axes = _mosaic(pictures.reshape(-1, *pictures.shape[2:]), columns, 0, 0)
+    if extent is not None:
+        left, right, bottom, top = as_array(extent, "extent", (4,))
+        axes.set_xticks(*tick_places(left, right, columns, width))
+        axes.set_yticks(*tick_places(top, bottom, rows, height))
+        axes.set(xlabel=LATENT[0], ylabel=LATENT[1])
+    return titled(axes.figure, title, "Pictures decoded across the latent space")
+
+
+@styled()
+def interpolation(frames: Data, *, title: str | None = None) -> Figure:
+    """Show paths between pairs, one pair per row, from left to right.
+
+    Args:
+        frames: Pictures ``(steps, N, H, W)``.
+        title: Title.
+    """
+    pictures = _pictures(as_array(frames, "frames"), "frames", lead=2)
+    require(pictures.size > 0, "frames: pictures (steps, N, H, W)", np.shape(frames))
+    steps, _, height, width = pictures.shape[:4]
+    paths = pictures.swapaxes(0, 1).reshape(-1, *pictures.shape[2:])
+    axes = _mosaic(paths, steps, math.ceil(height / 8), 0)
+    axes.set_xticks(*tick_places(0, 1, steps, width))
+    axes.set_xlabel("share of the way")
+    return titled(axes.figure, title, "Interpolation in latent space")
+
+
+def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
+    """Bring pictures to (..., H, W, channels); nothing if the events are no pictures."""
+    event, whole = data.shape[lead:], data.max() > 1 and bool((data == data.round()).all())
+    side = math.isqrt(event[0]) if len(event) == 1 else 0
+    if side >= 4 and side**2 == event[0] and not whole:
+        event = (side, side)
+    event = (1, *event) if len(event) == 2 else event
+    if len(event) != 3 or event[0] not in (1, 3):
+        return np.empty(0)
+    require(not whole, f"{name}: pictures in [0, 1]", f"whole numbers up to {data.max():g}")
+    return np.moveaxis(data.reshape(*data.shape[:lead], *event), lead, -1).clip(0, 1)
+
+
+def _mosaic(pictures: Floats, columns: int, below: int, beside: int) -> Axes:
+    """Tile pictures (N, H, W, channels), row by row, into one image on white."""
+    count, height, width, channels = pictures.shape
+    down, across = height + below, width + beside
+    rows = math.ceil(count / columns)
+    canvas = np.ones((rows * down - below, columns * across - beside, channels))
+    for index, picture in enumerate(pictures):
+        top, left = index // columns * down, index % columns * across
+        canvas[top : top + height, left : left + width] = picture
+    high, wide = canvas.shape[:2]
+    scale = min(8 / wide, 6.5 / high, 1.1 / min(height, width))
+    axes = Figure((wide * scale + 1, high * scale + 1), layout="constrained").add_subplot()
+    axes.imshow(canvas if channels == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[], anchor="NW", frame_on=False)
+    axes.tick_params(length=0)
+    return axes
+
+
+def _features(data: Floats, title: str | None) -> Figure:
+    """Draw data (N, D) that are no pictures."""
+    count, size = data.shape
+    title = f"{count} data, {size} feature" + "s" * (size > 1) if title is None else title
+    if size == 2:
+        return latent_space(data, title=title, axis_names=("$x_1$", "$x_2$"))
+    axes = Figure((8.4, 4.2), layout="constrained").add_subplot()
+    if size == 1:
+        axes.hist(data[:, 0], bins="auto")
+        axes.set(xlabel="$x$", ylabel="number of data")
+    else:
+        features, alpha = np.arange(1, size + 1), float(np.clip(12 / count, 0.03, 0.7))
+        axes.plot(features, data.T, color=BLUE, linewidth=1, alpha=alpha)
+        axes.plot(features, data.mean(0), color=INK)
+        beside(axes, data[:, -1].mean(), "mean", INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="feature", ylabel="value", xlim=(1, size))
+        axes.grid(axis="y")
+    return titled(axes.figure, title, "")

@@ -1,0 +1,95 @@
+"""Ground truths and rules that hold for every test."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+
+
+@pytest.fixture(autouse=True)
+def _no_global_state():
+    """No test may change a validation flag, the dtype or Pyro's store, or draw unseeded."""
+    pyro.clear_param_store()
+    torch.manual_seed(1234)
+    flags = (torch.distributions.Distribution._validate_args, torch.get_default_dtype())
+    yield
+    assert (torch.distributions.Distribution._validate_args, torch.get_default_dtype()) == flags
+
+
+@pytest.fixture
+def no_unreliable_warning():
+    """For estimates that are rough on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pv.UnreliableEvidence)
+        yield
+
+
+class LinearGaussian:
+    """z ~ N(0, I_d), x | z ~ N(W z + b, s^2 I_D), with its exact posterior and log p(x)."""
+
+    def __init__(self, latent_dim=3, event_dim=5, n=11, scale=0.7, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        double = {"generator": generator, "dtype": torch.float64}
+        self.weight = torch.randn(event_dim, latent_dim, **double)
+        self.bias = torch.randn(event_dim, **double)
+        self.scale, self.latent_dim = scale, latent_dim
+        z = torch.randn(n, latent_dim, **double)
+        noise = torch.randn(n, event_dim, **double)
+        self.x = z @ self.weight.T + self.bias + scale * noise
+        eye = torch.eye(latent_dim, dtype=torch.float64)
+        self.covariance = torch.linalg.inv(eye + self.weight.T @ self.weight / scale**2)
+        marginal = self.weight @ self.weight.T + scale**2 * torch.eye(event_dim).double()
+        self.log_px = torch.distributions.MultivariateNormal(self.bias, marginal).log_prob(self.x)
+
+    def prior(self):
+        zero = torch.zeros(self.latent_dim, dtype=torch.float64)
+        return dist.Normal(zero, 1.0).to_event(1)
+
+    def likelihood(self, z):
+        return dist.Normal(z @ self.weight.T + self.bias, self.scale).to_event(1)
+
+    def posterior(self, x, widen=1.0):
+        mean = (x - self.bias) @ self.weight @ self.covariance / self.scale**2
+        return dist.MultivariateNormal(mean, self.covariance * widen**2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x))
+
+    def wide_guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.posterior(x, widen=1.3))
+
+    def prior_guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", self.prior())
+
+
+@pytest.fixture(scope="session")
+def linear_gaussian():
+    return LinearGaussian()
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return pv.load("digits")
+
+
+@pytest.fixture
+def small_config():
+    return pv.Config(latent_dim=3, hidden=(16,), epochs=2)
+
+
+def normal_log_prob(x, loc, scale):
+    """Written out, so that a test need not trust a library."""
+    return -0.5 * ((x - loc) / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)

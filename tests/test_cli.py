@@ -1,0 +1,159 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pyro_vae import cli
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+_SMALL = ["--epochs", "2", "--hidden", "16", "--latent-dim", "2"]
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def test_fit_evaluate_compare_sample_plot(tmp_path, capsys):
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert run("fit", "--data", "digits", "--out", one, *_SMALL) == 0
+    assert f"next: pyro-vae evaluate {one}" in capsys.readouterr().out
+    assert run("fit", "--out", two, "--prior", "mixture", "--prior.components", 3, *_SMALL) == 0
+    assert json.loads((two / "config.json").read_text())["prior_components"] == 3
+    for folder in (one, two):
+        assert run("evaluate", folder, "--samples", 100) == 0
+    out = capsys.readouterr().out
+    assert "Monte-Carlo error" in out
+    assert "bits/dim" in out
+    metrics = json.loads((one / "metrics.json").read_text())
+    assert metrics["samples"] == 100
+    assert metrics["number_of_data"] == 360
+    assert metrics["log_px"] > metrics["elbo"]
+    assert len(metrics["data_sha256"]) == 64
+    assert run("compare", one, two, "--json", tmp_path / "c.json") == 0
+    out = capsys.readouterr().out
+    assert "difference" in out
+    assert str(one) in out
+    rows = json.loads((tmp_path / "c.json").read_text())["rows"]
+    assert rows[0]["log_px"] >= rows[1]["log_px"]
+    assert run("sample", one, "--number", 9) == 0
+    assert np.load(one / "samples.npy").shape == (9, 8, 8)
+    assert run("plot", one) == 0
+    names = {path.name for path in (one / "figures").iterdir()}
+    assert names == {
+        "samples.png",
+        "reconstructions.png",
+        "interpolation.png",
+        "curves.png",
+        "latent.png",
+        "manifold.png",
+        "evidence.png",
+    }
+    assert all((one / "figures" / name).stat().st_size > 5000 for name in names)
+
+
+def test_evaluate_gives_the_same_numbers_whatever_the_chunk(tmp_path, capsys):
+    assert run("fit", "--out", tmp_path / "r", *_SMALL) == 0
+    values = []
+    for chunk in (7, 64):
+        assert run("evaluate", tmp_path / "r", "--samples", 50, "--chunk", chunk) == 0
+        values.append(json.loads((tmp_path / "r" / "metrics.json").read_text())["log_px"])
+    assert values[0] == pytest.approx(values[1], abs=1e-4)
+
+
+def test_resume(tmp_path, capsys):
+    out = tmp_path / "r"
+    assert run("fit", "--out", out, *_SMALL) == 0
+    assert run("fit", "--out", out, *_SMALL) == 1
+    assert "holds a run already" in capsys.readouterr().err
+    # with the run's own settings; only made longer
+    assert run("fit", "--out", out, "--resume", "--epochs", 4) == 0
+    assert "4 epochs" in capsys.readouterr().out
+    assert run("fit", "--out", out, "--resume", "--latent-dim", 5) == 1
+    assert "latent_dim 2 (now 5)" in capsys.readouterr().err
+
+
+def test_data_of_ones_own(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(200, 3))
+    np.save(tmp_path / "x.npy", x)
+    assert run("fit", "--data", tmp_path / "x.npy", "--out", tmp_path / "r", *_SMALL) == 1
+    assert "choose a binarization" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    arguments = ["--data", tmp_path / "x.npy", "--likelihood", "normal", "--out", tmp_path / "r"]
+    assert run("fit", *arguments, *_SMALL) == 0
+    assert run("evaluate", tmp_path / "r", "--samples", 50) == 0
+    assert run("plot", tmp_path / "r") == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["fti"], 2, "Did you mean 'fit'?"),
+        (["fit", "--latent-dm", "3", "--out", "x"], 2, "--latent-dim"),
+        (["fit"], 2, "--out"),
+        (["fit", "--out", "x", "--prior", "vamp2"], 2, "invalid choice"),
+        (["fit", "--out", "x", "--epochs", "0"], 2, "epochs must be at least 1; got 0"),
+        (["fit", "--out", "x", "--data", "mnst"], 1, "Did you mean 'mnist'?"),
+        (["fit", "--out", "x", "--device", "gpu"], 1, "unknown device"),
+        (["fit", "--out", "x", "--validation", "5000"], 1, "cannot set 5000 data aside"),
+        (["fit", "--out", "x", "--prior.components", "3"], 1, "does not take components"),
+        (["evaluate", "nowhere"], 1, "no checkpoint"),
+        (["compare", "nowhere"], 1, "was not evaluated"),
+        (["plot", "nowhere"], 1, "no checkpoint"),
+        (["sample", "nowhere"], 1, "no checkpoint"),
+    ],
+)
+def test_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == code
+    assert message in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_help(capsys):
+    assert cli.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for command in ("demo", "fit", "evaluate", "compare", "sample", "plot"):
+        assert command in text
+    assert cli.main(["fit", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "--latent-dim" in text
+    assert "{normal,mixture" in text
+
+
+def test_help_loads_no_torch():
+    script = (
+        "import sys; from pyro_vae import cli; cli.main(['fit', '--help']);"
+        "sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 0
+
+
+def test_ctrl_c(tmp_path, monkeypatch, capsys):
+    from pyro_vae import Interrupted, runs
+
+    def stopped(*args, **kwargs):
+        raise Interrupted("stopped in epoch 3; saved")
+
+    monkeypatch.setattr(runs, "train_run", stopped)
+    assert run("fit", "--out", tmp_path / "r") == 130
+    assert "stopped in epoch 3; saved" in capsys.readouterr().err
+
+
+def test_demo(tmp_path, capsys):
+    assert run("demo", "--out", tmp_path / "d", "--epochs", 2, "--samples", 50) == 0
+    out = capsys.readouterr().out
+    assert "difference" in out
+    assert "normal" in out
+    assert "mixture" in out
+    listed = [line.strip() for line in out.splitlines() if line.strip().endswith(".png")]
+    assert len(listed) > 10
+    assert all((tmp_path / "d" / name).exists() for name in listed)
+    comparison = json.loads((tmp_path / "d" / "comparison.json").read_text())
+    assert comparison["number_of_data"] == 360
+    # a second one finds another folder
+    assert run("demo", "--out", tmp_path / "d", "--epochs", 1, "--samples", 10) == 0
+    assert (tmp_path / "d-2" / "comparison.json").exists()
