@@ -81,9 +81,8 @@ def main(smoke: bool = False) -> pv.Evidence:
     print(evidence)
     error = evidence.log_px - exact(test)
     print(f"\nlargest deviation from quadrature: {error.abs().max():.4f} nats")
-    print(
-        f"in standard errors, root mean square: {(error / evidence.standard_error).square().mean().sqrt():.2f}"
-    )
+    in_errors = (error / evidence.standard_error).square().mean().sqrt()
+    print(f"in standard errors, root mean square: {in_errors:.2f}")
     return evidence
 
 

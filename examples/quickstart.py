@@ -6,6 +6,7 @@ import pyro_vae as pv
 
 
 def main(smoke: bool = False) -> pv.Evidence:
+    """Run the example; ``smoke`` trains for a few epochs only."""
     train, valid, test = pv.load("digits")
     config = pv.Config(latent_dim=8)
     vae = pv.VAE.from_config(config, event_shape=train.event_shape, data=train.x)
@@ -18,10 +19,8 @@ def main(smoke: bool = False) -> pv.Evidence:
     print(evidence)
 
     # One number per datum, so that odd digits can be found.
-    order = evidence.log_px.argsort()
-    print(
-        f"\nleast probable digits: numbers {order[:5].tolist()}, labels {test.y[order[:5]].tolist()}"
-    )
+    order = evidence.log_px.argsort()[:5]
+    print(f"\nleast probable digits: {order.tolist()}, labelled {test.y[order].tolist()}")
     return evidence
 
 

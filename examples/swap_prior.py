@@ -19,11 +19,13 @@ class StudentT(nn.Module):
         self.raw_freedom = nn.Parameter(torch.tensor(3.0))
 
     def forward(self) -> dist.TorchDistribution:
+        """Return p(z)."""
         freedom = 2 + nn.functional.softplus(self.raw_freedom)
         return dist.StudentT(freedom, torch.zeros(LATENT_DIM), torch.ones(LATENT_DIM)).to_event(1)
 
 
 def main(smoke: bool = False) -> pv.Comparison:
+    """Run the example; ``smoke`` trains for a few epochs only."""
     train, valid, test = pv.load("digits")
     evidences = {}
     priors = {

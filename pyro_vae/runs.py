@@ -222,10 +222,10 @@ def _check_same_config(config: Config, stored: Config, out: str | Path) -> None:
         )
 
 
-def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, float]]:
-    """Mean log p(x) by name, with the error that tells it from the validation ELBO."""
+def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, float, float]]:
+    """Mean log p(x) by name, its sampling error, and the ELBO of the same data."""
     return {
-        name: (evidence.mean().value, evidence.mean().sampling_error)
+        name: (evidence.mean().value, evidence.mean().sampling_error, evidence.elbo.mean().item())
         for name, evidence in evidences.items()
         if evidence is not None
     }
@@ -237,14 +237,14 @@ def _title(run: Run) -> str:
 
 def _draw_samples(run: Run, number: int, seed: int) -> Path:
     x = run.vae.sample(number, seed=seed, mean=True).cpu()
-    figure = plots.images(x, title=f"Samples: {_title(run)}")
+    figure = plots.images(x, columns=20, title=f"Samples: {_title(run)}")
     return plots.save(figure, run.folder / FIGURES / "samples.png")
 
 
 def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     if len(test.event_shape) not in (2, 3):
         return
-    x = test.x[:12]
+    x = test.x[:10]
     yield plots.save(plots.reconstructions(x, run.vae.reconstruct(x)), out / "reconstructions.png")
     pairs = min(6, len(test) // 2)
     if pairs:
@@ -268,7 +268,10 @@ def _manifold_figure(vae: VAE, *, points: int = 20) -> plots.Figure:
     levels = torch.linspace(0.02, 0.98, points)
     first, second = draws.quantile(levels, dim=0).unbind(1)
     z = torch.stack(torch.meshgrid(second.flip(0), first, indexing="ij"), -1).flip(-1)
+    pictures = vae.decode(z)
+    if pictures.shape[-2] < 16:  # pictures so small reach their edges
+        pictures = torch.nn.functional.pad(pictures, (0, 0, 1, 1))
     return plots.manifold(
-        vae.decode(z),
+        pictures,
         extent=(first[0].item(), first[-1].item(), second[0].item(), second[-1].item()),
     )

@@ -36,7 +36,7 @@ CALLS = {
     "scatter": lambda: plots.images(RNG.normal(size=(30, 2))),
     "profiles": lambda: plots.images(RNG.normal(size=(30, 7))),
     "reconstructions": lambda: plots.reconstructions(PICTURES, PICTURES),
-    "learning_curves": lambda: plots.learning_curves({"a": HISTORY}, evidence={"a": (-89.0, 0.1)}),
+    "learning_curves": lambda: plots.learning_curves({"a": HISTORY}, evidence={"a": (-89.0, 0.1, -91.0)}),
     "latent_space": lambda: plots.latent_space(RNG.normal(size=(20, 5)), np.arange(20) % 3),
     "manifold": lambda: plots.manifold(RNG.uniform(size=(3, 4, 8, 8)), extent=(-1, 1, -1, 1)),
     "comparison": lambda: plots.comparison(
@@ -165,9 +165,9 @@ def test_reconstructions_of_features_are_drawn_against_them():
 
 
 def test_learning_curves_mark_band_and_gap():
-    axes = plots.learning_curves({"a": HISTORY}, evidence={"a": (-88.5, 0.2)}).axes[0]
+    axes = plots.learning_curves({"a": HISTORY}, evidence={"a": (-88.5, 0.2, -91.5)}).axes[0]
     assert texts(axes).keys() >= {
-        "gap 3.50 nats",
+        "gap 3.00 nats",
         "log p(x) −88.50 ± 0.20",
         "train −90.00",
         "validation −92.00",
@@ -176,14 +176,14 @@ def test_learning_curves_mark_band_and_gap():
     assert (band.get_y(), band.get_height()) == pytest.approx((-88.7, 0.4))
     (arrow,) = [text for text in axes.texts if text.get_text() == ""]
     ends = arrow.xy[1], arrow.get_position()[1]
-    assert ends == pytest.approx((-88.5, -92.0), abs=1e-6)
+    assert ends == pytest.approx((-88.5, -91.5), abs=1e-6)
     epochs, values = axes.lines[2].get_data()
     np.testing.assert_array_equal(epochs, range(2, 101, 2))
     np.testing.assert_array_equal(values, HISTORY["valid_elbo"][1::2])
 
 
 def test_learning_curves_cut_the_first_epochs_and_keep_the_rest():
-    low, high = plots.learning_curves({"a": HISTORY}, evidence={"a": (-80, 0.2)}).axes[0].get_ylim()
+    low, high = plots.learning_curves({"a": HISTORY}, evidence={"a": (-80, 0.2, -83)}).axes[0].get_ylim()
     assert HISTORY["train_elbo"][9] < low < min(HISTORY["valid_elbo"][21::2])
     assert high > -79.6
 
@@ -191,17 +191,18 @@ def test_learning_curves_cut_the_first_epochs_and_keep_the_rest():
 def test_learning_curves_keep_labels_apart():
     history = {"epoch": range(30), "train_elbo": [-9.0] * 10 + [-1.0] * 20}
     history["valid_elbo"] = [y - 0.01 for y in history["train_elbo"]]
-    axes = plots.learning_curves({"a": history}, evidence={"a": (-0.99, 0.001)}).axes[0]
+    axes = plots.learning_curves({"a": history}, evidence={"a": (-0.99, 0.001, -1.0)}).axes[0]
     low, high = axes.get_ylim()
     heights = sorted(text.get_position()[1] for text in axes.texts if text.get_text())
     assert len(heights) == 4
     assert np.diff(heights).min() > 0.07 * (high - low)
 
 
-def test_learning_curves_without_validation_mark_no_gap():
+def test_learning_curves_without_validation():
     history = {**HISTORY, "valid_elbo": [None] * 100}
-    axes = plots.learning_curves({"a": history}, evidence={"a": (-88.5, 0.2)}).axes[0]
-    assert set(texts(axes)) == {"log p(x) −88.50 ± 0.20", "train −90.00"}
+    axes = plots.learning_curves({"a": history}, evidence={"a": (-88.5, 0.2, -91.5)}).axes[0]
+    assert set(texts(axes)) >= {"gap 3.00 nats", "log p(x) −88.50 ± 0.20", "train −90.00"}
+    assert not any("validation" in text for text in texts(axes))
 
 
 def test_learning_curves_draw_models_on_one_scale():
@@ -304,6 +305,11 @@ def test_comparison_leaves_its_input_alone():
     np.testing.assert_array_equal(differences, [-1.0, 5.0])
 
 
+def test_evidence_diagnostics_without_any_pareto_k_has_one_panel():
+    (only,) = plots.evidence_diagnostics([-1.0, -2.0, -4.0], [math.nan] * 3).axes
+    assert sum(bar.get_height() for bar in only.patches) == 3
+
+
 def test_evidence_diagnostics_counts_data_and_those_above_the_limit():
     log_px = RNG.normal(size=12)
     pareto_k = [0.1] * 6 + [0.7, 0.71, 0.9, math.inf, math.nan, math.nan]
@@ -377,7 +383,7 @@ ONES = np.ones(2)
         (lambda: plots.images(PICTURES, columns=0), "columns: at least 1; got 0"),
         (lambda: plots.reconstructions(PICTURES, PICTURES[:2]), r"mean: shape \(5, 14, 14\)"),
         (lambda: plots.learning_curves({}), "at least one"),
-        (lambda: plots.learning_curves({"a": HISTORY}, evidence={"b": (0, 1)}), r"got \['b'\]"),
+        (lambda: plots.learning_curves({"a": HISTORY}, evidence={"b": (0, 1, -1)}), r"got \['b'\]"),
         (lambda: plots.learning_curves({"a": {"epoch": [1]}}), "a: a finite train_elbo"),
         (lambda: plots.learning_curves({"a": {"train_elbo": [1]}}), "a: epoch"),
         (
@@ -397,7 +403,6 @@ ONES = np.ones(2)
         ),
         (lambda: plots.evidence_diagnostics(ONES, [0.1]), r"pareto_k: shape \(2,\); got \(1,\)"),
         (lambda: plots.evidence_diagnostics([math.inf], [0.1]), "log_px: finite numbers"),
-        (lambda: plots.evidence_diagnostics(ONES, [math.nan] * 2), "pareto_k: at least one"),
     ],
 )
 def test_wrong_input_is_refused_with_what_was_expected_and_what_came(call, message):

@@ -45,15 +45,16 @@ def learning_curves(
     Args:
         histories: For each model the columns ``epoch``, ``train_elbo`` and, if any,
             ``valid_elbo`` (NaN or None where not evaluated), in nats per datum.
-        evidence: For some models mean log p(x) of the validation data and its standard error.
+        evidence: For some models mean log p(x), its standard error and the mean ELBO of the same
+            data, whose distance is the gap.
         title: Title.
     """
-    known = {name: as_array(pair, name, (2,)) for name, pair in (evidence or {}).items()}
+    known = {name: as_array(means, name, (3,)) for name, means in (evidence or {}).items()}
     expected = f"evidence: names among the histories {list(histories)}, at least one"
     require(bool(histories) and known.keys() <= histories.keys(), expected, list(known))
     curves = {name: _curves(name, columns) for name, columns in histories.items()}
     late = [y[int(0.2 * len(y)) :] for pair in curves.values() for _, y in pair]
-    shown = np.concatenate([*late, *(m + e * np.array([-2, 2]) for m, e in known.values())])
+    shown = np.concatenate([*late, *(m + e * np.array([-2, 2]) for m, e, _ in known.values())])
     room = 0.08 * float(np.ptp(shown)) or 1.0
     columns, rows = min(len(curves), 3), math.ceil(len(curves) / 3)
     one = len(curves) == 1
@@ -191,9 +192,10 @@ def evidence_diagnostics(log_px: Data, pareto_k: Data, *, title: str | None = No
 def _tail_panel(right: Axes, tails: Floats, missing: int) -> None:
     """Draw Pareto k̂ by datum against the limit of trust."""
     inside, width = tails.clip(-0.5, 1.5), PARETO_LIMIT / 14  # an edge falls on the limit
-    edges = np.arange(math.floor(inside.min() / width), math.floor(inside.max() / width) + 2)
-    right.hist(inside[inside <= PARETO_LIMIT], bins=edges * width)
-    right.hist(inside[inside > PARETO_LIMIT], bins=edges * width, color=ORANGE)
+    first, last = math.floor(inside.min() / width), math.floor(inside.max() / width) + 1
+    edges = [width * i for i in range(first, last + 1)]
+    right.hist(inside[inside <= PARETO_LIMIT], bins=edges)
+    right.hist(inside[inside > PARETO_LIMIT], bins=edges, color=ORANGE)
     right.axvline(PARETO_LIMIT, color=ORANGE, linewidth=1.4)
     share = (tails > PARETO_LIMIT).mean()
     right.set_title(f"{share:.1%} above {PARETO_LIMIT}", color=ORANGE if share else TEAL)
@@ -221,15 +223,14 @@ def _elbo_panel(axes: Axes, pair: list[tuple[Floats, Floats]], known: Floats | N
         axes.plot([x[-1], edge], [y[-1], y[-1]], color=colour, linewidth=1, linestyle=":")
         ends.append((y[-1], f"{name} {nats(y[-1])}", colour))
     if known is not None:
-        mean, error = known
+        mean, error, elbo = known
         axes.axhspan(mean - error, mean + error, facecolor=TEAL, alpha=0.25, linewidth=0)
         axes.axhline(mean, color=TEAL, linewidth=1.2)
         ends.append((mean, f"log p(x) {nats(mean, error)}", TEAL))
-    if known is not None and len(pair) == 2:
-        place, last = (end + edge) / 2, pair[1][1][-1]
+        place = (end + edge) / 2
         arrow = {"arrowstyle": "<->", "color": ORANGE, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
-        axes.annotate("", (place, mean), (place, last), arrowprops=arrow)
-        ends.append(((mean + last) / 2, f"gap {nats(mean - last)} nats", ORANGE))
+        axes.annotate("", (place, mean), (place, elbo), arrowprops=arrow)
+        ends.append(((mean + elbo) / 2, f"gap {nats(mean - elbo)} nats", ORANGE))
     ends.sort()
     heights = np.array([value for value, _, _ in ends])
     for _ in range(200):  # pushes overlapping labels apart

@@ -50,7 +50,7 @@ __all__ = [
 
 Data: TypeAlias = torch.Tensor | npt.ArrayLike
 Labels: TypeAlias = Data | Sequence[object] | None
-Means: TypeAlias = Mapping[str, tuple[float, float]] | None
+Means: TypeAlias = Mapping[str, tuple[float, float, float]] | None
 Pair: TypeAlias = tuple[str, str]
 Floats: TypeAlias = npt.NDArray[np.float64]
 

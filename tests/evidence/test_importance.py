@@ -38,7 +38,7 @@ def test_estimate_is_biased_low_by_half_the_squared_error():
     lg = LinearGaussian(n=4000, seed=2)
     result = pv.log_evidence(lg.model, lg.wide_guide, lg.x, samples=10, seed=0)
     bias = result.log_px - lg.log_px
-    error = bias.std() / math.sqrt(len(bias))
+    error = bias.std().item() / math.sqrt(len(bias))
     # -cv^2 / 2K, with E w^2 = (s^2 / sqrt(2 s^2 - 1))^d for a normal widened by s.
     cv2 = (1.3**2 / math.sqrt(2 * 1.3**2 - 1)) ** 3 - 1
     assert bias.mean().item() == pytest.approx(-cv2 / 20, abs=4 * error)

@@ -1,0 +1,59 @@
+"""Every example runs, and every block of code in the README."""
+
+import re
+import runpy
+from pathlib import Path
+
+import pyro
+import pytest
+
+_ROOT = Path(__file__).parent.parent
+_EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+
+@pytest.mark.parametrize("path", _EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs(path, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(path), "--smoke"])
+    runpy.run_path(str(path), run_name="__main__")
+    assert "log p(x)" in capsys.readouterr().out
+    pyro.clear_param_store()
+
+
+def test_own_model_agrees_with_quadrature():
+    """A user's program with two latents: within 4.5 of its standard errors of the exact value."""
+    module = runpy.run_path(str(_ROOT / "examples" / "own_pyro_model.py"))
+    evidence = module["main"](smoke=True)
+    pyro.set_rng_seed(0)
+    module["simulate"](2000)
+    test = module["simulate"](200)
+    deviation = (evidence.log_px - module["exact"](test)) / evidence.standard_error
+    trusted = ~evidence.unreliable()
+    assert trusted.sum() > 50
+    assert deviation[trusted].abs().max() < 4.5
+    pyro.clear_param_store()
+
+
+def test_there_are_examples():
+    assert {path.stem for path in _EXAMPLES} >= {"quickstart", "swap_prior", "own_pyro_model"}
+
+
+def test_readme_code_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(), flags=re.S)
+    assert len(blocks) >= 2
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["evidence"].log_px.shape == (360,)
+
+
+def test_readme_names_only_commands_that_exist():
+    from pyro_vae.cli import _COMMANDS
+
+    text = (_ROOT / "README.md").read_text()
+    named = set(re.findall(r"pyro-vae ([a-z]+)", text))
+    assert named <= set(_COMMANDS), named
+    assert set(_COMMANDS) <= named
