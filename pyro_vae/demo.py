@@ -15,7 +15,7 @@ from .runs import draw_comparison, draw_run, evaluate_run, train_run
 
 __all__ = ["demo"]
 
-_CONFIG = Config(data="digits", latent_dim=12, hidden=(200, 200), epochs=150, schedule="one-cycle")
+_CONFIG = Config(data="digits", latent_dim=12, hidden=(200, 200), epochs=300, schedule="one-cycle")
 
 
 def demo(

@@ -36,7 +36,9 @@ CALLS = {
     "scatter": lambda: plots.images(RNG.normal(size=(30, 2))),
     "profiles": lambda: plots.images(RNG.normal(size=(30, 7))),
     "reconstructions": lambda: plots.reconstructions(PICTURES, PICTURES),
-    "learning_curves": lambda: plots.learning_curves({"a": HISTORY}, evidence={"a": (-89.0, 0.1, -91.0)}),
+    "learning_curves": lambda: plots.learning_curves(
+        {"a": HISTORY}, evidence={"a": (-89.0, 0.1, -91.0)}
+    ),
     "latent_space": lambda: plots.latent_space(RNG.normal(size=(20, 5)), np.arange(20) % 3),
     "manifold": lambda: plots.manifold(RNG.uniform(size=(3, 4, 8, 8)), extent=(-1, 1, -1, 1)),
     "comparison": lambda: plots.comparison(
@@ -183,7 +185,8 @@ def test_learning_curves_mark_band_and_gap():
 
 
 def test_learning_curves_cut_the_first_epochs_and_keep_the_rest():
-    low, high = plots.learning_curves({"a": HISTORY}, evidence={"a": (-80, 0.2, -83)}).axes[0].get_ylim()
+    figure = plots.learning_curves({"a": HISTORY}, evidence={"a": (-80, 0.2, -83)})
+    low, high = figure.axes[0].get_ylim()
     assert HISTORY["train_elbo"][9] < low < min(HISTORY["valid_elbo"][21::2])
     assert high > -79.6
 
