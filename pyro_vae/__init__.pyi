@@ -14,7 +14,7 @@ from .checkpoint import Run, load_run
 from .config import Config
 from .data import Data, load
 from .errors import CheckpointError, Interrupted, NonFiniteLoss, PyroVAEWarning, UnreliableEvidence
-from .evidence import Comparison, Estimate, Evidence, compare, log_evidence
+from .evidence import Annealing, Comparison, Estimate, Evidence, compare, log_evidence
 from .objectives import ELBO
 from .training import History, fit
 from .vae import VAE
@@ -24,6 +24,7 @@ __version__: str
 __all__ = [
     "ELBO",
     "VAE",
+    "Annealing",
     "CheckpointError",
     "Comparison",
     "Config",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from .config import Config
+from .config import Config, Method
 from .errors import Interrupted, suggestion
 
 __all__ = ["main"]
@@ -86,6 +86,11 @@ class Evaluate:
     """Run folder."""
     samples: int = 1000
     """Importance samples K for each datum."""
+    method: Method = "guide"
+    """Proposal: guide (the literature's protocol), refined, laplace or annealed (fitted to each
+    datum), or auto (as far as each datum needs)."""
+    number: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Evaluate the first N test data only."""
     seed: int = 0
     """Seed of the samples."""
     chunk: int | None = None
@@ -102,6 +107,8 @@ class Evaluate:
         evidence = evaluate_run(
             self.folder,
             samples=self.samples,
+            method=self.method,
+            number=self.number,
             seed=self.seed,
             chunk=self.chunk,
             root=self.data_root,

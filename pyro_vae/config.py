@@ -18,6 +18,7 @@ __all__ = [
     "Binarize",
     "Config",
     "LikelihoodName",
+    "Method",
     "PosteriorName",
     "PriorName",
     "Schedule",
@@ -32,6 +33,8 @@ Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "none"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 KL = Literal["sampled", "analytic"]
+Method = Literal["guide", "refined", "laplace", "annealed", "auto"]
+"""Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 
 from . import checkpoint, plots
 from .checkpoint import Run, load_run, read_config
-from .config import Config
+from .config import Config, Method
 from .data import Data, Splits, load
 from .errors import CheckpointError
 from .evidence import Comparison, Evidence, compare, log_evidence
@@ -98,20 +98,36 @@ def evaluate_run(
     folder: str | Path,
     *,
     samples: int = 1000,
+    method: Method = "guide",
+    number: int | None = None,
     seed: int = 0,
     chunk: int | None = None,
     root: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
 ) -> Evidence:
-    """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``."""
+    """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``.
+
+    Args:
+        folder: run folder.
+        samples: importance samples for each datum.
+        method: proposal, see ``log_evidence``.
+        number: evaluate the first so many test data only.
+        seed: seed of the samples.
+        chunk: samples evaluated at once.
+        root: folder of downloaded data.
+        device: where to evaluate.
+        progress: show a progress bar; by default if the output is a terminal.
+    """
     run = load_run(folder, device=device)
     test = load_data(run.config, root=root).test
+    test = test if number is None else test.head(number)
     evidence = log_evidence(
         run.vae.model,
         run.vae.guide,
         test,
         samples=samples,
+        method=method,
         seed=seed,
         chunk=chunk,
         progress=progress,

@@ -18,6 +18,10 @@ plots.charts
 plots.style
 evidence
 evidence.importance evidence.comparison
+evidence.ladder
+evidence.refinement evidence.annealing
+evidence.proposals
+evidence.space
 evidence.program evidence.result
 evidence.diagnostics evidence.sites
 training

@@ -1,4 +1,4 @@
-"""log p(x) per datum by importance sampling from the guide."""
+"""log p(x) per datum by importance sampling, from the guide or a fitted proposal."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks import check_data, check_support, module_device
+from ..config import Method
 from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
-from ..seeding import seeded
+from .annealing import Annealing
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
+from .ladder import Ladder, Weighed
 from .program import Batch, Program, evaluation_mode, pad
 from .result import Evidence
 from .sites import NonFiniteDensity
@@ -26,7 +28,6 @@ __all__ = ["log_evidence"]
 # Draws are seeded by (block of data, block of samples): these sizes, and not `chunk`, decide which
 # random numbers a datum gets.
 _DATA_BLOCK = 64
-_SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
 _DEFAULT_ROWS = {"cpu": 2048, "cuda": 65536}
 
@@ -37,14 +38,26 @@ def log_evidence(
     x: Tensor | Data | tuple[Tensor, ...],
     *,
     samples: int = 1000,
+    method: Method = "guide",
+    defensive: float = 0.0,
+    annealing: Annealing | None = None,
     chunk: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
-    r"""Estimate :math:`\log p(x_n)` of each datum by importance sampling from the guide.
+    r"""Estimate :math:`\log p(x_n)` of each datum by importance sampling.
 
     .. math:: \log \hat p(x_n) = \log \frac{1}{K} \sum_{k=1}^{K}
-        \frac{p(x_n, z_k)}{q(z_k \mid x_n)}, \qquad z_k \sim q(z \mid x_n)
+        \frac{p(x_n, z_k)}{q_n(z_k)}, \qquad z_k \sim q_n
+
+    The proposal :math:`q_n` is a rung of a ladder, by name or, with ``method="auto"``, climbed
+    datum by datum until a pilot finds k̂ and the effective sample size good enough; the estimate
+    takes fresh draws:
+
+    - ``guide``: the guide, :math:`q(z \mid x_n)`, the protocol of the literature;
+    - ``refined``: a diagonal normal of the unconstrained latents that maximizes the datum's ELBO;
+    - ``laplace``: a normal at its mean, with the inverse Gauss-Newton precision (times 1.1²);
+    - ``annealed``: annealed importance sampling with Hamiltonian moves, started at ``laplace``.
 
     :math:`\hat p` is unbiased; its logarithm is biased low, a stochastic lower bound that rises to
     log p(x) with K. Log weights are added up in float64 over the sites of the programs' traces, so
@@ -61,7 +74,11 @@ def log_evidence(
         guide: Pyro program with the model's latent sites.
         x: data of shape ``(N, *event_shape)``, or a tuple of tensors if the programs take several
             arguments, each with the data along dimension 0.
-        samples: importance samples K for each datum.
+        samples: importance samples K for each datum (on the last rung: ``annealing.chains``).
+        method: rung of the ladder, or ``"auto"``.
+        defensive: share of the draws to take from the prior, mixed into the proposal; bounds the
+            weights of discrete data by :math:`\max_z p(x \mid z)` over that share.
+        annealing: settings of the last rung.
         chunk: samples of 64 data that go through the programs at once; bounds the memory. By
             default 32 on a CPU and 1024 on a GPU.
         seed: seed of the draws.
@@ -73,7 +90,8 @@ def log_evidence(
     Raises:
         ValueError: no samples or no data; NaN in the data; data outside the likelihood's support;
             sites that do not match between model and guide, or lie outside the data plate, or give
-            more than one log density per datum; a log density of NaN or +infinity.
+            more than one log density per datum; a log density of NaN or +infinity; a discrete
+            latent with another method than ``"guide"``.
 
     Warns:
         UnreliableEvidence: the weights of some data have too heavy a tail (k̂) to trust the errors.
@@ -85,6 +103,10 @@ def log_evidence(
         raise ValueError(f"samples must be at least 1; got {samples}.")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1; got {chunk}.")
+    if not 0 <= defensive < 1:
+        raise ValueError(f"defensive must be in [0, 1); got {defensive}.")
+    if method not in get_args(Method):
+        raise ValueError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}.")
     start = time.perf_counter()
     batch, description = _arguments(x)
     check_data(batch[0])
@@ -95,10 +117,20 @@ def log_evidence(
         program = Program.inspect(model, guide, pilot)
         rows = program.fixed_rows or 2
         check_support(model, batch[0], pad(tuple(a[:rows] for a in pilot), rows))
+        if program.fixed_rows and method != "guide":
+            raise ValueError(
+                f"method {method!r} needs programs that take any number of data; theirs is "
+                f"{program.fixed_rows}. Give the data plate size len(x)."
+            )
         block = program.fixed_rows or min(_DATA_BLOCK, max(1, _MOST_WEIGHTS // samples))
-        if chunk is None:
-            chunk = max(1, _DEFAULT_ROWS.get(device.type, 2048) // block)
-        results = []
+        ladder = Ladder(
+            method=method,
+            samples=samples,
+            chunk=chunk or max(1, _DEFAULT_ROWS.get(device.type, 2048) // block),
+            defensive=defensive,
+            annealing=annealing or Annealing(),
+        )
+        columns = {name: torch.empty(n, dtype=torch.float64) for name in _COLUMNS}
         with tqdm(
             total=n,
             desc="log p(x)",
@@ -111,15 +143,15 @@ def log_evidence(
                 count = len(part[0])
                 part = pad(part, program.fixed_rows or 0)
                 try:
-                    log_weights = _log_weights(program, part, samples, chunk, seed, first)
+                    for weighed in ladder.weigh(program, part, (seed, first)):
+                        _write(columns, weighed, first, count)
+                        bar.update(int((weighed.index < count).sum()))
                 except NonFiniteDensity as error:
                     raise error.shifted(first) from None
-                results.append(_summarize(log_weights[:, :count]))
-                bar.update(count)
-    columns = {name: torch.cat([result[name] for result in results]).cpu() for name in results[0]}
     evidence = Evidence(
         **columns,  # type: ignore[arg-type]
         samples=samples,
+        method=method,
         seed=seed,
         event_size=math.prod(batch[0].shape[1:]),
         data_sha256=fingerprint(*batch),
@@ -130,33 +162,34 @@ def log_evidence(
     return evidence
 
 
-def _log_weights(
-    program: Program, batch: Batch, samples: int, chunk: int, seed: int, first: int
-) -> Tensor:
-    """Log importance weights of a block of data, shape ``(samples, data)``, float64."""
-    device = batch[0].device
-    log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
-    sample_block = _SAMPLE_BLOCK.get(device.type, 64)
-    for begin in range(0, samples, sample_block):
-        end = min(begin + sample_block, samples)
-        with seeded(seed, first, begin):
-            values, log_q = program.propose(batch, end - begin)
-        for a in range(0, end - begin, chunk):
-            piece = {name: value[a : a + chunk] for name, value in values.items()}
-            log_p = program.log_joint(batch, piece)
-            log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + chunk]
-    return log_weights
+_COLUMNS = (
+    "log_px",
+    "standard_error",
+    "ess",
+    "pareto_k",
+    "jackknife",
+    "elbo",
+    "draws",
+    "rung",
+)
 
 
-def _summarize(log_weights: Tensor) -> dict[str, Tensor]:
-    return {
+def _write(columns: dict[str, Tensor], weighed: Weighed, first: int, count: int) -> None:
+    """Summarize log weights into the rows of their data; padding is left out."""
+    keep = weighed.index < count
+    log_weights, rows = weighed.log_weights[:, keep], first + weighed.index[keep].cpu()
+    summary = {
         "log_px": log_mean_exp(log_weights),
         "standard_error": standard_error(log_weights),
         "ess": effective_sample_size(log_weights),
         "pareto_k": pareto_k(log_weights),
         "jackknife": jackknife(log_weights),
-        "elbo": log_weights.mean(0),
+        "elbo": weighed.elbo[keep],
+        "draws": torch.full_like(log_weights[0], len(log_weights)),
+        "rung": torch.full_like(log_weights[0], weighed.rung),
     }
+    for name, values in summary.items():
+        columns[name][rows] = values.cpu()
 
 
 def _arguments(x: Tensor | Data | tuple[Tensor, ...]) -> tuple[Batch, str]:
@@ -165,14 +198,20 @@ def _arguments(x: Tensor | Data | tuple[Tensor, ...]) -> tuple[Batch, str]:
     return (x if isinstance(x, tuple) else (x,)), ""
 
 
+_ADVICE = {
+    True: "Use method='auto' (--method auto), which fits a proposal to each datum.",
+    False: "Take more samples, or more temperatures and chains: annealing=Annealing(...).",
+}
+
+
 def _warn_if_unreliable(evidence: Evidence) -> None:
     bad = evidence.unreliable().nonzero().flatten().tolist()
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         warnings.warn(
             f"Pareto k̂ is too high for {len(bad)} of {len(evidence)} data ({shown}): their "
-            "log p(x) is likely too low and its standard error too small. Take more samples, or "
-            "train a better guide.",
+            "log p(x) is likely too low and its standard error too small. "
+            + _ADVICE[evidence.method == "guide"],
             UnreliableEvidence,
             stacklevel=3,
         )

@@ -10,10 +10,12 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.distributions import kl_divergence
 
 from ..seeding import seeded
 from .sites import (
@@ -131,47 +133,98 @@ class Program:
         Returns:
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
-        trace, log_q = self._run(self.guide, batch, {}, samples, "guide")
+        trace = self._trace(self.guide, batch, {}, samples)
+        log_q = self._add_up(dict(sample_sites(trace)), "guide", samples, len(batch[0]))
         values = {}
         for name, event_dim in self.latents.items():
             value: Any = trace.nodes[name]["value"]
             values[name] = value if self.vectorized else self._unfold(value, event_dim, samples)
         return values, log_q
 
-    def log_joint(self, batch: Batch, values: Values) -> Tensor:
-        """Return log p(x, z) for given latents, shape ``(S, N)``, float64."""
-        return self._log_density(self.model, batch, values, "model")
+    def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
+        trace = self._trace(self.model, batch, {}, samples)
+        values = {}
+        for name, site in latent_sites(trace):
+            value: Any = site["value"]
+            values[name] = (
+                value if self.vectorized else self._unfold(value, self.latents[name], samples)
+            )
+        prior = dict(latent_sites(trace))
+        return values, self._add_up(prior, "model", samples, len(batch[0]))
+
+    def log_joint(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
+        """Return log p(x, z) for given latents, shape ``(S, N)``, float64.
+
+        Without ``check`` a density of NaN or +infinity is passed on rather than raised.
+        """
+        trace = self._replay(self.model, batch, values)
+        samples = _number_of_samples(values)
+        return self._add_up(dict(sample_sites(trace)), "model", samples, len(batch[0]), check=check)
+
+    def log_prior(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
+        """Return log p(z) for given latents, shape ``(S, N)``, float64."""
+        sites = dict(latent_sites(self._replay(self.model, batch, values)))
+        samples = _number_of_samples(values)
+        return self._add_up(sites, "model", samples, len(batch[0]), check=check)
+
+    def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
+        """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites, ``(S, N)``.
+
+        Raises:
+            NotImplementedError: torch has no closed form for a site.
+        """
+        samples, n = _number_of_samples(values), len(batch[0])
+        with torch.no_grad():
+            reference = dict(sample_sites(self._replay(self.model, batch, fixed)))
+        total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
+        for name, site in sample_sites(self._replay(self.model, batch, values)):
+            if site["is_observed"]:
+                kl = kl_divergence(reference[name]["fn"], site["fn"])
+                total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
+        return total
+
+    def describe(self, batch: Batch) -> tuple[Values, dict[str, Any]]:
+        """Return one draw of the model's latents, and the support of each."""
+        values, _ = self.propose(batch, 1)
+        sites = dict(latent_sites(self._replay(self.model, batch, values)))
+        supports = {name: site["fn"].support for name, site in sites.items()}
+        return {name: values[name] for name in supports}, supports
 
     def log_guide(self, batch: Batch, values: Values) -> Tensor:
         """Return log q(z|x) for given latents, shape ``(S, N)``, float64."""
-        return self._log_density(self.guide, batch, values, "guide")
+        trace = self._replay(self.guide, batch, values)
+        samples = _number_of_samples(values)
+        return self._add_up(dict(sample_sites(trace)), "guide", samples, len(batch[0]))
 
-    def _log_density(self, fn: Fn, batch: Batch, values: Values, role: str) -> Tensor:
-        samples = len(next(iter(values.values())))
+    def _replay(self, fn: Fn, batch: Batch, values: Values) -> Trace:
+        samples = _number_of_samples(values)
         if not self.vectorized:
             values = {name: self._fold(value, self.latents[name]) for name, value in values.items()}
-        return self._run(fn, batch, values, samples, role)[1]
+        return self._trace(fn, batch, values, samples)
 
-    def _run(
-        self, fn: Fn, batch: Batch, values: Values, samples: int, role: str
-    ) -> tuple[Trace, Tensor]:
-        """Trace one program on every (sample, datum) pair; return the trace and log densities."""
-        n = len(batch[0])
+    def _trace(self, fn: Fn, batch: Batch, values: Values, samples: int) -> Trace:
+        """Trace one program on every (sample, datum) pair."""
         if self.vectorized:
-            sample_dim = -self.plate_dims - 1
-            trace = _trace(fn, batch, values, plate=(samples, sample_dim))
-        else:
-            repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
-            trace = _trace(fn, repeated, values)
-        total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
-        for name, site in sample_sites(trace):
+            return _trace(fn, batch, values, plate=(samples, -self.plate_dims - 1))
+        repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
+        return _trace(fn, repeated, values)
+
+    def _add_up(
+        self, sites: Mapping[str, Any], role: str, samples: int, n: int, *, check: bool = True
+    ) -> Tensor:
+        """Sum the log densities of sites, shape ``(S, N)``, float64."""
+        total: Tensor | None = None
+        for name, site in sites.items():
             density = log_prob(site)
             check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
-            total += self._to_matrix(density, samples, n)
-            finite = total < torch.inf
-            if not finite.all():
+            term = self._to_matrix(density, samples, n)
+            total = term.expand(samples, n) if total is None else total + term
+            if check and not (finite := total < torch.inf).all():
                 raise NonFiniteDensity(name, role, (~finite).any(0).nonzero().flatten().tolist())
-        return trace, total
+        if total is None:
+            raise ValueError(f"the {role} has no such site.")
+        return total
 
     def _fold(self, value: Tensor, event_dim: int) -> Tensor:
         """From ``(samples, ..., data, ..., event)`` to ``(..., samples * data, ..., event)``."""
@@ -194,6 +247,10 @@ class Program:
         depends_on_sample = density.dim() == self.plate_dims + 1
         lead = len(density) if depends_on_sample else 1
         return density.reshape(lead, -1, n).sum(1, dtype=torch.float64)
+
+
+def _number_of_samples(values: Values) -> int:
+    return len(next(iter(values.values())))
 
 
 def pad(batch: Batch, rows: int) -> Batch:

@@ -60,14 +60,17 @@ class Evidence:
         ess: effective sample size, between 1 and ``samples``.
         pareto_k: Pareto k̂ of the weights' tail; NaN where undefined (no spread, few samples).
         jackknife: first-order bias-corrected log p(x); not a bound.
-        elbo: mean of the log weights, the ELBO of each datum.
+        elbo: ELBO of the guide for each datum; where another proposal was asked for by name, its
+            own (the mean of its log weights).
+        draws: importance samples of each datum.
+        rung: number of the proposal used, in ``METHODS``: guide, refined, laplace, annealed.
         samples: importance samples K for each datum.
         seed: seed of the draws.
         event_size: number of values in one datum, D.
         data_sha256: hash of the evaluated data.
         data: description of the data, their binarization and its seed, where known.
         seconds: time taken.
-        method: name of the estimator.
+        method: the method asked for: a rung of the ladder, or ``"auto"``.
         bound: direction of the bias.
     """
 
@@ -77,13 +80,15 @@ class Evidence:
     pareto_k: Tensor
     jackknife: Tensor
     elbo: Tensor
+    draws: Tensor
+    rung: Tensor
     samples: int
     seed: int
     event_size: int
     data_sha256: str
     data: str = ""
     seconds: float = math.nan
-    method: str = "importance sampling from the guide"
+    method: str = "guide"
     bound: Bound = "lower"
 
     def __len__(self) -> int:
@@ -119,7 +124,13 @@ class Evidence:
 
     def unreliable(self) -> Tensor:
         """Which data have k̂ above the threshold, shape ``(N,)``, bool."""
-        return self.pareto_k > pareto_k_threshold(self.samples)
+        limits = {int(k): pareto_k_threshold(int(k)) for k in self.draws.unique()}
+        return self.pareto_k > torch.tensor([limits[int(k)] for k in self.draws]).double()
+
+    def rungs(self) -> dict[str, int]:
+        """Number of data that each proposal served, by name."""
+        counts = {name: int((self.rung == i).sum()) for i, name in enumerate(_RUNGS)}
+        return {name: count for name, count in counts.items() if count}
 
     def summary(self) -> dict[str, Any]:
         """Settings and means as plain values, for a metrics file."""
@@ -134,6 +145,7 @@ class Evidence:
             "elbo": self.elbo.mean().item(),
             "median_ess": self.ess.median().item(),
             "share_unreliable": self.share_unreliable(),
+            "proposals": self.rungs(),
             "number_of_data": len(self),
             **self._settings(),
         }
@@ -148,10 +160,10 @@ class Evidence:
             "  jackknife-corrected": f"{self.mean_jackknife().value:.3f}",
             "ELBO": f"{self.elbo.mean():.3f}",
             "effective sample size": f"median {self.ess.median():.1f} of {self.samples}",
-            "Pareto k̂ > "
-            f"{pareto_k_threshold(self.samples):.2f}": f"{self.share_unreliable():.1%} of the data",
+            "Pareto k̂ too high": f"{self.share_unreliable():.1%} of the data",
             "data": f"{len(self)} ({self.data or 'sha256 ' + self.data_sha256[:12]})",
             "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
+            "proposals": ", ".join(f"{name} {count}" for name, count in self.rungs().items()),
         }
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
@@ -204,4 +216,14 @@ class Evidence:
         }
 
 
-_TENSORS = ("log_px", "standard_error", "ess", "pareto_k", "jackknife", "elbo")
+_RUNGS = ("guide", "refined", "laplace", "annealed")
+_TENSORS = (
+    "log_px",
+    "standard_error",
+    "ess",
+    "pareto_k",
+    "jackknife",
+    "elbo",
+    "draws",
+    "rung",
+)

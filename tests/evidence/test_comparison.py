@@ -16,6 +16,8 @@ def _evidence(log_px, data="a", error=0.1, samples=100):
         pareto_k=torch.tensor([0.9, math.nan] + [0.2] * (len(log_px) - 2)).double(),
         jackknife=log_px + 0.01,
         elbo=log_px - 1,
+        draws=torch.full_like(log_px, samples),
+        rung=torch.zeros_like(log_px),
         samples=samples,
         seed=0,
         event_size=4,

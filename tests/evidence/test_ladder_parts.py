@@ -1,0 +1,296 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import LinearGaussian
+
+from pyro_vae.evidence import diagnostics as d
+from pyro_vae.evidence.annealing import Annealing, anneal, anneal_reverse, tune
+from pyro_vae.evidence.program import Program
+from pyro_vae.evidence.proposals import GuideProposal, Mixture, NormalProposal, PriorProposal
+from pyro_vae.evidence.refinement import laplace, moments_of_guide, refine
+from pyro_vae.evidence.space import Space
+
+
+def _space(model, guide, x):
+    batch = (x,)
+    return Space.of(Program.inspect(model, guide, batch), batch), batch
+
+
+def _constrained(x_dim=4):
+    """Latents on the half line, the interval and the simplex, some in an inner plate."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2):
+            rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+            share = pyro.sample("share", dist.Dirichlet(torch.ones(3).to(x.dtype)))
+            with pyro.plate("items", x_dim, dim=-1):
+                p = pyro.sample("p", dist.Beta(2.0, 3.0))
+                loc = rate * p + share[..., 0]
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            pyro.sample("rate", dist.Gamma(3.0, 2.0))
+            pyro.sample("share", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0]).to(x.dtype)))
+            with pyro.plate("items", x_dim, dim=-1):
+                pyro.sample("p", dist.Beta(1.5, 1.5))
+
+    return model, guide, torch.randn(7, x_dim, dtype=torch.float64)
+
+
+class TestSpace:
+    def test_vector_and_back(self):
+        model, guide, x = _constrained()
+        space, batch = _space(model, guide, x)
+        assert space.size == 1 + 2 + 4
+        values, _ = space.program.propose(batch, 5)
+        u = space.vector(values)
+        assert u.shape == (5, 7, 7)
+        again, _ = space.values(u)
+        for name, value in values.items():
+            torch.testing.assert_close(again[name], value, check_dtype=False, rtol=1e-5, atol=1e-6)
+
+    def test_jacobian_is_that_of_autograd(self):
+        model, guide, x = _constrained()
+        space, _ = _space(model, guide, x)
+        u = torch.randn(1, 7, 7, dtype=torch.float64)
+        _, jacobian = space.values(u)
+
+        def free(vector):  # simplex: its first two coordinates
+            values, _ = space.values(vector.reshape(1, 1, 7))
+            return torch.cat(
+                [values["rate"].flatten(), values["share"].flatten()[:2], values["p"].flatten()]
+            )
+
+        for n in range(7):
+            matrix = torch.autograd.functional.jacobian(free, u[0, n])
+            assert jacobian[0, n].item() == pytest.approx(torch.linalg.slogdet(matrix)[1].item())
+
+    def test_discrete_latent_is_refused(self):
+        def program(x, obs=True):
+            with pyro.plate("data", len(x)):
+                k = pyro.sample("k", dist.Bernoulli(0.5))
+                if obs:
+                    pyro.sample("x", dist.Normal(k, 1.0), obs=x)
+
+        def guide(x):
+            program(x, obs=False)
+
+        with pytest.raises(ValueError, match="'k' is discrete; use method='guide'"):
+            _space(program, guide, torch.zeros(4))
+
+
+def _check_unbiased(log_weights, log_px, level=4.5):
+    deviation = (d.log_mean_exp(log_weights) - log_px) / d.standard_error(log_weights)
+    assert deviation.abs().max() < level
+    return deviation
+
+
+class TestProposals:
+    def test_normal_proposal_in_constrained_space(self):
+        """Two proposals, one answer: the guide's and a normal's, within 5 standard errors."""
+        model, guide, x = _constrained()
+        space, batch = _space(model, guide, x)
+        torch.manual_seed(0)
+        proposal = NormalProposal(
+            space,
+            torch.zeros(7, 7, dtype=torch.float64),
+            torch.diag_embed(torch.full((7, 7), 1.4, dtype=torch.float64)),
+        )
+        estimates = []
+        for q in (proposal, GuideProposal(space.program, batch)):
+            values, log_q = q.draw(40_000)
+            torch.testing.assert_close(q.log_density(values), log_q, rtol=1e-6, atol=1e-5)
+            estimates.append(space.program.log_joint(batch, values) - log_q)
+        difference = d.log_mean_exp(estimates[0]) - d.log_mean_exp(estimates[1])
+        error = (d.standard_error(estimates[0]) ** 2 + d.standard_error(estimates[1]) ** 2).sqrt()
+        assert error.max() < 0.1
+        assert (difference / error).abs().max() < 5
+
+    def test_density_is_that_of_torch(self, linear_gaussian):
+        space, _ = _space(linear_gaussian.model, linear_gaussian.guide, linear_gaussian.x)
+        mean = torch.randn(11, 3, dtype=torch.float64)
+        tril = torch.randn(11, 3, 3, dtype=torch.float64).tril()
+        tril.diagonal(dim1=-2, dim2=-1).abs_().add_(0.5)
+        u = torch.randn(6, 11, 3, dtype=torch.float64)
+        reference = dist.MultivariateNormal(mean, scale_tril=tril)
+        ours = NormalProposal(space, mean, tril)
+        torch.testing.assert_close(ours.log_density_of_vector(u), reference.log_prob(u))
+
+    def test_prior_proposal(self, linear_gaussian):
+        lg = LinearGaussian(latent_dim=2, event_dim=2, n=20, scale=1.5, seed=1)
+        space, batch = _space(lg.model, lg.guide, lg.x)
+        torch.manual_seed(0)
+        prior = PriorProposal(space.program, batch)
+        values, log_q = prior.draw(20_000)
+        torch.testing.assert_close(prior.log_density(values), log_q)
+        _check_unbiased(space.program.log_joint(batch, values) - log_q, lg.log_px)
+
+    def test_defensive_mixture_bounds_the_weights(self):
+        """A guide far too narrow has a hopeless k̂; a tenth of prior draws mends it."""
+        lg = LinearGaussian(latent_dim=2, event_dim=2, n=20, scale=1.5, seed=1)
+
+        def narrow(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", lg.posterior(x, widen=0.5))
+
+        space, batch = _space(lg.model, narrow, lg.x)
+        guide, prior = GuideProposal(space.program, batch), PriorProposal(space.program, batch)
+        torch.manual_seed(0)
+        values, log_q = guide.draw(5000)
+        assert d.pareto_k(space.program.log_joint(batch, values) - log_q).median() > 0.7
+        mixture = Mixture([prior, guide], [0.2, 0.8])
+        values, log_q = mixture.draw(5000)
+        log_weights = space.program.log_joint(batch, values) - log_q
+        assert d.pareto_k(log_weights).max() < 0.7
+        _check_unbiased(log_weights, lg.log_px)
+        # w <= max p(x|z) / c_0, p(x|z) at most the density's peak
+        peak = -2 * math.log(1.5 * math.sqrt(2 * math.pi))
+        assert (log_weights <= peak - math.log(0.2) + 1e-9).all()
+
+    def test_mixture_shares_are_those_drawn(self, linear_gaussian):
+        lg = linear_gaussian
+        space, batch = _space(lg.model, lg.guide, lg.x)
+        guide = GuideProposal(space.program, batch)
+        values, log_q = Mixture([guide, guide], [0.3, 0.7]).draw(7)
+        assert len(log_q) == 7
+        torch.testing.assert_close(
+            space.program.log_joint(batch, values) - log_q, lg.log_px.expand(7, -1)
+        )
+
+
+class TestRefinement:
+    def test_laplace_of_a_linear_gaussian_is_exact(self, linear_gaussian):
+        lg = linear_gaussian
+        space, batch = _space(lg.model, lg.wide_guide, lg.x)
+        eye = torch.eye(3, dtype=torch.float64).expand(11, 3, 3)
+        proposal = laplace(space, batch, NormalProposal(space, lg.posterior(lg.x).loc, eye))
+        covariance = proposal.tril @ proposal.tril.mT
+        torch.testing.assert_close(covariance, lg.covariance.expand_as(covariance))
+        values, log_q = proposal.draw(9)
+        log_weights = space.program.log_joint(batch, values) - log_q
+        torch.testing.assert_close(log_weights, lg.log_px.expand(9, -1), rtol=0, atol=1e-10)
+
+    def test_bernoulli_precision_is_the_formula(self):
+        """I + J^T diag(p (1 - p)) J for logits f(z), by an explicit Jacobian."""
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Linear(2, 5), torch.nn.Tanh(), torch.nn.Linear(5, 6)
+        ).double()
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2).to(x), 1.0).to_event(1))
+                pyro.sample("x", dist.Bernoulli(logits=network(z)).to_event(1), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(2).to(x), 1.0).to_event(1))
+
+        from pyro_vae.evidence.refinement import _precision
+
+        x = torch.bernoulli(torch.full((4, 6), 0.5).double())
+        space, batch = _space(model, guide, x)
+        u = torch.randn(4, 2, dtype=torch.float64)
+        precision = _precision(space, batch, u)
+        for n in range(4):
+            jacobian = torch.autograd.functional.jacobian(network, u[n])
+            p = network(u[n]).sigmoid()
+            explicit = torch.eye(2).double() + jacobian.T @ torch.diag(p * (1 - p)) @ jacobian
+            torch.testing.assert_close(precision[n], explicit)
+
+    def test_refined_is_the_best_diagonal_normal(self, linear_gaussian):
+        """Of a Gaussian posterior: its mean, and variances 1 / diag(precision)."""
+        lg = linear_gaussian
+        space, batch = _space(lg.model, lg.wide_guide, lg.x)
+        torch.manual_seed(0)
+        proposal = refine(space, batch, moments_of_guide(space, batch), steps=600, particles=30)
+        precision = torch.linalg.inv(lg.covariance)
+        torch.testing.assert_close(proposal.mean, lg.posterior(lg.x).loc, rtol=0, atol=0.03)
+        variance = proposal.tril.diagonal(dim1=-2, dim2=-1) ** 2
+        expected = (1 / precision.diagonal()).expand_as(variance)
+        torch.testing.assert_close(variance, expected, rtol=0.15, atol=0)
+
+
+@pytest.fixture(scope="module")
+def setting():
+    """A base displaced and too wide, so that importance sampling alone would struggle."""
+    lg = LinearGaussian(latent_dim=4, event_dim=6, n=60, scale=0.5, seed=3)
+    space, batch = _space(lg.model, lg.guide, lg.x)
+    exact = lg.posterior(lg.x)
+    tril = 2 * torch.linalg.cholesky(lg.covariance)
+    base = NormalProposal(space, exact.loc + 0.3, tril.expand(60, 4, 4))
+    return lg, space, batch, base
+
+
+class TestAnnealing:
+    def test_schedule(self):
+        for schedule in ("linear", "sigmoid"):
+            betas = Annealing(temperatures=50, schedule=schedule).betas()
+            assert betas[0] == 0
+            assert betas[-1] == 1
+            assert len(betas) == 51
+            assert (betas.diff() > 0).all()
+        with pytest.raises(ValueError, match="temperatures must be at least 1"):
+            Annealing(temperatures=0)
+        with pytest.raises(ValueError, match="'sigmoid' or 'linear'"):
+            Annealing(schedule="cosine")
+
+    def test_one_temperature_is_importance_sampling(self, setting):
+        _, space, batch, base = setting
+        settings = Annealing(temperatures=1, chains=2000)
+        moves = tune(space, batch, base, settings)
+        torch.manual_seed(0)
+        weights = anneal(space, batch, base, settings, moves)
+        torch.manual_seed(0)
+        values, log_q = base.draw(2000)
+        torch.testing.assert_close(weights, space.program.log_joint(batch, values) - log_q)
+
+    def test_annealing_is_unbiased_and_better(self, setting):
+        lg, space, batch, base = setting
+        settings = Annealing(temperatures=20, chains=200)
+        torch.manual_seed(0)
+        moves = tune(space, batch, base, settings)
+        assert 0.5 < moves.acceptance.mean() < 0.95
+        weights = anneal(space, batch, base, settings, moves)
+        deviation = _check_unbiased(weights, lg.log_px)
+        assert 0.6 < deviation.square().mean().sqrt() < 1.4
+        values, log_q = base.draw(200)
+        plain = space.program.log_joint(batch, values) - log_q
+        assert d.standard_error(weights).mean() < 0.6 * d.standard_error(plain).mean()
+
+    def test_wrong_moves_would_show(self, setting, monkeypatch):
+        """Without the accept step the estimate is biased beyond its error: the test can fail."""
+        from pyro_vae.evidence import annealing
+
+        lg, space, batch, base = setting
+        settings = Annealing(temperatures=20, chains=200)
+        torch.manual_seed(0)
+        moves = tune(space, batch, base, settings)
+        monkeypatch.setattr(annealing.torch, "where", lambda condition, a, b: a)
+        steps = annealing.Moves(moves.steps * 0 + 1.2, moves.acceptance)
+        weights = anneal(space, batch, base, settings, steps)
+        monkeypatch.undo()
+        deviation = (d.log_mean_exp(weights) - lg.log_px) / d.standard_error(weights)
+        assert deviation.square().mean().sqrt() > 2
+
+    def test_bounds_from_both_sides(self, setting):
+        """From an exact posterior draw, the reverse bound lies above: mean gap, both signs."""
+        lg, space, batch, base = setting
+        settings = Annealing(temperatures=100, chains=16)
+        torch.manual_seed(0)
+        moves = tune(space, batch, base, settings)
+        forward = anneal(space, batch, base, settings, moves)
+        u = lg.posterior(lg.x).sample()
+        backward = anneal_reverse(space, batch, base, settings, moves, u)
+        lower = d.log_mean_exp(forward)
+        upper = -d.log_mean_exp(-backward)
+        gap = (upper - lower).mean()
+        assert 0 < gap < 0.1
+        # each bound on its own side, on average, up to 4 standard errors of the mean
+        for bound, sign in ((lower, -1), (upper, 1)):
+            error = (bound - lg.log_px).std() / math.sqrt(60)
+            assert sign * (bound - lg.log_px).mean() > -4 * error
