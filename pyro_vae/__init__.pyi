@@ -1,4 +1,5 @@
 from . import (
+    analysis,
     checkpoint,
     data,
     evidence,
@@ -14,7 +15,16 @@ from .checkpoint import Run, load_run
 from .config import Config
 from .data import Data, load
 from .errors import CheckpointError, Interrupted, NonFiniteLoss, PyroVAEWarning, UnreliableEvidence
-from .evidence import Annealing, Comparison, Estimate, Evidence, compare, log_evidence
+from .evidence import (
+    Annealing,
+    Certificate,
+    Comparison,
+    Estimate,
+    Evidence,
+    certify,
+    compare,
+    log_evidence,
+)
 from .objectives import ELBO
 from .training import History, fit
 from .vae import VAE
@@ -25,6 +35,7 @@ __all__ = [
     "ELBO",
     "VAE",
     "Annealing",
+    "Certificate",
     "CheckpointError",
     "Comparison",
     "Config",
@@ -37,6 +48,8 @@ __all__ = [
     "PyroVAEWarning",
     "Run",
     "UnreliableEvidence",
+    "analysis",
+    "certify",
     "checkpoint",
     "compare",
     "data",

@@ -16,12 +16,15 @@ plots
 plots.pictures
 plots.charts
 plots.style
+analysis
 evidence
-evidence.importance evidence.comparison
+evidence.bounds
+evidence.importance evidence.comparison evidence.export evidence.bias
 evidence.ladder
 evidence.refinement evidence.annealing
 evidence.proposals
 evidence.space
+evidence.missing
 evidence.program evidence.result
 evidence.diagnostics evidence.sites
 training

@@ -1,6 +1,7 @@
 """log p(x) per datum: importance sampling, diagnostics, comparison."""
 
 from .annealing import Annealing
+from .bounds import Certificate, certify
 from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
 from .importance import log_evidence
@@ -8,9 +9,11 @@ from .result import Estimate, Evidence
 
 __all__ = [
     "Annealing",
+    "Certificate",
     "Comparison",
     "Estimate",
     "Evidence",
+    "certify",
     "compare",
     "effective_sample_size",
     "jackknife",

@@ -19,6 +19,7 @@ from ..errors import UnreliableEvidence
 from .annealing import Annealing
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder, Weighed
+from .missing import masked
 from .program import Batch, Program, evaluation_mode, pad
 from .result import Evidence
 from .sites import NonFiniteDensity
@@ -41,6 +42,10 @@ def log_evidence(
     method: Method = "guide",
     defensive: float = 0.0,
     annealing: Annealing | None = None,
+    target_error: float | None = None,
+    datum_error: float | None = None,
+    max_samples: int = 100_000,
+    mask: Tensor | None = None,
     chunk: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -79,6 +84,12 @@ def log_evidence(
         defensive: share of the draws to take from the prior, mixed into the proposal; bounds the
             weights of discrete data by :math:`\max_z p(x \mid z)` over that share.
         annealing: settings of the last rung.
+        target_error: Monte-Carlo error of the mean over the data to reach, in nats; a pilot then
+            decides how many samples each datum takes (between 64 and ``max_samples``), and the
+            estimate uses fresh ones.
+        datum_error: Monte-Carlo error of each datum to reach, likewise.
+        max_samples: most samples of a datum under a target.
+        mask: True where a value of x is observed, shape of x: log p of the observed values.
         chunk: samples of 64 data that go through the programs at once; bounds the memory. By
             default 32 on a CPU and 1024 on a GPU.
         seed: seed of the draws.
@@ -107,28 +118,41 @@ def log_evidence(
         raise ValueError(f"defensive must be in [0, 1); got {defensive}.")
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}.")
+    for name, target in (("target_error", target_error), ("datum_error", datum_error)):
+        if target is not None and not target > 0:
+            raise ValueError(f"{name} must be positive; got {target}.")
     start = time.perf_counter()
     batch, description = _arguments(x)
-    check_data(batch[0])
-    device = module_device(model, guide) or batch[0].device
+    owners = (model, guide)
+    if mask is None:
+        check_data(batch[0])
+    else:
+        model, guide, batch = masked(model, guide, batch, mask)
+    device = module_device(*owners) or batch[0].device
     n = len(batch[0])
-    with evaluation_mode(model, guide):
+    with evaluation_mode(*owners):
         pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
         program = Program.inspect(model, guide, pilot)
         rows = program.fixed_rows or 2
-        check_support(model, batch[0], pad(tuple(a[:rows] for a in pilot), rows))
+        if mask is None:
+            check_support(model, batch[0], pad(tuple(a[:rows] for a in pilot), rows))
         if program.fixed_rows and method != "guide":
             raise ValueError(
                 f"method {method!r} needs programs that take any number of data; theirs is "
                 f"{program.fixed_rows}. Give the data plate size len(x)."
             )
-        block = program.fixed_rows or min(_DATA_BLOCK, max(1, _MOST_WEIGHTS // samples))
+        adaptive = target_error is not None or datum_error is not None
+        most = max_samples if adaptive else samples
+        block = program.fixed_rows or min(_DATA_BLOCK, max(1, _MOST_WEIGHTS // most))
         ladder = Ladder(
             method=method,
             samples=samples,
             chunk=chunk or max(1, _DEFAULT_ROWS.get(device.type, 2048) // block),
             defensive=defensive,
             annealing=annealing or Annealing(),
+            mean_error=None if target_error is None else target_error * math.sqrt(n),
+            datum_error=datum_error,
+            max_samples=max_samples,
         )
         columns = {name: torch.empty(n, dtype=torch.float64) for name in _COLUMNS}
         with tqdm(
@@ -159,6 +183,7 @@ def log_evidence(
         seconds=time.perf_counter() - start,
     )
     _warn_if_unreliable(evidence)
+    _warn_if_short(evidence, target_error, datum_error)
     return evidence
 
 
@@ -196,6 +221,31 @@ def _arguments(x: Tensor | Data | tuple[Tensor, ...]) -> tuple[Batch, str]:
     if isinstance(x, Data):
         return (x.x,), x.description
     return (x if isinstance(x, tuple) else (x,)), ""
+
+
+def _warn_if_short(
+    evidence: Evidence, target_error: float | None, datum_error: float | None
+) -> None:
+    """Say what was reached where a target was not."""
+    most = int(evidence.draws.max())
+    reached = evidence.mean().mc_error
+    if target_error is not None and reached > target_error:
+        warnings.warn(
+            f"the Monte-Carlo error of the mean is {reached:.4f} nats, above the target of "
+            f"{target_error} (up to {most} samples for a datum). Raise max_samples, or use "
+            "method='auto'.",
+            UnreliableEvidence,
+            stacklevel=3,
+        )
+    if datum_error is not None and (evidence.standard_error > datum_error).any():
+        missed = evidence.standard_error > datum_error
+        warnings.warn(
+            f"the Monte-Carlo error of {int(missed.sum())} data is above the target of "
+            f"{datum_error} nats, at most {evidence.standard_error.max():.4f} (up to {most} "
+            "samples). Raise max_samples, or use method='auto'.",
+            UnreliableEvidence,
+            stacklevel=3,
+        )
 
 
 _ADVICE = {

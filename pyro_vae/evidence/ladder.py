@@ -23,6 +23,8 @@ METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
 """Rungs from cheap to dear; their numbers are those in results."""
 
 _PILOT, _FIT = 1, 2  # random streams: draws that decide are not those that estimate
+_LEAST_SAMPLES = 64
+_SAFETY = 1.5  # a pilot underrates heavy tails
 _SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
 
 # Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
@@ -58,6 +60,10 @@ class Ladder:
         defensive: share of draws from the prior, mixed into the proposal.
         annealing: settings of the last rung.
         pilot: draws that decide whether a proposal will do.
+        mean_error: Monte-Carlo error that every datum's estimate may have on (quadratic) average,
+            in nats; decides the number of draws of each datum instead of ``samples``.
+        datum_error: the same for each datum by itself.
+        max_samples: most draws of a datum.
         inflation: factor on the Laplace approximation's scale.
     """
 
@@ -68,6 +74,9 @@ class Ladder:
     annealing: Annealing = field(default_factory=Annealing)
     pilot: int = 500
     inflation: float = 1.1
+    mean_error: float | None = None
+    datum_error: float | None = None
+    max_samples: int = 100_000
 
     def weigh(self, program: Program, batch: Batch, key: tuple[int, ...]) -> Iterator[Weighed]:
         """Yield the log weights of a block of data, rung by rung; every datum once.
@@ -93,9 +102,11 @@ class Ladder:
                 continue
             if here.any():
                 reached = stand.select(here)
-                log_weights = self._estimate(rung, reached, key)
-                elbo = log_weights.mean(0) if reached.elbo is None else reached.elbo
-                yield Weighed(rung, reached.index, log_weights, elbo)
+                for samples, some in self._sizes(rung, reached, key):
+                    part = reached.select(some)
+                    log_weights = self._estimate(rung, part, samples, key)
+                    elbo = log_weights.mean(0) if part.elbo is None else part.elbo
+                    yield Weighed(rung, part.index, log_weights, elbo)
             if here.all():
                 return
             stand = stand.select(~here)
@@ -120,10 +131,34 @@ class Ladder:
         enough = effective_sample_size(log_weights) >= least_share * self.pilot
         return (k.isnan() | (k <= most_k)) & enough
 
-    def _estimate(self, rung: int, stand: _Stand, key: tuple[int, ...]) -> Tensor:
+    def _sizes(
+        self, rung: int, stand: _Stand, key: tuple[int, ...]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yield numbers of draws, with the data that take so many.
+
+        With cv_n the coefficient of variation of the weights, the errors are cv_n / sqrt(K_n); the
+        least total under a bound on their mean square has K_n proportional to cv_n (Neyman).
+        """
+        if METHODS[rung] == "annealed" or (self.mean_error is None and self.datum_error is None):
+            yield self.samples, torch.ones_like(stand.index, dtype=torch.bool)
+            return
+        pilot = self._draw(stand, self.pilot, (*key, _PILOT, len(METHODS) + rung))
+        cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
+        size = torch.zeros_like(cv2)
+        if self.mean_error is not None:
+            size = cv2.sqrt() * cv2.sqrt().mean() / self.mean_error**2
+        if self.datum_error is not None:
+            size = size.maximum(cv2 / self.datum_error**2)
+        size = (_SAFETY * size).clamp(_LEAST_SAMPLES, self.max_samples)
+        steps = (size / _LEAST_SAMPLES).log2().ceil().int()
+        for step in steps.unique().tolist():
+            samples = min(_LEAST_SAMPLES * 2**step, max(self.max_samples, _LEAST_SAMPLES))
+            yield samples, steps == step
+
+    def _estimate(self, rung: int, stand: _Stand, samples: int, key: tuple[int, ...]) -> Tensor:
         """Log weights from fresh draws."""
         if METHODS[rung] != "annealed" or stand.normal is None:
-            return self._draw(stand, self.samples, key)
+            return self._draw(stand, samples, (*key, samples))
         normal = stand.normal
         with seeded(*key, _FIT, rung):
             moves = tune(normal.space, stand.batch, normal, self.annealing)

@@ -197,6 +197,32 @@ class Program:
         samples = _number_of_samples(values)
         return self._add_up(dict(sample_sites(trace)), "guide", samples, len(batch[0]))
 
+    def simulate(self, batch: Batch) -> tuple[Batch, Values]:
+        """Draw latents and data from the model; the batch gives number and shape of the data.
+
+        Raises:
+            ValueError: an observed site whose value is not an argument of the program as it is.
+        """
+        observed = {}
+        for name, site in sample_sites(_trace(self.model, batch)):
+            if site["is_observed"]:
+                places = [i for i, argument in enumerate(batch) if site["value"] is argument]
+                if not places:
+                    raise ValueError(
+                        f"site {name!r} observes a function of the model's arguments; to simulate "
+                        "data its observation must be an argument as it is, obs=x."
+                    )
+                observed[name] = places[0]
+        trace = _trace(poutine.uncondition(self.model), batch)
+        new, values = list(batch), {}
+        for name, site in sample_sites(trace):
+            if name in observed:
+                drawn: Any = site["value"]
+                new[observed[name]] = drawn.to(batch[observed[name]].dtype)
+            elif name in self.latents:
+                values[name] = self._unfold(site["value"], self.latents[name], 1)
+        return tuple(new), values
+
     def _replay(self, fn: Fn, batch: Batch, values: Values) -> Trace:
         samples = _number_of_samples(values)
         if not self.vectorized:

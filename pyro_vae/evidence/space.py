@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
+from ..seeding import seeded
 from .program import Batch, Program, Values
 
 __all__ = ["Space"]
@@ -52,7 +53,8 @@ class Space:
         Raises:
             ValueError: a discrete latent, or a support that differs from datum to datum.
         """
-        values, sites = program.describe(batch)
+        with seeded(0):
+            values, sites = program.describe(batch)
         parts, start = [], 0
         for name, support in sites.items():
             if support.is_discrete:

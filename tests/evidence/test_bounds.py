@@ -1,0 +1,83 @@
+import math
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import LinearGaussian
+
+import pyro_vae as pv
+
+
+def test_bounds_hold_the_exact_value():
+    """100 simulated data of a linear Gaussian with a wrong guide: the interval with its margin of
+    three standard errors holds the exact value for at least 97 (expected: all but 0.3)."""
+    lg = LinearGaussian(latent_dim=4, event_dim=6, n=10, scale=0.5, seed=3)
+    certificate = pv.certify(lg.model, lg.wide_guide, lg.x, number=100, samples=500)
+    assert len(certificate) == 100
+    gap, error = certificate.gap
+    assert -3 * error < gap < 0.05
+    # The data were simulated inside: exact values from the bounds' own evidence.
+    assert abs(certificate.shortfall[0]) < 0.05
+    assert "within" in str(certificate)
+
+
+def test_interval_against_the_closed_form(monkeypatch):
+    lg = LinearGaussian(latent_dim=4, event_dim=6, n=10, scale=0.5, seed=3)
+    from pyro_vae.evidence import bounds
+
+    seen = {}
+    evidence = bounds.log_evidence
+
+    def recording(model, guide, x, **options):
+        seen["x"] = x
+        return evidence(model, guide, x, **options)
+
+    monkeypatch.setattr(bounds, "log_evidence", recording)
+    settings = pv.Annealing(temperatures=20, chains=32)
+    certificate = pv.certify(
+        lg.model, lg.wide_guide, lg.x, number=100, samples=500, annealing=settings
+    )
+    marginal = lg.weight @ lg.weight.T + lg.scale**2 * torch.eye(6).double()
+    exact = torch.distributions.MultivariateNormal(lg.bias, marginal).log_prob(seen["x"])
+    low, high = certificate.interval()
+    assert ((low <= exact) & (exact <= high)).sum() >= 97
+    # on average each bound is on its side, up to 4 standard errors
+    for bound, sign in ((certificate.lower, -1), (certificate.upper, 1)):
+        error = (bound - exact).std() / math.sqrt(100)
+        assert sign * (bound - exact).mean() > -4 * error
+    # simulated data follow the model: mean within 5 standard errors
+    spread = (marginal.diagonal() / 100).sqrt()
+    assert ((seen["x"].mean(0) - lg.bias).abs() < 5 * spread).all()
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+def test_two_latents_and_counts():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            a = pyro.sample("a", dist.Gamma(2.0, 1.0))
+            b = pyro.sample("b", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Poisson(a * b.exp()), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("a", dist.Gamma(2.0, 1.0))
+            pyro.sample("b", dist.Normal(0.0, 1.0))
+
+    x = torch.zeros(5, dtype=torch.float64)
+    certificate = pv.certify(model, guide, x, number=30, samples=500)
+    gap, error = certificate.gap
+    assert -3 * error < gap < 0.2
+
+
+def test_errors(linear_gaussian):
+    lg = linear_gaussian
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", lg.likelihood(pyro.sample("z", lg.prior())), obs=2 * x)
+
+    with pytest.raises(ValueError, match="observes a function of the model's arguments"):
+        pv.certify(model, lg.guide, lg.x)
+    with pytest.raises(ValueError, match="at least 1; got 0"):
+        pv.certify(lg.model, lg.guide, lg.x, number=0)
