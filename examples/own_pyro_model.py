@@ -77,7 +77,7 @@ def main(smoke: bool = False) -> pv.Evidence:
     for _ in range(50 if smoke else 1000):
         svi.step(train)
 
-    evidence = pv.log_evidence(model, guide, test, samples=1000)
+    evidence = pv.log_evidence(model, guide, test, samples=1000, method="auto")
     print(evidence)
     error = evidence.log_px - exact(test)
     print(f"\nlargest deviation from quadrature: {error.abs().max():.4f} nats")

@@ -16,7 +16,8 @@ from .data import Data
 from .errors import UnreliableEvidence
 from .evidence.annealing import Annealing
 from .evidence.importance import log_evidence
-from .evidence.program import Batch, Program, Values, evaluation_mode
+from .evidence.mode import evaluation_mode
+from .evidence.program import Batch, Program, Values
 from .evidence.result import Evidence
 from .seeding import seeded
 
@@ -146,7 +147,7 @@ def active_units(
     with evaluation_mode(model, guide):
         program, batches = _prepare(model, guide, x)
         for number, batch in enumerate(batches):
-            with seeded(seed, number):
+            with seeded("analysis", seed, number):
                 values, _ = program.propose(batch, samples)
             for name, value in values.items():
                 flat = (
@@ -226,7 +227,7 @@ def rate(
     with evaluation_mode(model, guide):
         program, batches = _prepare(model, guide, x)
         for number, batch in enumerate(batches):
-            with seeded(seed, number):
+            with seeded("analysis", seed, number):
                 values, log_q = program.propose(batch, 1)
             draws.append(values)
             conditional.append(log_q[0])

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from .checks import check_data
 from .data import Data
@@ -28,6 +28,8 @@ def prepare(source: Source, device: torch.device, *, what: str) -> Source:
     """
     if isinstance(source, Tensor):
         source = Data(source)
+    if isinstance(source, tuple):  # arguments of the programs, as log_evidence takes them
+        source = TensorDataset(*source)
     if isinstance(source, Data):
         check_data(source.x, what=what)
         return source.to(device)
@@ -59,6 +61,9 @@ def batches(
         return
     if isinstance(source, Dataset) and not isinstance(source, DataLoader):
         source = DataLoader(source, batch_size, shuffle=True, generator=generator)
+    own = getattr(source, "generator", None)
+    if isinstance(own, torch.Generator) and own is not generator:
+        own.manual_seed(generator.initial_seed())  # the same order after a restart
     yield from _from_loader(source, device, arity)
 
 

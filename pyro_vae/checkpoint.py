@@ -148,7 +148,11 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     return Run(
         vae=vae.to(target).eval(),
         config=config,
-        history=History.from_rows(state["history"]),
+        history=History.from_rows(
+            state["history"],
+            stopped_early=state["stopped_early"],
+            restored_epoch=state["restored_epoch"],
+        ),
         folder=folder,
         finished=state["finished"],
     )

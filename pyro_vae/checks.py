@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
@@ -13,7 +14,16 @@ from torch.distributions import constraints
 
 from .seeding import seeded
 
-__all__ = ["check_data", "check_support", "module_device", "resolve_device"]
+__all__ = [
+    "check_data",
+    "check_support",
+    "check_type",
+    "module_device",
+    "modules_of",
+    "resolve_device",
+]
+
+Program = Callable[..., Any]
 
 _ROWS = 4096
 
@@ -42,56 +52,76 @@ def check_data(x: Tensor, *, what: str = "x") -> None:
 
 @torch.no_grad()
 def check_support(
-    model: Callable[..., Any], x: Tensor, batch: tuple[Tensor, ...], *, what: str = "data"
+    model: Program,
+    guide: Program,
+    batch: tuple[Tensor, ...],
+    *,
+    first: int = 0,
+    what: str = "data",
 ) -> None:
-    """Check that data lie in the support of the site that observes them.
-
-    The model is run once on a small batch to find the site whose observed value is ``batch[0]``;
-    then all of ``x`` are held against its support. Sites that observe something else (a part or a
-    function of x) are checked on the small batch only.
+    """Check that the observed values of a batch lie in the support of their sites.
 
     Args:
         model: Pyro program.
-        x: all data, shape ``(N, *event_shape)``.
-        batch: first few data, as arguments of the model.
+        guide: Pyro program; the model is run once at a draw of it.
+        batch: data, as arguments of the programs.
+        first: number of the batch's first datum, for the message.
         what: name of the data in the message.
 
     Raises:
         ValueError: data outside the support; the message says what to do.
     """
-    import pyro
-
-    with seeded(0), pyro.validation_enabled(False):
-        trace = poutine.trace(model).get_trace(*batch)
+    with seeded("check", 0), pyro.validation_enabled(False):
+        drawn = poutine.trace(guide).get_trace(*batch)
+        trace = poutine.trace(poutine.replay(model, drawn)).get_trace(*batch)
     sites: dict[str, Any] = trace.nodes
     for name, site in sites.items():
         support = getattr(site.get("fn"), "support", None)
         if site["type"] != "sample" or not site["is_observed"] or support is None:
             continue
-        whole = site["value"] is batch[0]
-        for start, rows in _blocks(x if whole else site["value"]):
-            try:
-                bad = ~support.check(rows.to(batch[0].device))
-            except (RuntimeError, NotImplementedError):  # parameters of another batch
-                break
-            if bad.any():
-                first = (
-                    int(bad.flatten(1).any(1).nonzero()[0])
-                    if bad.dim() > 1
-                    else int(bad.nonzero()[0])
-                )
-                hint = (
-                    "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
-                    "a likelihood for real values."
-                    if _is_boolean(support)
-                    else "Choose a likelihood with the data's support, or transform the data."
-                )
-                kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
+        try:
+            bad = ~support.check(site["value"])
+        except (RuntimeError, NotImplementedError):  # a support without a check
+            continue
+        if site["mask"] is not None:
+            bad = bad & site["mask"]
+        if not bad.any():
+            continue
+        which = "a datum"
+        value = site["value"]
+        if value is batch[0]:
+            row = int(bad.reshape(len(value), -1).any(1).nonzero()[0])
+            which, value = f"datum {first + row}", value[row]
+        hint = (
+            "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
+            "a likelihood for real values."
+            if _is_boolean(support)
+            else "Choose a likelihood with the data's support, or transform the data."
+        )
+        kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
+        raise ValueError(
+            f"{what} outside the support of the likelihood: site {name!r} is {kind}, and "
+            f"{which} holds values such as {_odd_value(value, support)}. {hint}"
+        )
+
+
+def check_type(x: Tensor, *programs: Program) -> None:
+    """Check that floating-point data have the type of the parameters.
+
+    Raises:
+        ValueError: they differ; says which conversion to write.
+    """
+    if not x.is_floating_point():
+        return
+    for module in modules_of(*programs):
+        for parameter in module.parameters():
+            if parameter.is_floating_point() and parameter.dtype != x.dtype:
+                name = str(parameter.dtype).removeprefix("torch.")
                 raise ValueError(
-                    f"{what} outside the support of the likelihood: site {name!r} is {kind}, and "
-                    f"datum {start + first} holds values such as {_odd_value(rows[first], support)}"
-                    f". {hint}"
+                    f"data are {str(x.dtype).removeprefix('torch.')}, the model's parameters "
+                    f"{name}; convert the data with x.to(torch.{name}), or the model."
                 )
+            return
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -113,14 +143,41 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return resolved
 
 
-def module_device(*programs: Callable[..., Any]) -> torch.device | None:
-    """Device of the parameters of the modules that own some programs, if any."""
-    for program in programs:
-        owner = getattr(program, "__self__", program)
-        if isinstance(owner, nn.Module):
-            for tensor in (*owner.parameters(), *owner.buffers()):
-                return tensor.device
+def module_device(*programs: Program) -> torch.device | None:
+    """Device of the parameters of the modules that programs use, if any."""
+    for owner in modules_of(*programs):
+        for tensor in (*owner.parameters(), *owner.buffers()):
+            return tensor.device
     return None
+
+
+def modules_of(*programs: Program) -> list[nn.Module]:
+    """Modules that programs are, are methods of, wrap, close over or name as globals."""
+    found: dict[int, nn.Module] = {}
+    seen: set[int] = set()
+    stack: list[Any] = list(programs)
+    while stack:
+        item = stack.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, nn.Module):
+            found[id(item)] = item
+            continue
+        if not callable(item):
+            continue
+        stack += [getattr(item, name, None) for name in ("__self__", "__wrapped__", "func", "fn")]
+        function = getattr(item, "__func__", item)
+        code = getattr(function, "__code__", None)
+        if code is not None:
+            names = getattr(function, "__globals__", {})
+            stack += [
+                names[name] for name in code.co_names if isinstance(names.get(name), nn.Module)
+            ]
+            for cell in getattr(function, "__closure__", None) or ():
+                with suppress(ValueError):  # an empty cell
+                    stack.append(cell.cell_contents)
+    return list(found.values())
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import warnings
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -198,6 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: failed; 2: wrong usage; 130: stopped by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):  # a pipe that knows no k̂ must not cost the result
+        reconfigure = getattr(stream, "reconfigure", None)
+        if callable(reconfigure):
+            reconfigure(errors="replace")
+    if arguments == ["--version"]:
+        print(f"pyro-vae {metadata.version('pyro-vae')}")
+        return 0
     if arguments and not arguments[0].startswith("-") and arguments[0] not in _COMMANDS:
         print(
             f"pyro-vae: no command {arguments[0]!r}; there are {', '.join(_COMMANDS)}."
@@ -225,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> Any:
     command = _cli(arguments, Config())
-    if isinstance(command, Fit) and command.resume and (command.out / "config.json").exists():
+    if isinstance(command, Fit) and command.resume:
         from .checkpoint import read_config
 
         command = _cli(arguments, read_config(command.out))

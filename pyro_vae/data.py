@@ -131,7 +131,8 @@ def load(
       ``train``, ``valid``, ``test`` (labels as ``y`` or ``train_y``, ...). Splits that the file has
       not are taken from its training data, a tenth each, always the same ones.
 
-    Binarization (integer images are first divided by their type's largest value): ``dynamic``
+    Binarization (integer images are first divided by 255, or by their largest value if they are
+    not of 8 bits): ``dynamic``
     draws pixels with their gray value as probability, for training anew at every epoch, for
     validation and test once; ``static`` draws all once; ``threshold`` is 1 above one half; ``none``
     keeps the values. Numbers under different binarizations are not comparable.
@@ -164,6 +165,16 @@ def load(
     if validation is not None or "valid" not in arrays:
         arrays = _set_aside(arrays, "valid", validation)
     title = str(name) if known is not None else Path(name).name
+    shapes = {split: tuple(x.shape[1:]) for split, (x, _) in arrays.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the splits of {title!r} hold data of different shapes: {shapes}.")
+    for split, (x, y) in arrays.items():
+        if y is not None and y.shape != x.shape[:1]:
+            raise ValueError(
+                f"{split} split of {title!r} has {len(x)} data, but labels of shape "
+                f"{tuple(y.shape)}."
+            )
+    largest = _largest([x for x, _ in arrays.values()])
     splits = {}
     for index, split in enumerate(("train", "valid", "test")):
         x, y = arrays[split]
@@ -172,7 +183,7 @@ def load(
             pass  # asked for: no validation
         else:
             check_data(x, what=what)
-        splits[split] = _binarized(x, y, title, split, binarize, seed, index, what)
+        splits[split] = _binarized(x, y, title, split, binarize, seed, index, what, largest)
     return Splits(**splits)
 
 
@@ -185,11 +196,12 @@ def _binarized(
     seed: int,
     index: int,
     what: str,
+    largest: float,
 ) -> Data:
     data = Data(x.float(), y, name=name, split=split, binarization=binarize, seed=seed)
     if binarize == "none":
         return data
-    gray = x.float() if x.dtype.is_floating_point else x.float() / _largest(x)
+    gray = x.float() / largest
     if len(gray) and (gray.min() < 0 or gray.max() > 1):
         raise ValueError(
             f"{what} has values in [{gray.min():.4g}, {gray.max():.4g}], but binarization needs "
@@ -198,14 +210,19 @@ def _binarized(
         )
     if binarize == "threshold":
         return replace(data, x=(gray > 0.5).float())
-    generator = torch.Generator().manual_seed(derive(seed, index))
+    generator = torch.Generator().manual_seed(derive("binarize", seed, index))
     drawn = (torch.rand(gray.shape, generator=generator) < gray).float()
     again = gray if binarize == "dynamic" and split == "train" else None
     return replace(data, x=drawn, intensities=again)
 
 
-def _largest(x: Tensor) -> float:
-    return float(torch.iinfo(x.dtype).max) if x.dtype == torch.uint8 else max(float(x.max()), 1.0)
+def _largest(splits: list[Tensor]) -> float:
+    """Integer value that stands for white: 255 for 8 bits, else the largest of all splits."""
+    if splits[0].dtype.is_floating_point:
+        return 1.0
+    if splits[0].dtype == torch.uint8:
+        return 255.0
+    return max([1.0, *(float(x.max()) for x in splits if len(x))])
 
 
 def _set_aside(arrays: Arrays, split: str, number: int | None) -> Arrays:
@@ -296,6 +313,8 @@ def _from_file(path: Path) -> Arrays:
     if "x" in tensors:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(tensors["x"])))
         x, y = tensors["x"][order], tensors.get("y")
+        if y is not None and y.shape != x.shape[:1]:
+            raise ValueError(f"{path} has {len(x)} data, but labels of shape {tuple(y.shape)}.")
         arrays: Arrays = {"train": (x, None if y is None else y[order])}
     elif "train" in tensors:
         arrays = {

@@ -30,7 +30,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()

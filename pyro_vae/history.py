@@ -64,9 +64,15 @@ class History:
         return [asdict(row) for row in self.epochs]
 
     @classmethod
-    def from_rows(cls, rows: Iterable[Mapping[str, Any]]) -> History:
+    def from_rows(
+        cls,
+        rows: Iterable[Mapping[str, Any]],
+        *,
+        stopped_early: bool = False,
+        restored_epoch: int | None = None,
+    ) -> History:
         """Build a history from :meth:`to_rows`."""
-        return cls([Epoch(**row) for row in rows])
+        return cls([Epoch(**row) for row in rows], stopped_early, restored_epoch)
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""

@@ -69,7 +69,7 @@ class Normal(nn.Module):
             if not scale > 0:
                 raise ValueError(f"scale must be positive; got {scale}.")
             self.floor = 0.0
-            self.register_buffer("raw_scale", torch.tensor(float(scale)).expm1().log())
+            self.register_buffer("raw_scale", _inverse_softplus(torch.tensor(float(scale))))
 
     @property
     def scale(self) -> Tensor:
@@ -88,11 +88,15 @@ class Normal(nn.Module):
         mean = x.mean(0)
         _initialize_output(self.network, mean)
         if isinstance(self.raw_scale, nn.Parameter):
-            above_floor = ((x - mean).std() - self.floor).clamp_min(self.floor)
-            self.raw_scale.copy_(above_floor.expm1().log())
+            spread = (x - mean).std(correction=0)
+            self.raw_scale.copy_(_inverse_softplus((spread - self.floor).clamp_min(self.floor)))
 
 
 LIKELIHOODS: dict[str, type[nn.Module]] = {"bernoulli": Bernoulli, "normal": Normal}
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
 
 
 def _initialize_output(network: nn.Module, value: Tensor) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from pyro import poutine
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from . import checkpoint
@@ -28,7 +29,6 @@ from .seeding import derive, seeded
 
 __all__ = ["Loop", "Saver"]
 
-_TRAIN, _ORDER, _VALID = 1, 2, 3  # names of random streams
 _EVALUATION_BATCH = 1000
 
 
@@ -100,8 +100,8 @@ class Loop:
 
     def _train_epoch(self, saver: Saver, stop: threading.Event, started: float) -> None:
         seed = self.settings["seed"]
-        torch.manual_seed(derive(seed, _TRAIN, self.epoch))
-        order = torch.Generator().manual_seed(derive(seed, _ORDER, self.epoch))
+        torch.manual_seed(derive("train", seed, self.epoch))
+        order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
         data = batches(self.train, self.settings["batch_size"], order, self.device, self.arity)
         for _ in itertools.islice(data, self.step):
             pass  # after a restart, the batches already used are drawn again and dropped
@@ -163,13 +163,17 @@ class Loop:
         if self.valid is None:
             return math.nan
         total, count = 0.0, 0
+        flags = {module: module.training for module in self.program.modules()}
         self.program.eval()
-        with seeded(self.settings["seed"], _VALID):
+        with seeded("validate", self.settings["seed"]):
             for batch in evaluation_batches(self.valid, _EVALUATION_BATCH, self.device, self.arity):
                 terms = self.objective.terms(self.program.model, self.program.guide, *batch)
                 total += terms[1].item()
                 count += len(batch[0])
-        self.program.train()
+        for module, flag in flags.items():
+            module.training = flag
+        if count == 0:
+            raise ValueError("the validation data gave no batch; a loader must be iterable again.")
         return total / count
 
     def _should_stop(self) -> bool:
@@ -209,9 +213,11 @@ class Loop:
             self.scheduler.load_state_dict(state["scheduler"])
         self.best = state["best"]
         self.rng = state["rng"]
-        self.history = History.from_rows(state["history"])
-        self.history.stopped_early = state["stopped_early"]
-        self.history.restored_epoch = state["restored_epoch"]
+        self.history = History.from_rows(
+            state["history"],
+            stopped_early=state["stopped_early"],
+            restored_epoch=state["restored_epoch"],
+        )
         for name in ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds"):
             setattr(self, name, state[name])
         self.finished = state["finished"] and self.epoch >= self.settings["epochs"]
@@ -256,6 +262,7 @@ class Saver:
 
     def save(self) -> None:
         """Write checkpoint and history, if there is a folder."""
+        self._check_parameters()
         if self.folder is None:
             return
         state = self.loop.state()
@@ -264,6 +271,16 @@ class Saver:
         checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
         self.last = time.monotonic()
+
+    def _check_parameters(self) -> None:
+        """A step whose gradient was not finite shows in the parameters before the next loss."""
+        wrong = [n for n, p in self.loop.program.named_parameters() if not p.isfinite().all()]
+        if wrong:
+            raise NonFiniteLoss(
+                f"parameters {', '.join(wrong[:3])} became NaN or infinite by epoch "
+                f"{self.loop.epoch + 1}, step {self.loop.step}, from a gradient that was not "
+                "finite. The last checkpoint is kept. Try a smaller learning rate."
+            )
 
     def how_to_resume(self, epoch: int, step: int) -> str:
         """Say where the run was stopped and how to go on."""
@@ -282,7 +299,9 @@ def _steps_per_epoch(source: Any, batch_size: int) -> int:
         raise TypeError(
             "the training loader has no length; give it __len__, the number of its batches."
         )
-    in_items = isinstance(source, Data) or hasattr(source, "__getitem__")  # a loader is in batches
+    in_items = isinstance(source, Data) or (
+        isinstance(source, Dataset) and not isinstance(source, DataLoader)
+    )  # anything else is in batches
     return math.ceil(len(source) / batch_size) if in_items else len(source)
 
 

@@ -73,7 +73,8 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
 
         Returns:
             Loss to minimize (differentiable) and ELBO at ``kl_weight`` 1 (detached), scalars: sums
-            over the batch, in nats.
+            over the batch, in nats. A scale of the programs (of a subsampled plate) is in the loss,
+            not in the ELBO.
 
         Raises:
             NotImplementedError: a latent site of the guide is not reparameterized; use
@@ -84,7 +85,7 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
         ((model_trace, guide_trace),) = self._get_traces(model, guide, args, {})
         observed, kl = self._split(model_trace, guide_trace)
         loss = kl_weight * kl - observed
-        return loss, (observed - kl).detach()
+        return loss, (observed - kl).detach() / _scale(model_trace)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the negative ELBO as a differentiable scalar, as Pyro's class does."""
@@ -113,7 +114,7 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
         logger, level = logging.getLogger("pyro"), logging.getLogger("pyro").level
         logger.setLevel(logging.WARNING)
         try:
-            with seeded(0):
+            with seeded("plates", 0):
                 self._guess_max_plate_nesting(model, guide, args, {})
         finally:
             logger.setLevel(level)
@@ -164,3 +165,13 @@ class ELBO(Trace_ELBO):  # type: ignore[misc, unused-ignore]
                 continue
             found[name] = scale_and_mask(kl, scale=p["scale"], mask=p["mask"]).sum()
         return found
+
+
+def _scale(trace: Trace) -> float | Tensor:
+    """Scale of the observed sites: how many data of the whole set one of the batch stands for."""
+    sites: Any = trace.nodes
+    for site in sites.values():
+        if site["type"] == "sample" and site["is_observed"]:
+            scale: float | Tensor = site["scale"]
+            return scale
+    return 1.0

@@ -74,7 +74,8 @@ def train_run(
         _check_same_config(config, read_config(out), out)
     train, valid, _ = load_data(config, root=root)
     vae = VAE.from_config(config, event_shape=train.event_shape, data=train.x)
-    return fit(
+    before = _trained(out)
+    history = fit(
         vae,
         train,
         valid if len(valid) else None,
@@ -92,6 +93,10 @@ def train_run(
         config=config,
         progress=progress,
     )
+    if before != _trained(out):  # numbers of the parameters as they were
+        for name in (EVIDENCE, METRICS):
+            (Path(out) / name).unlink(missing_ok=True)
+    return history
 
 
 def evaluate_run(
@@ -186,7 +191,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     yield plots.save(_latent_figure(run, test), out / "latent.png")
     if run.config.latent_dim == 2 and len(test.event_shape) == 2:
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
-    if evidence is not None:
+    if evidence is not None and evidence.log_px.isfinite().all():
         yield plots.save(
             plots.evidence_diagnostics(
                 evidence.log_px,
@@ -223,6 +228,15 @@ def draw_comparison(
         ),
         Path(out) / "curves.png",
     )
+
+
+def _trained(folder: str | Path) -> tuple[int, int] | None:
+    """Epochs and steps that a run has behind it, if there is a checkpoint."""
+    path = Path(folder) / checkpoint.CHECKPOINT
+    if not path.exists():
+        return None
+    state = checkpoint.read(path)
+    return state["epoch"], state["step"]
 
 
 def _check_same_config(config: Config, stored: Config, out: str | Path) -> None:
@@ -271,9 +285,10 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
 
 def _latent_figure(run: Run, test: Data) -> plots.Figure:
     shown = test.head(_SHOWN)
-    return plots.latent_space(
-        run.vae.encode(shown.x), shown.y, title=f"Posterior means: {_title(run)}"
-    )
+    codes, title = run.vae.encode(shown.x), f"Posterior means: {_title(run)}"
+    if codes.shape[1] == 1:
+        return plots.images(codes, title=title)  # a histogram
+    return plots.latent_space(codes, shown.y, title=title)
 
 
 def _manifold_figure(vae: VAE, *, points: int = 20) -> plots.Figure:

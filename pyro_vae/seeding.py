@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,29 +12,26 @@ import torch
 __all__ = ["derive", "seeded"]
 
 
-def derive(*keys: int) -> int:
-    """Return a seed of 63 bits that depends on every key, for independent streams.
+def derive(stream: str, *keys: int) -> int:
+    """Return a seed of 63 bits for a named stream; any other name or key gives an independent one.
 
     Raises:
-        ValueError: a negative key.
+        ValueError: a key that is not an integer from 0 up to 2^64.
     """
-    if any(key < 0 for key in keys):
-        raise ValueError(f"a seed is a non-negative integer; got {min(keys)}.")
-    state = np.random.SeedSequence(keys).generate_state(1, np.uint64)
+    words = [zlib.crc32(stream.encode()), len(keys)]
+    for key in keys:
+        if not isinstance(key, int) or isinstance(key, bool) or not 0 <= key < 2**64:
+            raise ValueError(f"a seed is a non-negative integer below 2^64; got {key!r}.")
+        words += [key % 2**32, key // 2**32]  # of fixed width, so that no two lists are alike
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
 @contextmanager
-def seeded(*keys: int | None) -> Iterator[None]:
-    """Seed torch's generators from ``keys`` inside the block; restore them after it.
-
-    With the single key ``None`` the block draws from the caller's random state.
-    """
-    seeds = [key for key in keys if key is not None]
-    if not seeds:
-        yield
-        return
+def seeded(stream: str, *keys: int) -> Iterator[None]:
+    """Seed torch's generators for a named stream inside the block; restore them after it."""
+    seed = derive(stream, *keys)
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive(*seeds))
+        torch.manual_seed(seed)
         yield

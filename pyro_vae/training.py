@@ -9,10 +9,12 @@ from typing import Any, get_args
 
 import pyro
 import torch
+from pyro import poutine
+from torch import Tensor, nn
 
 from . import checkpoint
 from .batches import Source, evaluation_batches, number_of_arguments, prepare
-from .checks import check_support, resolve_device
+from .checks import check_support, check_type, resolve_device
 from .config import Config, Schedule
 from .data import Data
 from .files import write_json
@@ -23,6 +25,8 @@ from .seeding import seeded
 from .signals import stop_on_signal
 
 __all__ = ["History", "fit"]
+
+_CHECKED_AT_ONCE = 4096
 
 
 def fit(
@@ -94,6 +98,18 @@ def fit(
         OSError: ``out`` cannot be written; the last checkpoint is kept.
     """
     objective = ELBO() if objective is None else objective
+    if not hasattr(objective, "terms"):
+        raise TypeError(
+            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
+            "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
+        )
+    if not isinstance(program, nn.Module) or not callable(getattr(program, "model", None)):
+        raise TypeError(
+            "program must be an nn.Module with methods model and guide, such as VAE; got "
+            f"{type(program).__name__}."
+        )
+    if resume and out is None:
+        raise ValueError("resume=True needs the run folder: out=...")
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -115,28 +131,34 @@ def fit(
     program.to(target)
     train = prepare(train, target, what="training data")
     valid = None if valid is None else prepare(valid, target, what="validation data")
-    arity = number_of_arguments(program.model)
-    with seeded(seed):
+    arity = number_of_arguments(getattr(program, "model"))  # noqa: B009 - typed as a tensor else
+    with seeded("check", seed):
         for source, what in ((train, "training data"), (valid, "validation data")):
             if source is not None:
                 _check_source(program, source, target, arity, what)
+    for name, source in (("train_data", train), ("valid_data", valid)):
+        settings[name] = source.sha256 if isinstance(source, Data) else None
     loop = Loop(program, train, valid, objective, settings, target, arity)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
             loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
-        elif config is not None:
+        for leftover in folder.glob(".*.tmp-*"):  # of a run that was killed while it wrote
+            leftover.unlink(missing_ok=True)
+        if config is not None:
             write_json(folder / checkpoint.CONFIG, config.to_dict())
     if loop.finished:
         return loop.history
     saver = Saver(loop, folder, config, checkpoint_seconds)
-    was_training = program.training
+    flags = {module: module.training for module in program.modules()}
     try:
-        program.train()
+        if not program.training:
+            program.train()
         saver.save()  # an unwritable folder shows at once
-        with seeded(seed), pyro.validation_enabled(False), stop_on_signal() as stop:
+        with seeded("fit", seed), pyro.validation_enabled(False), stop_on_signal() as stop:
             loop.run(saver, stop, progress)
     finally:
-        program.train(was_training)
+        for module, flag in flags.items():
+            module.training = flag
     return loop.history
 
 
@@ -160,8 +182,30 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
 def _check_source(
     program: Any, source: Source, device: torch.device, arity: int, what: str
 ) -> None:
-    first = next(evaluation_batches(source, 2, device, arity), None)
-    if first is None:
+    """Check all data held in memory, or the first batch, against the likelihood's support."""
+    first, number = 0, 0
+    for batch in evaluation_batches(source, _CHECKED_AT_ONCE, device, arity):
+        check_type(batch[0], program)
+        check_support(program.model, program.guide, batch, first=first, what=what)
+        if number == 0:
+            _check_parameters(program, batch)
+        first, number = first + len(batch[0]), number + 1
+        if not isinstance(source, Data):
+            break
+    if number == 0:
         raise ValueError(f"{what} gave no batch.")
-    rows = source.x if isinstance(source, Data) else first[0]
-    check_support(program.model, rows, first, what=what)
+
+
+def _check_parameters(program: Any, batch: tuple[Tensor, ...]) -> None:
+    """Check that all parameters of the programs live in the module, where fit trains them."""
+    own = {id(parameter) for parameter in program.parameters()}
+    for fn in (program.guide, program.model):
+        with pyro.validation_enabled(False):
+            trace = poutine.trace(fn).get_trace(*batch)
+        for name, site in trace.nodes.items():
+            if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
+                raise ValueError(
+                    f"parameter {name!r} lives in Pyro's global store, where fit does not train "
+                    "it; make it an nn.Parameter or PyroParam of the module, or train with "
+                    "pyro.infer.SVI."
+                )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pyro
@@ -47,14 +48,14 @@ class VAE(nn.Module):
 
     def model(self, x: Tensor) -> None:
         """Declare p(z) p(x|z) for each of the data ``x``, shape ``(N, *event_shape)``."""
-        _show_parameters(self.prior, self.likelihood)
+        self._show_parameters("prior", "likelihood")
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", self.prior())
             pyro.sample("x", self.likelihood(z), obs=x)
 
     def guide(self, x: Tensor) -> None:
         """Declare q(z|x) for each of the data ``x``, shape ``(N, *event_shape)``."""
-        _show_parameters(self.posterior)
+        self._show_parameters("posterior")
         with pyro.plate("data", len(x)):
             pyro.sample("z", self.posterior(x))
 
@@ -78,7 +79,7 @@ class VAE(nn.Module):
         event_shape, latent_shape = tuple(event_shape), (config.latent_dim,)
         likelihood: Any = lookup("likelihood", config.likelihood, LIKELIHOODS)
         posterior = lookup("posterior", config.posterior, POSTERIORS)
-        with seeded(config.seed):
+        with seeded("initialize", config.seed):
             decoder = MLP(
                 latent_shape,
                 event_shape,
@@ -153,38 +154,42 @@ class VAE(nn.Module):
         """
         if n < 1:
             raise ValueError(f"number of samples must be at least 1; got {n}.")
-        with seeded(seed):
+        with nullcontext() if seed is None else seeded("sample", seed):
             likelihood = self.likelihood(self.prior().sample((n,)))
             x: Tensor = likelihood.mean if mean else likelihood.sample()
         return x
 
+    def _show_parameters(self, *parts: str) -> None:
+        """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
 
-def _show_parameters(*modules: nn.Module) -> None:
-    """Show modules' parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
-
-    ``pyro.infer.SVI`` optimizes the parameters that it sees while the programs run.
-    """
-    if not am_i_wrapped():
-        return
-    for module in modules:
-        for name, parameter in module.named_parameters():
-            if not hasattr(parameter, "unconstrained"):
-                parameter.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]
-            apply_stack(
-                Message(
-                    type="param",
-                    name=f"{type(module).__name__}.{name}",
-                    fn=torch.nn.Identity(),
-                    is_observed=False,
-                    args=(),
-                    kwargs={},
-                    value=parameter,
-                    scale=1.0,
-                    mask=None,
-                    cond_indep_stack=(),
-                    done=True,
-                    stop=False,
-                    infer={},
-                    continuation=None,
+        ``pyro.infer.SVI`` optimizes the parameters that it sees while the programs run.
+        """
+        if not am_i_wrapped():
+            return
+        for part in parts:
+            for name, parameter in getattr(self, part).named_parameters():
+                # The attribute that Pyro asks for goes on an alias: the module stays picklable.
+                alias = parameter.view_as(parameter)
+                alias.unconstrained = partial(_identity, parameter)
+                apply_stack(
+                    Message(
+                        type="param",
+                        name=f"{part}.{name}",
+                        fn=_identity,
+                        is_observed=False,
+                        args=(),
+                        kwargs={},
+                        value=alias,
+                        scale=1.0,
+                        mask=None,
+                        cond_indep_stack=(),
+                        done=True,
+                        stop=False,
+                        infer={},
+                        continuation=None,
+                    )
                 )
-            )
+
+
+def _identity(parameter: Tensor) -> Tensor:
+    return parameter

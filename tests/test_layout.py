@@ -24,7 +24,7 @@ evidence.ladder
 evidence.refinement evidence.annealing
 evidence.proposals
 evidence.space
-evidence.missing
+evidence.missing evidence.mode
 evidence.program evidence.result
 evidence.diagnostics evidence.sites
 training

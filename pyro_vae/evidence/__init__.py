@@ -1,9 +1,11 @@
 """log p(x) per datum: importance sampling, diagnostics, comparison."""
 
 from .annealing import Annealing
+from .bias import convergence, delta_corrected, multilevel, unbiased_log_evidence
 from .bounds import Certificate, certify
 from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
+from .export import to_csv, to_datatree, write_csv
 from .importance import log_evidence
 from .result import Estimate, Evidence
 
@@ -15,9 +17,16 @@ __all__ = [
     "Evidence",
     "certify",
     "compare",
+    "convergence",
+    "delta_corrected",
     "effective_sample_size",
     "jackknife",
     "log_evidence",
+    "multilevel",
     "pareto_k",
     "standard_error",
+    "to_csv",
+    "to_datatree",
+    "unbiased_log_evidence",
+    "write_csv",
 ]

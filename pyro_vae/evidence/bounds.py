@@ -18,7 +18,8 @@ from ..seeding import seeded
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
 from .importance import log_evidence
-from .program import Batch, Program, evaluation_mode
+from .mode import evaluation_mode
+from .program import Batch, Program
 from .refinement import laplace, moments_of_guide, refine
 from .result import Evidence
 from .space import Space
@@ -26,7 +27,6 @@ from .space import Space
 __all__ = ["Certificate", "certify"]
 
 _BLOCK = 64
-_SIMULATE, _FIT, _FORWARD, _REVERSE = range(4)
 _MARGIN = 3.0  # standard errors
 
 
@@ -142,7 +142,7 @@ def certify(
     ):
         program = Program.inspect(model, guide, (template[:_BLOCK],))
         for first in range(0, number, _BLOCK):
-            with seeded(seed, _SIMULATE, first):
+            with seeded("simulate", seed, first):
                 batch, values = program.simulate((template[first : first + _BLOCK],))
             space = Space.of(program, batch)
             parts.append(_both_bounds(space, batch, space.vector(values)[0], settings, seed, first))
@@ -167,12 +167,12 @@ def _both_bounds(
     space: Space, batch: Batch, u: Tensor, settings: Annealing, seed: int, first: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lower bound, its error, upper bound, its error, each ``(n,)``."""
-    with seeded(seed, _FIT, first):
+    with seeded("bounds: fit", seed, first):
         base = laplace(space, batch, refine(space, batch, moments_of_guide(space, batch)))
         moves = tune(space, batch, base, settings)
-    with seeded(seed, _FORWARD, first):
+    with seeded("bounds: forward", seed, first):
         forward = anneal(space, batch, base, settings, moves)
-    with seeded(seed, _REVERSE, first):
+    with seeded("bounds: reverse", seed, first):
         backward = -anneal_reverse(space, batch, base, settings, moves, u)
     return (
         log_mean_exp(forward),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]
 
+_MOST_UNRELIABLE = 0.2  # share of the data with a bad k̂ up to which the table says nothing more
+
 
 @dataclass(frozen=True)
 class Row:
-    """One model of a comparison, in nats per datum.
+    r"""One model of a comparison, in nats per datum.
 
     Attributes:
         name: the model.
@@ -23,10 +26,19 @@ class Row:
         sampling_error: its sampling error.
         difference: mean of log p(x) minus the best model's, datum by datum; zero for the best.
         difference_error: standard error of ``difference``, sd of the paired differences over √N;
-            it holds both the sampling and the Monte-Carlo error.
-        difference_mc_error: the Monte-Carlo part of it.
+            it holds both the sampling and the Monte-Carlo error. NaN for a single datum.
+        difference_mc_error: the Monte-Carlo part of it; more samples shrink it.
+        difference_sampling_error: the rest, :math:`\sqrt{\max(s^2 - s_{MC}^2, 0)}` of the two
+            above; more data shrink it.
+        probability_better: probability that the best model predicts better than this one for the
+            population, :math:`\Phi(-difference / difference\_error)`: a normal approximation (rough
+            for few data), with a flat prior on the population's difference. At an error of zero it
+            is 1 if there is a difference and 0.5 if there is none. It is at least 0.5, as the best
+            was chosen on these data, and it knows nothing of bias from heavy-tailed weights. NaN
+            for the best model itself, and where the error is NaN.
         elbo: mean ELBO.
         share_unreliable: share of the data with k̂ above the threshold.
+        method: the method that was asked for, a rung of the ladder or ``"auto"``.
     """
 
     name: str
@@ -36,8 +48,11 @@ class Row:
     difference: float
     difference_error: float
     difference_mc_error: float
+    difference_sampling_error: float
+    probability_better: float
     elbo: float
     share_unreliable: float
+    method: str = "guide"
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Comparison:
     data: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the comparison as plain values, fit for JSON."""
+        """Return the comparison as plain values; ``write_json`` makes its NaN null."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -61,6 +76,7 @@ class Comparison:
             "sampl. err",
             "difference",
             "± s.e.",
+            "P(best)",
             "ELBO",
             "k̂ bad",
         )
@@ -74,26 +90,44 @@ class Comparison:
                     f"{row.sampling_error:.2f}",
                     f"{row.difference:+.2f}" if i else "best",
                     f"{row.difference_error:.2f}" if i else "",
+                    _probability_text(row.probability_better) if i else "",
                     f"{row.elbo:.2f}",
                     f"{row.share_unreliable:.0%}",
                 )
             )
-        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
         text = [
             "  ".join(
-                cell.rjust(width) if column else cell.ljust(width)
+                f"{' ' * (width - _width(cell))}{cell}"
+                if column
+                else f"{cell}{' ' * (width - _width(cell))}"
                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             for line in lines
         ]
-        text.insert(1, "─" * len(text[0]))
+        text.insert(1, "─" * _width(text[0]))
         samples = " / ".join(map(str, self.samples))
         text.append("")
         text.append(
             f"nats per datum, {self.number_of_data} data{f' ({self.data})' * bool(self.data)}, "
             f"K = {samples} importance samples each; differences are paired."
         )
+        if len(self.rows) > 1:
+            text.append(
+                "P(best): probability that the best model predicts better than this one for the "
+                "population (normal approximation)."
+            )
+        text.extend(self._warnings())
         return "\n".join(line.rstrip() for line in text)
+
+    def _warnings(self) -> Iterator[str]:
+        bad = [row for row in self.rows if row.share_unreliable > _MOST_UNRELIABLE]
+        for advice, names in (
+            ("use method='auto'", [row.name for row in bad if row.method == "guide"]),
+            ("take more samples", [row.name for row in bad if row.method != "guide"]),
+        ):
+            if names:
+                yield f"log p(x) of {', '.join(names)} is likely too low (k̂); {advice}."
 
 
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:
@@ -106,26 +140,45 @@ def compare(evidences: Mapping[str, Evidence]) -> Comparison:
         A comparison that prints as a table.
 
     Raises:
-        ValueError: nothing to compare, or results on different data (the hash decides, so another
-            binarization is other data too).
+        ValueError: nothing to compare; results on different data (the hash decides, so another
+            binarization is other data too), of data of different event sizes, or with different
+            directions of their bounds.
     """
     if not evidences:
         raise ValueError("nothing to compare: give at least one result, {name: evidence}.")
     order = sorted(evidences, key=lambda name: _rank(evidences[name]), reverse=True)
     best = evidences[order[0]]
     for name in order[1:]:
-        if evidences[name].data_sha256 != best.data_sha256:
-            raise ValueError(
-                f"{name!r} and {order[0]!r} were evaluated on different data: "
-                f"{_describe(evidences[name])} against {_describe(best)}. Evaluate both on the "
-                "same data, binarization included."
-            )
+        _check_comparable((name, evidences[name]), (order[0], best))
     return Comparison(
-        rows=tuple(_row(name, evidences[name], best) for name in order),
+        rows=(
+            replace(_row(order[0], best, best), probability_better=math.nan),
+            *(_row(name, evidences[name], best) for name in order[1:]),
+        ),
         number_of_data=len(best),
         samples=tuple(sorted({evidences[name].samples for name in order})),
         data=best.data,
     )
+
+
+def _check_comparable(one: tuple[str, Evidence], other: tuple[str, Evidence]) -> None:
+    (name, a), (best, b) = one, other
+    if a.data_sha256 != b.data_sha256:
+        raise ValueError(
+            f"{name!r} and {best!r} were evaluated on different data: "
+            f"{_describe(a)} against {_describe(b)}. Evaluate both on the "
+            "same data, binarization included."
+        )
+    if a.event_size != b.event_size:
+        raise ValueError(
+            f"{name!r} and {best!r} have data of different event sizes: {a.event_size} against "
+            f"{b.event_size} values per datum. Evaluate both on data of one shape."
+        )
+    if a.bound != b.bound:
+        raise ValueError(
+            f"{name!r} and {best!r} are bounds in different directions: {a.bound!r} against "
+            f"{b.bound!r}, so that their difference means nothing. Evaluate both by log_evidence."
+        )
 
 
 def _rank(evidence: Evidence) -> float:
@@ -135,20 +188,50 @@ def _rank(evidence: Evidence) -> float:
 
 def _row(name: str, evidence: Evidence, best: Evidence) -> Row:
     mean, n = evidence.mean(), len(evidence)
-    difference = evidence.log_px - best.log_px
     same = evidence is best
+    differences = evidence.log_px - best.log_px
     variances = evidence.standard_error.square() + best.standard_error.square()
+    difference, error, mc_error = 0.0, 0.0, 0.0
+    if not same:
+        difference = differences.mean().item()
+        error = differences.std().item() / math.sqrt(n) if n > 1 else math.nan
+        mc_error = math.sqrt(variances.sum().item()) / n
     return Row(
         name=name,
         log_px=mean.value,
         mc_error=mean.mc_error,
         sampling_error=mean.sampling_error,
-        difference=0.0 if same else difference.mean().item(),
-        difference_error=0.0 if same else difference.std().item() / math.sqrt(n),
-        difference_mc_error=0.0 if same else math.sqrt(variances.sum().item()) / n,
+        difference=difference,
+        difference_error=error,
+        difference_mc_error=mc_error,
+        difference_sampling_error=_rest(error, mc_error),
+        probability_better=_probability_better(difference, error),
         elbo=evidence.elbo.mean().item(),
         share_unreliable=evidence.share_unreliable(),
+        method=evidence.method,
     )
+
+
+def _rest(error: float, part: float) -> float:
+    square = error**2 - part**2
+    return square if math.isnan(square) else math.sqrt(max(square, 0.0))
+
+
+def _probability_better(difference: float, error: float) -> float:
+    if math.isnan(difference) or math.isnan(error):
+        return math.nan
+    if error == 0:
+        return 0.5 if difference == 0 else float(difference < 0)
+    return 0.5 * math.erfc(difference / error / math.sqrt(2))
+
+
+def _probability_text(probability: float) -> str:
+    return ">0.999" if probability >= 0.9995 else f"{probability:.3f}"
+
+
+def _width(text: str) -> int:
+    """Return the columns that a text takes; combining marks, such as the hat of k̂, take none."""
+    return sum(not unicodedata.combining(character) for character in text)
 
 
 def _describe(evidence: Evidence) -> str:

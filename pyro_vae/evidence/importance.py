@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checks import check_data, check_support, module_device
+from ..checks import check_data, check_support, check_type, module_device
 from ..config import Method
 from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
@@ -20,7 +20,8 @@ from .annealing import Annealing
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder, Weighed
 from .missing import masked
-from .program import Batch, Program, evaluation_mode, pad
+from .mode import evaluation_mode
+from .program import Batch, Program, pad
 from .result import Evidence
 from .sites import NonFiniteDensity
 
@@ -90,8 +91,9 @@ def log_evidence(
         datum_error: Monte-Carlo error of each datum to reach, likewise.
         max_samples: most samples of a datum under a target.
         mask: True where a value of x is observed, shape of x: log p of the observed values.
-        chunk: samples of 64 data that go through the programs at once; bounds the memory. By
-            default 32 on a CPU and 1024 on a GPU.
+        chunk: samples of 64 data that go through the model at once; bounds the memory. By
+            default 32 on a CPU and 1024 on a GPU. (The guide is asked for 64 samples of 64 data at
+            once, 1024 on a GPU.)
         seed: seed of the draws.
         progress: show a progress bar; by default if the output is a terminal.
 
@@ -110,10 +112,9 @@ def log_evidence(
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1; got {samples}.")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1; got {chunk}.")
+    for name, value in (("samples", samples), ("chunk", chunk), ("max_samples", max_samples)):
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} must be at least 1, a whole number; got {value!r}.")
     if not 0 <= defensive < 1:
         raise ValueError(f"defensive must be in [0, 1); got {defensive}.")
     if method not in get_args(Method):
@@ -124,18 +125,19 @@ def log_evidence(
     start = time.perf_counter()
     batch, description = _arguments(x)
     owners = (model, guide)
-    if mask is None:
-        check_data(batch[0])
-    else:
+    for number, argument in enumerate(batch):
+        if mask is None or number:
+            check_data(argument, what="x" if not number else f"argument {number}")
+        if len(argument) != len(batch[0]):
+            raise ValueError(f"argument {number} has {len(argument)} rows, x {len(batch[0])}.")
+    check_type(batch[0], *owners)
+    if mask is not None:
         model, guide, batch = masked(model, guide, batch, mask)
     device = module_device(*owners) or batch[0].device
     n = len(batch[0])
     with evaluation_mode(*owners):
         pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
         program = Program.inspect(model, guide, pilot)
-        rows = program.fixed_rows or 2
-        if mask is None:
-            check_support(model, batch[0], pad(tuple(a[:rows] for a in pilot), rows))
         if program.fixed_rows and method != "guide":
             raise ValueError(
                 f"method {method!r} needs programs that take any number of data; theirs is "
@@ -166,6 +168,8 @@ def log_evidence(
                 part = tuple(argument[first : first + block].to(device) for argument in batch)
                 count = len(part[0])
                 part = pad(part, program.fixed_rows or 0)
+                if mask is None:
+                    check_support(model, guide, part, first=first)
                 try:
                     for weighed in ladder.weigh(program, part, (seed, first)):
                         _write(columns, weighed, first, count)

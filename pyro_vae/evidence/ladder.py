@@ -22,7 +22,6 @@ __all__ = ["METHODS", "Ladder", "Weighed"]
 METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
 """Rungs from cheap to dear; their numbers are those in results."""
 
-_PILOT, _FIT = 1, 2  # random streams: draws that decide are not those that estimate
 _LEAST_SAMPLES = 64
 _SAFETY = 1.5  # a pilot underrates heavy tails
 _SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
@@ -95,7 +94,7 @@ class Ladder:
             if name in (self.method, METHODS[-1]):
                 here = torch.ones_like(stand.index, dtype=torch.bool)
             elif self.method == "auto" and name in _GOOD:
-                pilot = self._draw(stand, self.pilot, (*key, _PILOT, rung))
+                pilot = self._draw(stand, self.pilot, "pilot", (*key, rung))
                 here = self._will_do(name, pilot)
                 stand = stand if rung else replace(stand, elbo=pilot.mean(0))
             else:
@@ -116,7 +115,7 @@ class Ladder:
         name = METHODS[rung]
         if name == "refined":
             space = Space.of(stand.program, stand.batch)
-            with seeded(*key, _FIT, rung):
+            with seeded("fit proposal", *key):
                 start = moments_of_guide(space, stand.batch)
                 return replace(stand, normal=refine(space, stand.batch, start))
         if name == "laplace" and stand.normal is not None:
@@ -142,7 +141,7 @@ class Ladder:
         if METHODS[rung] == "annealed" or (self.mean_error is None and self.datum_error is None):
             yield self.samples, torch.ones_like(stand.index, dtype=torch.bool)
             return
-        pilot = self._draw(stand, self.pilot, (*key, _PILOT, len(METHODS) + rung))
+        pilot = self._draw(stand, self.pilot, "allocate", (*key, rung))
         cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
         size = torch.zeros_like(cv2)
         if self.mean_error is not None:
@@ -158,14 +157,14 @@ class Ladder:
     def _estimate(self, rung: int, stand: _Stand, samples: int, key: tuple[int, ...]) -> Tensor:
         """Log weights from fresh draws."""
         if METHODS[rung] != "annealed" or stand.normal is None:
-            return self._draw(stand, samples, (*key, samples))
+            return self._draw(stand, samples, "evidence", (*key, samples))
         normal = stand.normal
-        with seeded(*key, _FIT, rung):
+        with seeded("tune", *key):
             moves = tune(normal.space, stand.batch, normal, self.annealing)
-        with seeded(*key):
+        with seeded("anneal", *key):
             return anneal(normal.space, stand.batch, normal, self.annealing, moves)
 
-    def _draw(self, stand: _Stand, samples: int, key: tuple[int, ...]) -> Tensor:
+    def _draw(self, stand: _Stand, samples: int, stream: str, key: tuple[int, ...]) -> Tensor:
         """Log weights of draws from a proposal, ``(samples, n)``, float64."""
         program, batch = stand.program, stand.batch
         proposal: Proposal = stand.normal or GuideProposal(program, batch)
@@ -177,7 +176,7 @@ class Ladder:
         size = _SAMPLE_BLOCK.get(device.type, 64)
         for begin in range(0, samples, size):
             count = min(size, samples - begin)
-            with seeded(*key, begin):
+            with seeded(stream, *key, begin):
                 values, log_q = proposal.draw(count)
             for a in range(0, count, self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}

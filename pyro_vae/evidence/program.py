@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,12 +14,13 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..seeding import seeded
 from .sites import (
     NonFiniteDensity,
+    check_densities,
     check_match,
     check_shape,
     data_frames,
@@ -29,7 +30,7 @@ from .sites import (
     sample_sites,
 )
 
-__all__ = ["Batch", "Program", "Values", "evaluation_mode", "pad"]
+__all__ = ["Batch", "Program", "Values", "pad"]
 
 Batch = tuple[Tensor, ...]
 """Arguments of the model and the guide; dimension 0 of each runs over the data."""
@@ -93,15 +94,18 @@ class Program:
 
     @classmethod
     def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Program:
-        with seeded(0), torch.no_grad():
+        with seeded("inspect", 0), torch.no_grad():
             guide_trace = _trace(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
             model_trace = _trace(model, batch, values)
             check_match(model_trace, guide_trace)
+            check_densities(model_trace, guide_trace)
             frames = data_frames(model_trace, "model") + data_frames(guide_trace, "guide")
             dims = {frame.dim for frame in frames}
             if len(dims) > 1:
                 raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
+            _check_indices(model, batch, values, model_trace)
+            _check_indices(guide, batch, values, guide_trace)
             rows = cls(
                 model,
                 guide,
@@ -287,32 +291,6 @@ def pad(batch: Batch, rows: int) -> Batch:
     )
 
 
-@contextmanager
-def evaluation_mode(*programs: Fn) -> Iterator[None]:
-    """Put the modules that own the programs in ``eval()`` mode, without gradients, for a while.
-
-    Pyro's argument validation is off meanwhile: data are checked once, not at every chunk.
-    """
-    owners = {id(m): m for m in map(_owner, programs) if m is not None}
-    modules = [module for owner in owners.values() for module in owner.modules()]
-    training = [module for module in modules if module.training]
-    with ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(pyro.validation_enabled(False))
-        for module in training:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in training:
-                module.training = True
-
-
-def _owner(program: Fn) -> nn.Module | None:
-    owner = getattr(program, "__self__", program)
-    return owner if isinstance(owner, nn.Module) else None
-
-
 class _FixedRows(ValueError):
     """A plate takes a subsample of a size of its own, whatever the batch."""
 
@@ -327,10 +305,11 @@ class _FixedRows(ValueError):
 class _Set(Messenger):  # type: ignore[misc, unused-ignore]
     """Give latent sites their values, and take subsamples of a plate in order."""
 
-    def __init__(self, values: Mapping[str, Tensor], rows: int) -> None:
+    def __init__(self, values: Mapping[str, Tensor], rows: int, last: bool = False) -> None:
         super().__init__()
         self.values = values
         self.rows = rows
+        self.last = last
 
     def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg) and msg["value"] is None:
@@ -338,18 +317,24 @@ class _Set(Messenger):  # type: ignore[misc, unused-ignore]
             size = fn.size if fn.subsample_size is None else fn.subsample_size
             if fn.subsample_size not in (None, self.rows):
                 raise _FixedRows(msg["name"], size)
-            msg["value"] = torch.arange(size, device=fn.device)
+            first = fn.size - size if self.last else 0
+            msg["value"] = torch.arange(first, first + size, device=fn.device)
         elif msg["name"] in self.values and not msg["is_observed"]:
             msg["value"] = self.values[msg["name"]]
             msg["done"] = True
 
 
 def _trace(
-    fn: Fn, batch: Batch, values: Mapping[str, Tensor] | None = None, *, plate: Any = None
+    fn: Fn,
+    batch: Batch,
+    values: Mapping[str, Tensor] | None = None,
+    *,
+    plate: Any = None,
+    last: bool = False,
 ) -> Trace:
     """Trace a program with given latent values, inside an outer plate ``(size, dim)`` if asked."""
     tracer = poutine.trace()
-    with tracer, _Set(values or {}, len(batch[0])), ExitStack() as stack:
+    with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
         if plate is not None:
             size, dim = plate
             stack.enter_context(pyro.plate("_pyro_vae_samples", size, dim=dim))
@@ -364,6 +349,23 @@ def _trace(
             ) from error
     trace: Trace = tracer.trace
     return trace
+
+
+def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
+    """Check that the indices of a plate larger than the batch are not used to look anything up."""
+    plates: dict[str, Any] = {n: s["fn"] for n, s in trace.nodes.items() if site_is_subsample(s)}
+    larger = [n for n, fn in plates.items() if fn.subsample_size and fn.subsample_size < fn.size]
+    if not larger:
+        return
+    with pyro.validation_enabled(False):
+        other = dict(sample_sites(_trace(fn, batch, values, last=True)))
+    for name, site in sample_sites(trace):
+        if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
+            raise ValueError(
+                f"site {name!r} depends on the indices of plate {larger[0]!r}, whose range is "
+                "larger than the data given; pass what it looks up as an argument of its own, "
+                "e.g. log_evidence(model, guide, (x, local))."
+            )
 
 
 def _agree(rows: Program, vectorized: Program, batch: Batch, samples: int) -> bool:

@@ -123,9 +123,11 @@ class Evidence:
         return self.unreliable().double().mean().item()
 
     def unreliable(self) -> Tensor:
-        """Which data have k̂ above the threshold, shape ``(N,)``, bool."""
+        """Which data have k̂ above the threshold, or one weight for all; shape ``(N,)``, bool."""
         limits = {int(k): pareto_k_threshold(int(k)) for k in self.draws.unique()}
-        return self.pareto_k > torch.tensor([limits[int(k)] for k in self.draws]).double()
+        heavy = self.pareto_k > torch.tensor([limits[int(k)] for k in self.draws]).double()
+        # With few draws k̂ is undefined; one that outweighs all others shows all the same.
+        return heavy | ((self.draws >= _FEW) & (self.ess < _ALONE))
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""
@@ -160,7 +162,8 @@ class Evidence:
             "  jackknife-corrected": f"{self.mean_jackknife().value:.3f}",
             "ELBO": f"{self.elbo.mean():.3f}",
             "effective sample size": f"median {self.ess.median():.1f} of {self.samples}",
-            "Pareto k̂ too high": f"{self.share_unreliable():.1%} of the data",
+            "Pareto k̂ too high": f"{self.share_unreliable():.1%} of the data"
+            + ", undefined for fewer than 25 draws" * bool((self.draws < 25).any()),
             "data": f"{len(self)} ({self.data or 'sha256 ' + self.data_sha256[:12]})",
             "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
             "proposals": ", ".join(f"{name} {count}" for name, count in self.rungs().items()),
@@ -216,6 +219,7 @@ class Evidence:
         }
 
 
+_FEW, _ALONE = 5, 1.2
 _RUNGS = ("guide", "refined", "laplace", "annealed")
 _TENSORS = (
     "log_px",

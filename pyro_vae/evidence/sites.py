@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
+import pyro.distributions as dist
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import constraints
 
 __all__ = [
     "NonFiniteDensity",
+    "check_densities",
     "check_match",
     "check_shape",
     "data_frames",
@@ -55,8 +59,17 @@ def latent_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
 def log_prob(site: Any) -> Tensor:
     """Log density of a site, masked but not scaled."""
     density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    support = getattr(site["fn"], "support", None)
+    if not site["is_observed"] and support is not None and not _everywhere(support):
+        # torch's formulas go on outside the support, where the density is zero.
+        density = density.masked_fill(~support.check(site["value"]), -math.inf)
     masked: Tensor = scale_and_mask(density, mask=site["mask"])
     return masked
+
+
+def _everywhere(support: Any) -> bool:
+    support = getattr(support, "base_constraint", support)
+    return support is constraints.real or support is constraints.real_vector
 
 
 def data_frames(trace: Trace, role: str) -> list[Any]:
@@ -94,7 +107,7 @@ def data_frames(trace: Trace, role: str) -> list[Any]:
 
 
 def check_match(model_trace: Trace, guide_trace: Trace) -> None:
-    """Check that model and guide have the same latent sites."""
+    """Check that the guide is a density over the model's latent sites."""
     model_sites, guide_sites = dict(latent_sites(model_trace)), dict(latent_sites(guide_trace))
     observed = [name for name, site in sample_sites(model_trace) if site["is_observed"]]
     for name in model_sites:
@@ -110,6 +123,41 @@ def check_match(model_trace: Trace, guide_trace: Trace) -> None:
                 f"site {name!r} of the guide {where}; the model's latent sites are "
                 f"{list(model_sites)}."
             )
+
+
+def check_densities(model_trace: Trace, guide_trace: Trace) -> None:
+    """Check that p(x, z) / q(z|x) is a ratio of densities over the same space.
+
+    Auxiliary sites of a guide are fine where they only parameterize its latents (each latent a
+    ``Delta`` with the density of the transformation, as Pyro's AutoGuides do); a latent that is
+    random beside them would need a density of the auxiliary sites in the model.
+    """
+    model_sites, guide_sites = dict(latent_sites(model_trace)), dict(latent_sites(guide_trace))
+    auxiliary = [name for name in guide_sites if name not in model_sites]
+    for name, site in model_sites.items():
+        p, q = site["fn"], guide_sites[name]["fn"]
+        if p.event_shape != q.event_shape:
+            raise ValueError(
+                f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "
+                f"{tuple(p.event_shape)} in the model; they must be the same."
+            )
+        if auxiliary and not _is_delta(q):
+            raise ValueError(
+                f"the guide's latent site {name!r} is random beside its auxiliary sites "
+                f"{auxiliary}, so its density is not known; sum these out, or make {name!r} a "
+                "Delta of them."
+            )
+        if not auxiliary and _is_delta(q) and not _is_delta(p):
+            raise ValueError(
+                f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
+                "density to weigh draws by; use a guide that is random there."
+            )
+
+
+def _is_delta(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
 
 
 def check_shape(name: str, site: Any, density: Tensor, rows: int, data_dim: int) -> None:

@@ -53,7 +53,7 @@ class Space:
         Raises:
             ValueError: a discrete latent, or a support that differs from datum to datum.
         """
-        with seeded(0):
+        with seeded("describe", 0):
             values, sites = program.describe(batch)
         parts, start = [], 0
         for name, support in sites.items():

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import math
+import statistics
 
 import pytest
 import torch
@@ -86,6 +88,116 @@ def test_table_aligns():
     assert "-2.25" in lines[3]
     ends = [line.index("log p(x)") + 8 for line in lines[:1]]
     assert lines[2][: ends[0]].endswith("-1.50")
+    # on the screen, where the hat of k̂ takes no room
+    assert len({len(line.replace("\u0302", "")) for line in lines[:4]}) == 1
+    end = lines[0].index("P(best)") + len("P(best)")
+    assert lines[2][end - 7 : end].isspace()  # blank for the best
+    assert lines[3][:end].endswith("  >0.999")
+    assert any("probability that the best model predicts better" in line for line in lines[4:])
+
+
+def test_one_model_has_no_probability_to_explain():
+    assert "probability" not in str(pv.compare({"a": _evidence([-1.0, -2.0])}))
+
+
+def _pair(differences, error=0.1):
+    base = torch.linspace(-5, -1, len(differences)).double()
+    other = base + torch.tensor(differences, dtype=torch.float64)
+    best, row = pv.compare(
+        {"a": _evidence(base, error=error), "b": _evidence(other, error=error)}
+    ).rows
+    assert best.name == "a"
+    return best, row
+
+
+def test_probability_better_is_the_normal_tail_of_the_paired_difference():
+    differences = [-0.5, 0.3, -0.2, 0.1, -0.4]
+    best, row = _pair(differences)
+    error = statistics.stdev(differences) / math.sqrt(5)
+    expected = statistics.NormalDist(statistics.fmean(differences), error).cdf(0)
+    assert 0.6 < expected < 0.95
+    assert row.probability_better == pytest.approx(expected, rel=1e-9)
+    assert math.isnan(best.probability_better)
+
+
+def test_probability_better_without_error_is_certain_or_even():
+    assert _pair([-0.5, -0.5, -0.5])[1].probability_better == 1.0
+    assert _pair([0.0, 0.0, 0.0])[1].probability_better == 0.5
+    same = _evidence([-1.0, -2.0])
+    first, second = pv.compare({"a": same, "again": same}).rows
+    assert math.isnan(first.probability_better)
+    assert second.probability_better == 0.5
+
+
+def test_probability_better_is_calibrated():
+    """P says how likely the next data are to agree: 4,000 replicates, within 4 standard errors."""
+    generator = torch.Generator().manual_seed(0)
+    truth = (
+        0.1 * torch.randn(4000, 1, generator=generator).double()
+    )  # flat against an error of 0.02
+    sampled = truth + 0.2 * torch.randn(4000, 100, generator=generator).double()
+    stated, right = [], []
+    for delta, row in zip(truth.flatten(), sampled, strict=True):
+        zero = torch.zeros(100).double()
+        best, other = pv.compare({"a": _evidence(zero), "b": _evidence(row)}).rows
+        stated.append(other.probability_better)
+        right.append(bool(delta > 0) == (best.name == "b"))
+    error = math.sqrt(sum(p * (1 - p) for p in stated)) / 4000
+    assert abs(statistics.fmean(stated) - statistics.fmean(right)) < 4 * error
+
+
+def test_errors_of_a_difference_stay_apart():
+    _, row = _pair([-2.0, 0.0, -1.0, 1.5], error=0.1)
+    assert row.difference_mc_error == pytest.approx(math.sqrt(4 * 0.02) / 4)
+    assert row.difference_sampling_error == pytest.approx(
+        math.sqrt(row.difference_error**2 - row.difference_mc_error**2)
+    )
+    assert 0 < row.difference_sampling_error < row.difference_error
+    assert _pair([-0.5, -0.5, -0.5])[1].difference_sampling_error == 0  # not the root of < 0
+
+
+def test_one_datum_gives_nan_and_no_warning():
+    one = dataclasses.replace(_evidence([-1.0, -2.0]), **_first(_evidence([-1.0, -2.0])))
+    other = dataclasses.replace(one, log_px=one.log_px - 0.5)
+    comparison = pv.compare({"a": one, "b": other})  # a warning is an error here
+    row = comparison.rows[1]
+    assert row.difference == -0.5
+    assert row.difference_mc_error == pytest.approx(math.sqrt(0.02))
+    for value in (row.difference_error, row.difference_sampling_error, row.probability_better):
+        assert math.isnan(value)
+    assert math.isnan(row.sampling_error)
+    assert str(comparison).splitlines()[3].count("nan") == 3
+
+
+def _first(evidence):
+    values = {field.name: getattr(evidence, field.name) for field in dataclasses.fields(evidence)}
+    return {name: value[:1] for name, value in values.items() if isinstance(value, torch.Tensor)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"event_size": 5}, "'b' and 'a' have data of different event sizes: 5 against 4"),
+        ({"bound": "upper"}, "'b' and 'a' are bounds in different directions: 'upper' against"),
+        ({"data_sha256": "x"}, "'b' and 'a' were evaluated on different data"),
+    ],
+)
+def test_refuses_what_does_not_compare(change, message):
+    worse = dataclasses.replace(_evidence([-2.0, -3.0]), **change)
+    with pytest.raises(ValueError, match=message):
+        pv.compare({"a": _evidence([-1.0, -2.0]), "b": worse})
+
+
+def test_table_says_which_estimates_are_too_low():
+    bad, good = _evidence([-1.0, -2.0, -1.5]), _evidence([-3.0, -4.5, -4.0])  # 1 of 3 has k̂ = 0.9
+    good = dataclasses.replace(good, pareto_k=torch.full((3,), 0.1).double())
+    text = str(pv.compare({"low": bad, "fine": good}))
+    assert text.endswith("log p(x) of low is likely too low (k̂); use method='auto'.")
+    climbed = dataclasses.replace(bad, method="auto")
+    assert "of low is likely too low (k̂); take more" in str(pv.compare({"low": climbed}))
+    assert "too low" not in str(pv.compare({"fine": good}))
+    few = _evidence([-1.0] * 5)  # 1 of 5: not above 0.2
+    assert "too low" not in str(pv.compare({"few": few}))
 
 
 def test_refuses_other_data():
