@@ -88,3 +88,21 @@ def test_model_without_config(tmp_path, small_config, digits):
     pv.fit(vae, digits.train.head(50), epochs=1, out=tmp_path)
     with pytest.raises(pv.CheckpointError, match="not built from a config"):
         pv.load_run(tmp_path)
+
+
+def test_early_stopping_is_remembered(tmp_path, digits):
+    config = pv.Config(latent_dim=8, hidden=(64,))
+    vae = pv.VAE.from_config(config, event_shape=(8, 8))
+    history = pv.fit(
+        vae,
+        digits.train.x[:60],
+        digits.valid,
+        epochs=400,
+        patience=3,
+        learning_rate=1e-2,
+        out=tmp_path,
+        config=config,
+    )
+    loaded = pv.load_run(tmp_path).history
+    assert loaded.stopped_early
+    assert loaded.restored_epoch == history.restored_epoch is not None

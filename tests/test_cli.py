@@ -75,6 +75,33 @@ def test_resume(tmp_path, capsys):
     assert "latent_dim 2 (now 5)" in capsys.readouterr().err
 
 
+def test_longer_run_drops_numbers_of_the_shorter_one(tmp_path, capsys):
+    out = tmp_path / "r"
+    assert run("fit", "--out", out, *_SMALL) == 0
+    assert run("evaluate", out, "--samples", 20, "--method", "auto", "--number", 10) == 0
+    assert "proposals" in capsys.readouterr().out
+    assert run("fit", "--out", out, "--resume") == 0
+    assert (out / "evidence.json").exists()  # nothing changed
+    assert run("fit", "--out", out, "--resume", "--epochs", 3) == 0
+    assert not (out / "evidence.json").exists()
+    assert run("fit", "--out", out, "--resume") == 0  # the longer config is the run's own now
+    assert json.loads((out / "config.json").read_text())["epochs"] == 3
+    assert run("fit", "--out", tmp_path / "typo", "--resume") == 1
+    assert "is not the config of a run" in capsys.readouterr().err
+
+
+def test_version(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out.startswith("pyro-vae 0.")
+
+
+def test_one_latent_dimension_is_drawn_too(tmp_path):
+    out = tmp_path / "r"
+    assert run("fit", "--out", out, "--epochs", 1, "--hidden", 8, "--latent-dim", 1) == 0
+    assert run("plot", out) == 0
+    assert (out / "figures" / "latent.png").exists()
+
+
 def test_data_of_ones_own(tmp_path, capsys):
     x = np.random.default_rng(0).normal(size=(200, 3))
     np.save(tmp_path / "x.npy", x)

@@ -172,3 +172,19 @@ def test_fingerprint_sees_values_shape_and_type():
     }
     assert len(prints) == 5
     assert data.fingerprint(x) == data.fingerprint(torch.arange(12.0)[:6])
+
+
+def test_integers_are_scaled_alike_in_all_splits(tmp_path):
+    train = np.array([[0], [200]] * 10, dtype=np.int64)
+    np.savez(tmp_path / "d.npz", train=train, valid=train[:4], test=np.array([[100], [200]]))
+    test = pv.load(tmp_path / "d.npz", binarize="threshold").test
+    assert test.x.flatten().tolist() == [0, 1]  # 100 of 200 is not above one half
+
+
+def test_splits_that_do_not_fit_together(tmp_path):
+    np.savez(tmp_path / "d.npz", train=np.zeros((9, 2)), test=np.zeros((3, 4)))
+    with pytest.raises(ValueError, match="data of different shapes"):
+        pv.load(tmp_path / "d.npz")
+    np.savez(tmp_path / "d.npz", x=np.zeros((9, 2)), y=np.zeros(4))
+    with pytest.raises(ValueError, match="9 data, but labels of shape"):
+        pv.load(tmp_path / "d.npz")

@@ -88,6 +88,12 @@ class TestPriors:
         evidence = pv.log_evidence(vae.model, vae.guide, digits.test.x[:5], samples=200)
         assert (evidence.log_px > evidence.elbo).all()
         assert vae.sample(3, seed=0).shape == (3, 8, 8)
+        laplace, annealed = (
+            pv.log_evidence(vae.model, vae.guide, digits.test.x[:5], method=method, samples=5000)
+            for method in ("laplace", "annealed")
+        )
+        error = (laplace.standard_error**2 + annealed.standard_error**2).sqrt()
+        assert ((laplace.log_px - annealed.log_px) / error).abs().max() < 4.5
 
 
 @pytest.mark.parametrize("name", LIKELIHOODS)
@@ -134,6 +140,9 @@ def test_normal_scale_starts_at_the_data_and_has_a_floor():
     with torch.no_grad():
         likelihood.raw_scale.fill_(-1000.0)
     assert likelihood.scale.item() == likelihood.floor == 0.01
+    likelihood.initialize(1000 * x)  # no overflow
+    assert likelihood.scale.item() == pytest.approx(3000, rel=0.05)
+    assert LIKELIHOODS["normal"](nn.Identity(), (4,), scale=500.0).scale.item() == 500
     fixed = LIKELIHOODS["normal"](nn.Identity(), (4,), scale=0.3)
     assert fixed.scale.item() == pytest.approx(0.3)
     assert not list(fixed.parameters())

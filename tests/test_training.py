@@ -457,3 +457,128 @@ def test_unwritable_folder(small_config, digits, tmp_path):
     with pytest.raises(OSError, match="cannot write"):
         pv.fit(_vae(small_config), digits.train.x[:20], out=tmp_path / "file" / "run")
     assert Path(tmp_path / "file").read_text() == ""
+
+
+# Found by others -------------------------------------------------------------------------------
+
+
+def test_changed_data_do_not_resume(small_config, digits, tmp_path):
+    pv.fit(_vae(small_config), digits.train.x[:40], epochs=1, out=tmp_path)
+    with pytest.raises(ValueError, match="train_data"):
+        pv.fit(_vae(small_config), digits.train.x[1:41], epochs=1, out=tmp_path, resume=True)
+
+
+def test_list_of_batches_counts_batches(small_config, digits):
+    x = digits.train.x[:60]
+    history = pv.fit(_vae(small_config), [x[:30], x[30:]], epochs=3, schedule="cosine", kl_warmup=1)
+    rates = history.columns()["learning_rate"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-9)
+    assert history.columns()["kl_weight"] == [0.5, 1, 1]
+
+
+def test_loader_with_a_generator_of_its_own_resumes(small_config, digits, tmp_path):
+    def loader():
+        return torch.utils.data.DataLoader(
+            digits.train.x[:64], 16, shuffle=True, generator=torch.Generator().manual_seed(5)
+        )
+
+    expected = _vae(small_config)
+    pv.fit(expected, loader(), epochs=4)
+    vae = _vae(small_config)
+    pv.fit(vae, loader(), epochs=2, out=tmp_path)
+    pv.fit(vae, loader(), epochs=4, out=tmp_path, resume=True)
+    assert _same(vae, expected)
+
+
+def test_gradient_that_is_not_finite_never_reaches_a_checkpoint(digits, tmp_path):
+    class Poisoned(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.loc = torch.nn.Parameter(torch.zeros(()))
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                # finite value, NaN gradient: sqrt at 0
+                loc = z[..., 0] + (self.loc * 0).sqrt()
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x[:, 0, 0])
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+    with pytest.raises(pv.NonFiniteLoss, match="parameters loc became NaN"):
+        pv.fit(Poisoned(), digits.train.x[:10], epochs=1, out=tmp_path)
+    kept = checkpoint.read(tmp_path / "checkpoint.pt")
+    assert kept["parameters"]["loc"].isfinite()
+
+
+def test_parameters_in_the_global_store_are_refused(digits):
+    class Stored(torch.nn.Module):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x[:, 0, 0])
+
+        def guide(self, x):
+            loc = pyro.param("loc", torch.zeros(()))
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+    with pytest.raises(ValueError, match="parameter 'loc' lives in Pyro's global store"):
+        pv.fit(Stored(), digits.train.x[:10], epochs=1)
+    pyro.clear_param_store()
+
+
+def test_history_is_per_datum_whatever_the_plate_scale(small_config, digits):
+    class Scaled(pv.VAE):
+        def model(self, x):
+            with pyro.plate("data", 5000, subsample=x):
+                pyro.sample("x", self.likelihood(pyro.sample("z", self.prior())), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", 5000, subsample=x):
+                pyro.sample("z", self.posterior(x))
+
+    plain = _vae(small_config)
+    scaled = Scaled(plain.prior, plain.likelihood, plain.posterior)
+    x = digits.train.x[:50]
+    one = pv.fit(plain, x, digits.valid, epochs=1, learning_rate=1e-9)
+    two = pv.fit(scaled, x, digits.valid, epochs=1, learning_rate=1e-9)
+    assert two.epochs[0].train_elbo == pytest.approx(one.epochs[0].train_elbo, rel=1e-4)
+    assert two.epochs[0].valid_elbo == pytest.approx(one.epochs[0].valid_elbo, rel=1e-4)
+
+
+def test_frozen_submodules_stay_frozen(small_config, digits):
+    vae = _vae(small_config)
+    vae.likelihood.eval()
+    pv.fit(vae, digits.train.x[:20], digits.valid, epochs=1)
+    assert vae.training
+    assert not vae.likelihood.training
+
+
+def test_validation_has_the_same_noise_after_every_epoch(small_config, digits):
+    history = pv.fit(
+        _vae(small_config), digits.train.x[:20], digits.valid, epochs=3, learning_rate=1e-12
+    )
+    values = history.columns()["valid_elbo"]
+    assert max(values) - min(values) < 1e-5
+
+
+def test_leftovers_of_a_killed_write_are_swept(small_config, digits, tmp_path):
+    (tmp_path / ".checkpoint.pt.tmp-abc").write_bytes(b"half")
+    pv.fit(_vae(small_config), digits.train.x[:20], epochs=1, out=tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "history.csv"}
+
+
+def test_wrong_kinds_of_arguments(small_config, digits):
+    x = digits.train.x[:20]
+    with pytest.raises(TypeError, match=r"objective must be one of pyro_vae's, such"):
+        pv.fit(_vae(small_config), x, objective=Trace_ELBO())
+    with pytest.raises(TypeError, match=r"program must be an nn\.Module"):
+        pv.fit(lambda x: None, x)
+    with pytest.raises(ValueError, match="resume=True needs the run folder"):
+        pv.fit(_vae(small_config), x, resume=True)
+    with pytest.raises(ValueError, match=r"float64.*float32"):
+        pv.fit(_vae(small_config), x.double())

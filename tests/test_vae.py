@@ -137,3 +137,35 @@ def test_importing_changes_no_flag():
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 20
     assert len(pyro.get_param_store()) == 0
+
+
+def test_trained_object_pickles(vae, digits):
+    import pickle
+
+    pv.fit(vae, digits.train.head(50), epochs=1)
+    again = pickle.loads(pickle.dumps(vae))
+    assert torch.equal(again.encode(digits.test.x[:3]), vae.encode(digits.test.x[:3]))
+
+
+def test_svi_trains_parts_of_one_class(digits):
+    """Parameters are named by their part, so that none hides another's."""
+
+    class Part(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(()))
+
+        def forward(self, value):
+            return dist.Normal(value + self.shift, 1.0)
+
+    class Prior(nn.Module):
+        def forward(self):
+            return dist.Normal(torch.tensor(0.0), 1.0)
+
+    vae = pv.VAE(Prior(), Part(), Part())
+    svi = pyro.infer.SVI(
+        vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), pyro.infer.Trace_ELBO()
+    )
+    svi.step(torch.ones(5))
+    assert vae.likelihood.shift != 0
+    assert vae.posterior.shift != 0

@@ -259,7 +259,16 @@ _ADVICE = {
 
 
 def _warn_if_unreliable(evidence: Evidence) -> None:
-    bad = evidence.unreliable().nonzero().flatten().tolist()
+    empty = (evidence.log_px == -math.inf).nonzero().flatten().tolist()
+    if empty:
+        warnings.warn(
+            f"every importance weight of {len(empty)} data ({', '.join(map(str, empty[:5]))}) is "
+            "zero, so log p(x) is estimated as -infinity: the support of the proposal misses that "
+            "of the posterior. Widen the guide, or mix the prior in: defensive=0.1.",
+            UnreliableEvidence,
+            stacklevel=3,
+        )
+    bad = [n for n in evidence.unreliable().nonzero().flatten().tolist() if n not in set(empty)]
     if bad:
         shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
         warnings.warn(

@@ -97,7 +97,11 @@ class Program:
         with seeded("inspect", 0), torch.no_grad():
             guide_trace = _trace(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
-            model_trace = _trace(model, batch, values)
+            try:
+                model_trace = _trace(model, batch, values)
+            except (RuntimeError, ValueError):  # say so if it is the guide's values that do not fit
+                check_densities(_trace(model, batch), guide_trace)
+                raise
             check_match(model_trace, guide_trace)
             check_densities(model_trace, guide_trace)
             frames = data_frames(model_trace, "model") + data_frames(guide_trace, "guide")
@@ -171,6 +175,13 @@ class Program:
         sites = dict(latent_sites(self._replay(self.model, batch, values)))
         samples = _number_of_samples(values)
         return self._add_up(sites, "model", samples, len(batch[0]), check=check)
+
+    def log_likelihood(self, batch: Batch, values: Values) -> Tensor:
+        """Return log p(x|z) for given latents, shape ``(S, N)``, float64."""
+        trace = self._replay(self.model, batch, values)
+        sites = {name: site for name, site in sample_sites(trace) if site["is_observed"]}
+        samples = _number_of_samples(values)
+        return self._add_up(sites, "model", samples, len(batch[0]), check=False)
 
     def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
         """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites, ``(S, N)``.

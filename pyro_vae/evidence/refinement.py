@@ -51,6 +51,12 @@ def refine(
         Kim et al. (2018), Semi-amortized variational autoencoders. https://arxiv.org/abs/1802.02550
     """
     mean = start.mean.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        likelihood = space.program.log_likelihood(batch, space.values(mean[None])[0])
+    if not likelihood.requires_grad:
+        raise ValueError(
+            "the likelihood cannot be differentiated in the latents; use method='guide'."
+        )
     log_scale = start.tril.diagonal(dim1=-2, dim2=-1).log().detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([mean, log_scale], lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -68,7 +68,8 @@ def log_prob(site: Any) -> Tensor:
 
 
 def _everywhere(support: Any) -> bool:
-    support = getattr(support, "base_constraint", support)
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
     return support is constraints.real or support is constraints.real_vector
 
 
@@ -134,8 +135,8 @@ def check_densities(model_trace: Trace, guide_trace: Trace) -> None:
     """
     model_sites, guide_sites = dict(latent_sites(model_trace)), dict(latent_sites(guide_trace))
     auxiliary = [name for name in guide_sites if name not in model_sites]
-    for name, site in model_sites.items():
-        p, q = site["fn"], guide_sites[name]["fn"]
+    for name in (name for name in model_sites if name in guide_sites):
+        p, q = model_sites[name]["fn"], guide_sites[name]["fn"]
         if p.event_shape != q.event_shape:
             raise ValueError(
                 f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "

@@ -141,6 +141,8 @@ def _is_identity(transform: Any) -> bool:
 
 def _shared(name: str, support: Any) -> Any:
     """Support with scalar bounds, since one bijection serves all data."""
+    if type(support).__name__ == "MixtureSameFamilyConstraint":  # that of its components
+        return _shared(name, support.base_constraint)
     if isinstance(support, constraints.independent):
         return constraints.independent(
             _shared(name, support.base_constraint), support.reinterpreted_batch_ndims

@@ -510,3 +510,129 @@ def test_warning_names_the_data(linear_gaussian):
     with pytest.warns(pv.UnreliableEvidence, match=r"k̂ is too high for 6 of 6 data \(0, 1, 2"):
         result = pv.log_evidence(lg.model, lg.prior_guide, lg.x, samples=1000)
     assert result.share_unreliable() == 1
+
+
+class TestDensities:
+    """p(x, z) / q(z|x) must be a ratio of densities over one space."""
+
+    def test_random_latent_beside_an_auxiliary_site(self, linear_gaussian):
+        lg = linear_gaussian
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("a", dist.Bernoulli(0.5), infer={"is_auxiliary": True})
+                pyro.sample("z", lg.posterior(x))
+
+        with pytest.raises(ValueError, match="'z' is random beside its auxiliary sites"):
+            pv.log_evidence(lg.model, guide, lg.x)
+
+    def test_point_estimate_as_guide(self, linear_gaussian):
+        lg = linear_gaussian
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Delta(lg.posterior(x).loc, event_dim=1))
+
+        with pytest.raises(ValueError, match="'z' is a Delta"):
+            pv.log_evidence(lg.model, guide, lg.x)
+
+    def test_event_shapes(self, linear_gaussian):
+        lg = linear_gaussian
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match=r"event shape \(1,\) in the guide and \(3,\)"):
+            pv.log_evidence(lg.model, guide, lg.x)
+
+    def test_draws_outside_the_support_have_weight_zero(self):
+        """A normal guide of an exponential latent: right, by quadrature, within 4.5 errors."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Exponential(1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.5, 1.5))
+
+        x = torch.tensor([-1.0, 0.0, 1.0, 2.0], dtype=torch.float64)
+        z = (torch.arange(200_000, dtype=torch.float64) + 0.5) * 1e-4
+        normal = torch.distributions.Normal(z, 1.0)
+        exact = torch.stack([(normal.log_prob(v) - z).logsumexp(0) for v in x]) + math.log(1e-4)
+        result = pv.log_evidence(model, guide, x, samples=20_000)
+        assert ((result.log_px - exact) / result.standard_error).abs().max() < 4.5
+
+    def test_indices_of_a_larger_plate(self, linear_gaussian):
+        lg = linear_gaussian
+        elsewhere = torch.arange(100.0).double()
+
+        def model(x):
+            with pyro.plate("data", 100, subsample_size=len(x)) as index:
+                z = pyro.sample("z", lg.prior())
+                loc = z @ lg.weight.T + lg.bias + elsewhere[index].unsqueeze(-1)
+                pyro.sample("x", dist.Normal(loc, lg.scale).to_event(1), obs=x)
+
+        with pytest.raises(ValueError, match="'x' depends on the indices of plate 'data'"):
+            pv.log_evidence(model, lg.guide, lg.x)
+
+    def test_transformed_observation_outside_the_support(self):
+        """Every block is checked, also where the observed value is a function of x."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                logits = z.unsqueeze(-1).expand(*z.shape, 4)
+                pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x.reshape(-1, 4))
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.0, 1.0))
+
+        x = torch.zeros(200, 2, 2)
+        x[150] = -3
+        with pytest.raises(ValueError, match="site 'x' is Bernoulli, and a datum holds values"):
+            pv.log_evidence(model, guide, x, samples=10)
+
+
+def test_modules_behind_closures_are_in_eval_mode(linear_gaussian):
+    lg = linear_gaussian
+    noisy = torch.nn.Dropout(0.5)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            noisy(torch.ones(3))
+            pyro.sample(
+                "z", dist.Normal(lg.posterior(x).loc * noisy(torch.ones(1)), 1.0).to_event(1)
+            )
+
+    state = torch.get_rng_state()
+    results = [pv.log_evidence(lg.model, guide, lg.x, samples=20).log_px for _ in range(2)]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert noisy.training
+
+
+def test_type_of_the_data_is_named():
+    vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"data are float64, .* float32; convert .*torch.float32"):
+        pv.log_evidence(vae.model, vae.guide, torch.zeros(3, 8, 8).double())
+
+
+def test_arguments_are_checked(linear_gaussian):
+    lg = linear_gaussian
+    with pytest.raises(ValueError, match=r"samples must be .* a whole number; got 1000\.0"):
+        pv.log_evidence(lg.model, lg.guide, lg.x, samples=1e3)
+    with pytest.raises(ValueError, match="argument 1 has 5 rows, x 11"):
+        pv.log_evidence(lg.model, lg.guide, (lg.x, lg.x[:5]))
+    with pytest.raises(TypeError, match="argument 1 must be a torch tensor"):
+        pv.log_evidence(lg.model, lg.guide, (lg.x, None))
+
+
+def test_one_weight_for_all_is_unreliable_also_where_k_is_undefined():
+    lg = LinearGaussian(latent_dim=6, event_dim=8, n=10, scale=0.01)
+    with pytest.warns(pv.UnreliableEvidence, match="10 of 10"):
+        result = pv.log_evidence(lg.model, lg.prior_guide, lg.x, samples=20)
+    assert result.pareto_k.isnan().all()

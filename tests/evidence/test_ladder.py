@@ -237,3 +237,36 @@ def test_defensive_share():
     result = pv.log_evidence(lg.model, _narrow(lg, 0.4), lg.x, samples=5000, defensive=0.2)
     assert ((result.log_px - lg.log_px) / result.standard_error).abs().max() < 4.5
     assert result.share_unreliable() <= 0.1  # k̂ itself is known to 0.1
+
+
+def test_proposal_that_misses_the_posterior_says_so():
+    """Weights that are all zero give -infinity and a warning, no NaN."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(2.0, 3.0))
+
+    x = torch.rand(4)
+    with pytest.warns(pv.UnreliableEvidence, match="every importance weight of 4 data .* is zero"):
+        result = pv.log_evidence(model, guide, x, samples=50)
+    assert (result.log_px == -math.inf).all()
+    assert (result.ess == 0).all()
+    assert (result.standard_error == math.inf).all()
+
+
+def test_programs_without_gradient_are_named(linear_gaussian):
+    lg = linear_gaussian
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            loc = z.detach().round() @ lg.weight.T
+            pyro.sample("x", dist.Normal(loc, lg.scale).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="likelihood cannot be differentiated in the latents"):
+        pv.log_evidence(model, lg.guide, lg.x, method="annealed")
