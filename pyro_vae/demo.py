@@ -46,7 +46,7 @@ def demo(
         train_run(replace(config, prior=prior), out / prior, device="cpu", progress=progress)
         say(f"prior {prior!r}: log p(x) of the held-out digits, {samples} samples each")
         evidences[prior] = evaluate_run(
-            out / prior, samples=samples, device="cpu", progress=progress
+            out / prior, samples=samples, method="auto", device="cpu", progress=progress
         )
         runs[prior] = load_run(out / prior)
     say("two latent dimensions, for a picture of the whole latent space")
