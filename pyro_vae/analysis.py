@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
+from torch.distributions import kl_divergence
 
 from .checks import check_data, module_device
 from .data import Data
@@ -21,7 +23,15 @@ from .evidence.program import Batch, Program, Values
 from .evidence.result import Evidence
 from .seeding import seeded
 
-__all__ = ["ActiveUnits", "Gaps", "Rate", "active_units", "inference_gaps", "rate"]
+__all__ = [
+    "ActiveUnits",
+    "Gaps",
+    "Rate",
+    "active_units",
+    "inference_gaps",
+    "kl_per_dimension",
+    "rate",
+]
 
 _BLOCK = 64
 _ACTIVE = 0.01
@@ -160,6 +170,59 @@ def active_units(
         for name, parts in means.items()
     }
     return ActiveUnits(variance)
+
+
+def kl_per_dimension(
+    model: Callable[..., Any],
+    guide: Callable[..., Any],
+    x: Tensor | Data,
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    r"""Mean over the data of :math:`KL(q(z_d | x) \,\|\, p(z_d))`, in nats, in closed form.
+
+    A dimension near zero is not used, whatever the scale of its prior. For sites below others in a
+    hierarchy the mean is over one draw of the latents above.
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program.
+        x: data of shape ``(N, *event_shape)``.
+        seed: seed of the draws.
+
+    Returns:
+        KL by latent site, shape ``(D,)``, float64. Sites are left out whose dimensions are not
+        independent in guide and prior (a mixture, a flow), or for which torch has no closed form.
+    """
+    sums: dict[str, Tensor] = {}
+    count = 0
+    with evaluation_mode(model, guide):
+        program, batches = _prepare(model, guide, x)
+        for number, batch in enumerate(batches):
+            with seeded("analysis", seed, number):
+                drawn = poutine.trace(guide).get_trace(*batch)
+                replayed = poutine.trace(poutine.replay(model, drawn)).get_trace(*batch)
+            q: Any = drawn.nodes
+            p: Any = replayed.nodes
+            count += len(batch[0])
+            for name in program.latents:
+                kl = _site_kl(q[name]["fn"], p[name]["fn"]) if name in p else None
+                if kl is not None:
+                    axis = kl.dim() - q[name]["fn"].event_dim + program.data_dim
+                    total = kl.double().movedim(axis, 0).flatten(1).sum(0).cpu()
+                    sums[name] = sums.get(name, torch.zeros_like(total)) + total
+    return {name: total / count for name, total in sums.items()}
+
+
+def _site_kl(q: Any, p: Any) -> Tensor | None:
+    """KL value by value of two distributions of independent values."""
+    if q.event_dim != p.event_dim or (q.event_dim and not hasattr(q, "base_dist")):
+        return None
+    try:
+        kl: Tensor = kl_divergence(*((f.base_dist if f.event_dim else f) for f in (q, p)))
+    except (NotImplementedError, AttributeError):
+        return None
+    return kl
 
 
 @dataclass(frozen=True)

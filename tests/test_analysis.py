@@ -80,3 +80,18 @@ def test_verdicts():
             pyro.sample("z", dist.Normal(5 + 0.1 * x.expand(-1, 2), 0.3).to_event(1))
 
     assert "do not fill the prior" in analysis.rate(_model, displaced, x).verdict
+
+
+def test_kl_per_dimension():
+    """Closed form of the used dimension, zero of the other; they add up to the rate."""
+    x = torch.randn(1000, 1, dtype=torch.float64)
+    kl = analysis.kl_per_dimension(_model, _half_collapsed, x)["z"]
+    first = 0.5 * (x.square().mean().item() + 0.01 - 1 - math.log(0.01))
+    assert kl.tolist() == [pytest.approx(first), pytest.approx(0, abs=1e-12)]
+    result = analysis.rate(_model, _half_collapsed, x)
+    assert kl.sum().item() == pytest.approx(result.rate, abs=4 * result.error)
+
+
+def test_kl_per_dimension_leaves_out_what_does_not_factor():
+    lg = LinearGaussian()  # its exact posterior has a full covariance
+    assert analysis.kl_per_dimension(lg.model, lg.guide, lg.x) == {}
