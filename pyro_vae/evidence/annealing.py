@@ -29,6 +29,10 @@ class Annealing:
         schedule: ``"sigmoid"`` (slow at both ends) or ``"linear"``.
         acceptance: acceptance rate that the pilot aims at.
         pilot_chains: chains of the pilot, which adapts the step sizes.
+        start: where the path begins: ``"laplace"``, the ladder's proposal; ``"guide"`` or
+            ``"prior"``, normals with the moments that draws of these have (nearly themselves where
+            they are normal). Weights are unbiased from any start; a near one needs fewer
+            temperatures.
     """
 
     temperatures: int = 50
@@ -37,6 +41,7 @@ class Annealing:
     schedule: Literal["sigmoid", "linear"] = "sigmoid"
     acceptance: float = 0.75
     pilot_chains: int = 4
+    start: Literal["laplace", "guide", "prior"] = "laplace"
 
     def __post_init__(self) -> None:
         for name in ("temperatures", "leapfrog", "chains", "pilot_chains"):
@@ -44,6 +49,8 @@ class Annealing:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.schedule not in ("sigmoid", "linear"):
             raise ValueError(f"schedule must be 'sigmoid' or 'linear'; got {self.schedule!r}.")
+        if self.start not in ("laplace", "guide", "prior"):
+            raise ValueError(f"start must be laplace, guide or prior; got {self.start!r}.")
 
     def betas(self) -> Tensor:
         """Inverse temperatures from exactly 0 to exactly 1, ``(T + 1,)``, float64."""

@@ -14,7 +14,7 @@ from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size, pareto_k
 from .program import Batch, Program
 from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
-from .refinement import laplace, moments_of_guide, refine
+from .refinement import laplace, moments_of_guide, moments_of_prior, refine
 from .space import Space
 
 __all__ = ["METHODS", "Ladder", "Weighed"]
@@ -159,6 +159,10 @@ class Ladder:
         if METHODS[rung] != "annealed" or stand.normal is None:
             return self._draw(stand, samples, "evidence", (*key, samples))
         normal = stand.normal
+        if self.annealing.start != "laplace":
+            moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
+            with seeded("moments", *key):
+                normal = moments(normal.space, stand.batch)
         with seeded("tune", *key):
             moves = tune(normal.space, stand.batch, normal, self.annealing)
         with seeded("anneal", *key):

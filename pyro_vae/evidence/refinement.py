@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .program import Batch
+from .program import Batch, Values
 from .proposals import NormalProposal
 from .space import Space
 
-__all__ = ["laplace", "moments_of_guide", "refine"]
+__all__ = ["laplace", "moments_of_guide", "moments_of_prior", "refine"]
 
 _LEAST_SCALE = 1e-4
 _LEAST_CURVATURE = 1e-2
@@ -18,7 +18,17 @@ _LEAST_CURVATURE = 1e-2
 @torch.no_grad()
 def moments_of_guide(space: Space, batch: Batch, *, samples: int = 100) -> NormalProposal:
     """Return the diagonal normal with the guide's means and variances, from draws."""
-    u = space.vector(space.program.propose(batch, samples)[0])
+    return _moments(space, space.program.propose(batch, samples)[0])
+
+
+@torch.no_grad()
+def moments_of_prior(space: Space, batch: Batch, *, samples: int = 1000) -> NormalProposal:
+    """Return the diagonal normal with the prior's means and variances, from draws."""
+    return _moments(space, space.program.propose_prior(batch, samples)[0])
+
+
+def _moments(space: Space, values: Values) -> NormalProposal:
+    u = space.vector(values)
     scale = u.std(0).clamp_min(_LEAST_SCALE)
     return NormalProposal(space, u.mean(0), torch.diag_embed(scale))
 
