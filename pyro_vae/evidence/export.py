@@ -14,14 +14,13 @@ import torch
 from torch import Tensor
 
 from ..files import write_text
-from .result import Evidence
+from .result import METHODS, Evidence
 
 if TYPE_CHECKING:
     import xarray  # type: ignore[import-not-found,unused-ignore]
 
 __all__ = ["to_csv", "to_datatree", "write_csv"]
 
-_RUNGS = ("guide", "refined", "laplace", "annealed")
 _COLUMNS: dict[str, dict[str, str]] = {
     "log_px": {"long_name": "log p(x), importance-sampled", "units": "nats"},
     "standard_error": {"long_name": "Monte-Carlo standard error of log_px", "units": "nats"},
@@ -30,7 +29,7 @@ _COLUMNS: dict[str, dict[str, str]] = {
     "jackknife": {"long_name": "jackknife bias-corrected log p(x)", "units": "nats"},
     "elbo": {"long_name": "ELBO of the proposal", "units": "nats"},
     "draws": {"long_name": "importance samples taken", "units": "samples"},
-    "rung": {"long_name": "proposal used", "units": "1", "flag_meanings": " ".join(_RUNGS)},
+    "rung": {"long_name": "proposal used", "units": "1", "flag_meanings": " ".join(METHODS)},
 }
 _COUNTS = ("draws", "rung")
 
@@ -121,7 +120,7 @@ def to_csv(evidence: Evidence) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("datum", *_COLUMNS))
     columns = {name: _numbers(evidence, name).tolist() for name in _COLUMNS}
-    columns["rung"] = [_RUNGS[number] for number in columns["rung"]]
+    columns["rung"] = [METHODS[number] for number in columns["rung"]]
     writer.writerows(zip(range(len(evidence)), *columns.values(), strict=True))
     return text.getvalue()
 
@@ -149,7 +148,7 @@ def _numbers(evidence: Evidence, name: str) -> np.ndarray[Any, Any]:
 
 
 def _about(name: str) -> dict[str, Any]:
-    flags = {"flag_values": np.arange(len(_RUNGS))} if name == "rung" else {}
+    flags = {"flag_values": np.arange(len(METHODS))} if name == "rung" else {}
     return {**_COLUMNS[name], **flags}
 
 

@@ -22,7 +22,7 @@ from .ladder import Ladder, Weighed
 from .missing import masked
 from .mode import evaluation_mode
 from .program import Batch, Program, pad
-from .result import Evidence
+from .result import COLUMNS, Evidence
 from .sites import NonFiniteDensity
 
 __all__ = ["log_evidence"]
@@ -156,7 +156,7 @@ def log_evidence(
             datum_error=datum_error,
             max_samples=max_samples,
         )
-        columns = {name: torch.empty(n, dtype=torch.float64) for name in _COLUMNS}
+        columns = {name: torch.empty(n, dtype=torch.float64) for name in COLUMNS}
         with tqdm(
             total=n,
             desc="log p(x)",
@@ -189,18 +189,6 @@ def log_evidence(
     _warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)
     return evidence
-
-
-_COLUMNS = (
-    "log_px",
-    "standard_error",
-    "ess",
-    "pareto_k",
-    "jackknife",
-    "elbo",
-    "draws",
-    "rung",
-)
 
 
 def _write(columns: dict[str, Tensor], weighed: Weighed, first: int, count: int) -> None:

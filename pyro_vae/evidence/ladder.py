@@ -15,12 +15,11 @@ from .diagnostics import effective_sample_size, pareto_k
 from .program import Batch, Program
 from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
 from .refinement import laplace, moments_of_guide, moments_of_prior, refine
+from .result import METHODS
 from .space import Space
 
 __all__ = ["METHODS", "Ladder", "Weighed"]
 
-METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
-"""Rungs from cheap to dear; their numbers are those in results."""
 
 _LEAST_SAMPLES = 64
 _SAFETY = 1.5  # a pilot underrates heavy tails

@@ -11,10 +11,26 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..config import Method
 from ..files import write_json
 from .diagnostics import pareto_k_threshold
 
-__all__ = ["Estimate", "Evidence"]
+__all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence"]
+
+METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
+"""Proposals from cheap to dear; their numbers are those in ``Evidence.rung``."""
+
+COLUMNS = (
+    "log_px",
+    "standard_error",
+    "ess",
+    "pareto_k",
+    "jackknife",
+    "elbo",
+    "draws",
+    "rung",
+)
+"""Fields of ``Evidence`` with one value for each datum."""
 
 Bound = Literal["lower"]
 
@@ -131,7 +147,7 @@ class Evidence:
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""
-        counts = {name: int((self.rung == i).sum()) for i, name in enumerate(_RUNGS)}
+        counts = {name: int((self.rung == i).sum()) for i, name in enumerate(METHODS)}
         return {name: count for name, count in counts.items() if count}
 
     def summary(self) -> dict[str, Any]:
@@ -173,7 +189,7 @@ class Evidence:
 
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, atomically; :meth:`load` reads it back to the same bits."""
-        tensors = {name: getattr(self, name).tolist() for name in _TENSORS}
+        tensors = {name: getattr(self, name).tolist() for name in COLUMNS}
         for name in tensors:  # JSON has no words for these
             tensors[name] = [v if math.isfinite(v) else str(v) for v in tensors[name]]
         return write_json(path, {**self._settings(), **tensors})
@@ -188,7 +204,7 @@ class Evidence:
         try:
             content = json.loads(Path(path).read_text())
             names = {field.name for field in fields(cls)}
-            for name in _TENSORS:
+            for name in COLUMNS:
                 values = [float(value) for value in content[name]]
                 content[name] = torch.tensor(values, dtype=torch.float64)
             seconds = content.pop("seconds")
@@ -215,19 +231,8 @@ class Evidence:
         return {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in _TENSORS
+            if field.name not in COLUMNS
         }
 
 
 _FEW, _ALONE = 5, 1.2
-_RUNGS = ("guide", "refined", "laplace", "annealed")
-_TENSORS = (
-    "log_px",
-    "standard_error",
-    "ess",
-    "pareto_k",
-    "jackknife",
-    "elbo",
-    "draws",
-    "rung",
-)
