@@ -310,6 +310,8 @@ def _from_file(path: Path) -> Arrays:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a NumPy file of numbers: {error}") from error
     tensors = {key: _to_tensor(array, f"{path}:{key}") for key, array in found.items()}
+    for key in {"x", "train"} & set(tensors):  # before shuffling, so that rows are the file's
+        check_data(tensors[key], what=f"{path}:{key}")
     if "x" in tensors:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(tensors["x"])))
         x, y = tensors["x"][order], tensors.get("y")
@@ -327,7 +329,6 @@ def _from_file(path: Path) -> Arrays:
             f"{path} holds {', '.join(tensors) or 'nothing'}; expected arrays named x, or train "
             "(and valid, test)."
         )
-    check_data(arrays["train"][0], what=str(path))
     if "test" not in arrays:
         arrays = _set_aside(arrays, "test", None)
     return arrays

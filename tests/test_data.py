@@ -151,7 +151,7 @@ def test_wrong_input(tmp_path):
         pv.load(tmp_path / "x.npy", binarize="static")
     x[3] = np.nan
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(ValueError, match="NaN or infinite"):
+    with pytest.raises(ValueError, match=r"NaN or infinite values \(first in datum 3\)"):
         pv.load(tmp_path / "x.npy")
     np.save(tmp_path / "x.npy", x[:0])
     with pytest.raises(ValueError, match="empty"):
