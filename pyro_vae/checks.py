@@ -92,12 +92,15 @@ def check_support(
         if value is batch[0]:
             row = int(bad.reshape(len(value), -1).any(1).nonzero()[0])
             which, value = f"datum {first + row}", value[row]
-        hint = (
-            "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
-            "a likelihood for real values."
-            if _is_boolean(support)
-            else "Choose a likelihood with the data's support, or transform the data."
-        )
+        wants = getattr(getattr(support, "base_constraint", support), "wants", None)
+        hint = "Choose a likelihood with the data's support, or transform the data."
+        if _is_boolean(support):
+            hint = (
+                "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
+                "a likelihood for real values."
+            )
+        elif wants is not None:
+            hint = f"It wants {wants}."
         kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
         raise ValueError(
             f"{what} outside the support of the likelihood: site {name!r} is {kind}, and "

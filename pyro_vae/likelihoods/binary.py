@@ -1,0 +1,67 @@
+"""Likelihoods of bits and of values between 0 and 1."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from . import densities
+from .base import Likelihood, as_float, initialize_output
+from .special import solve_increasing
+
+__all__ = ["Bernoulli", "ContinuousBernoulli"]
+
+
+class Bernoulli(Likelihood):
+    r"""Independent bits :math:`p(x \mid z) = \prod_d p_d^{x_d} (1 - p_d)^{1 - x_d}`, 0/1 data.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
+        event_shape: shape of one datum.
+    """
+
+    wants: ClassVar[str] = "0/1 values"
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the distributions of single bits."""
+        bits: dist.TorchDistribution = dist.Bernoulli(logits=output)
+        return bits
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the output at the logit of the data's mean, clipped to [0.001, 0.999]."""
+        mean = as_float(x).mean(0).clamp(1e-3, 1 - 1e-3)
+        initialize_output(self.network, mean.logit())
+
+
+class ContinuousBernoulli(Likelihood):
+    r"""Density :math:`p(x \mid z) \propto \prod_d p_d^{x_d} (1 - p_d)^{1 - x_d}` on [0, 1].
+
+    The Bernoulli likelihood applied to gray values in [0, 1] is no density; this one has the
+    normalizing constant, :math:`2 \tanh^{-1}(1 - 2p) / (1 - 2p)` for each value.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
+        event_shape: shape of one datum.
+
+    References:
+        Loaiza-Ganem and Cunningham (2019). https://arxiv.org/abs/1907.06845
+    """
+
+    wants: ClassVar[str] = "values in [0, 1]"
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the densities of single values."""
+        values: dist.TorchDistribution = densities.ContinuousBernoulli(logits=output)
+        return values
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the distribution's mean at the data's, clipped to [0.02, 0.98]."""
+        mean = as_float(x).mean(0).clamp(0.02, 0.98)
+        logits = solve_increasing(
+            lambda t: densities.ContinuousBernoulli(logits=t).mean, mean, low=-100, high=100
+        )
+        with torch.no_grad():
+            initialize_output(self.network, logits)

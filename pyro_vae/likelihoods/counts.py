@@ -1,0 +1,135 @@
+"""Likelihoods of counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from . import masses
+from .base import Likelihood, as_float, initialize_output, whole_number
+from .scale import Scaled
+from .special import inverse_softplus
+
+__all__ = ["Binomial", "NegativeBinomial", "Poisson"]
+
+_LEAST_MEAN = 1e-6
+
+
+class Binomial(Likelihood):
+    r"""Counts of successes :math:`P(x \mid z) = \prod_d \binom{n}{x_d} p_d^{x_d} (1-p_d)^{n-x_d}`.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
+        event_shape: shape of one datum.
+        count: number of trials n of each value, its largest value.
+    """
+
+    wants: ClassVar[str] = "counts 0, 1, ..., count"
+
+    def __init__(self, network: nn.Module, event_shape: Sequence[int], *, count: int = 255) -> None:
+        super().__init__(network, event_shape)
+        self.count = whole_number("count", count, least=1)
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with the number of trials."""
+        return f"Binomial of {self.count} trials"
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mass functions of single values."""
+        values: dist.TorchDistribution = masses.Binomial(self.count, logits=output)
+        return values
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the output at the logit of the data's mean share, clipped to [0.001, 0.999]."""
+        share = (as_float(x).mean(0) / self.count).clamp(1e-3, 1 - 1e-3)
+        initialize_output(self.network, share.logit())
+
+
+class Poisson(Likelihood):
+    r"""Counts :math:`P(x \mid z) = \prod_d e^{-m_d} m_d^{x_d} / x_d!`.
+
+    The rate is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`: it grows linearly in the network's
+    output, where an exponential would overflow.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to raw rates of shape ``(*, *event_shape)``.
+        event_shape: shape of one datum.
+    """
+
+    wants: ClassVar[str] = "counts 0, 1, 2, ..."
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mass functions of single values."""
+        values: dist.TorchDistribution = dist.Poisson(_rate(output))
+        return values
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the rates at the data's mean, at least 0.001."""
+        initialize_output(self.network, _raw_rate(as_float(x).mean(0)))
+
+
+class NegativeBinomial(Scaled):
+    r"""Counts with more variance than Poisson's: mean m(z), variance :math:`m + a m^2`.
+
+    The mean is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to raw means of shape ``(*, *event_shape)``;
+            with ``dispersion="network"`` to ``(*, 2, *event_shape)``: raw means, raw dispersions.
+        event_shape: shape of one datum.
+        dispersion: a: a positive number to fix it, ``"shared"`` to learn one for all of x,
+            ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+        floor: least value of a learned a; Poisson's distribution is a = 0.
+
+    Attributes:
+        scale: the dispersion a.
+    """
+
+    wants: ClassVar[str] = "counts 0, 1, 2, ..."
+    quantity: ClassVar[str] = "dispersion"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        event_shape: Sequence[int],
+        *,
+        dispersion: float | str = "shared",
+        floor: float = 1e-4,
+    ) -> None:
+        super().__init__(network, event_shape, scale=dispersion, floor=floor)
+
+    @classmethod
+    def network_shape(
+        cls, event_shape: Sequence[int], *, dispersion: float | str = "shared", **options: Any
+    ) -> tuple[int, ...]:
+        """``event_shape``, or ``(2, *event_shape)`` for a dispersion from the network."""
+        return super().network_shape(event_shape, scale=dispersion)
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mass functions of single values."""
+        raw_mean, dispersion = self._split(output)
+        return masses.NegativeBinomial(_rate(raw_mean), dispersion)
+
+    def _starting_location(self, mean: Tensor, scale: Tensor) -> Tensor:
+        return _raw_rate(mean)
+
+    def _starting_scale(self, x: Tensor) -> Tensor:
+        """Dispersion that gives the data's variance, in [0.01, 10]."""
+        mean = x.mean(0)
+        excess = x.var(0, correction=0) - mean
+        overall = excess.sum() / mean.square().sum().clamp_min(1e-6)
+        each = excess / mean.square().clamp_min(1e-6)
+        return (overall if self.scale_kind == "shared" else each).clamp(1e-2, 10.0)
+
+
+def _rate(raw: Tensor) -> Tensor:
+    return _LEAST_MEAN + softplus(raw)
+
+
+def _raw_rate(mean: Tensor) -> Tensor:
+    return inverse_softplus(mean.clamp_min(1e-3) - _LEAST_MEAN)

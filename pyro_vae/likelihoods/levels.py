@@ -1,0 +1,247 @@
+"""Likelihoods of values that come in levels: gray values and class indices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from . import masses
+from .base import Likelihood, as_float, initialize_output, whole_number
+from .scale import Scaled
+from .special import inverse_softplus, solve_increasing
+
+__all__ = ["Categorical", "DiscretizedLogistic", "LogisticMixture"]
+
+_FLOOR = 5e-4
+_UNIT_DEVIATION = math.pi / math.sqrt(3)
+
+
+class DiscretizedLogistic(Scaled):
+    r"""Gray values: independent logistic distributions of location f(z), rounded to levels.
+
+    .. math:: P(x \mid z) = \prod_d \sigma\left(\frac{x_d + h - f_d(z)}{s}\right) -
+        \sigma\left(\frac{x_d - h - f_d(z)}{s}\right), \qquad h = \frac{1}{2 (levels - 1)}
+
+    with the tails in the lowest and the highest level. These are probabilities, not densities, so
+    log p(x) is at most 0 and comparable in bits per dimension. Data are the numbers
+    k / (levels - 1) in [0, 1]: images of 0..255 are to be divided by 255.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to locations of shape ``(*, *event_shape)``;
+            with ``scale="network"`` to ``(*, 2, *event_shape)``: locations, then raw scales.
+        event_shape: shape of one datum.
+        levels: number of levels of each value.
+        scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
+            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+        floor: least value of a learned s, in units of x.
+
+    References:
+        Kingma et al. (2016). https://arxiv.org/abs/1606.04934
+    """
+
+    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        event_shape: Sequence[int],
+        *,
+        levels: int = 256,
+        scale: float | str = "shared",
+        floor: float = _FLOOR,
+    ) -> None:
+        super().__init__(network, event_shape, scale=scale, floor=floor)
+        self.levels = whole_number("levels", levels, least=2)
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with its levels, the scale and its floor."""
+        return f"{super().description}, {self.levels} levels"
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mass functions of single values."""
+        return masses.DiscretizedLogistic(*self._split(output), self.levels)
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the distribution's mean at the data's and a learned scale at their scale.
+
+        Raises:
+            ValueError: data off the levels.
+        """
+        _check_levels(x, self.levels)
+        super().initialize(x)
+
+    def _unit_deviation(self) -> float:
+        return _UNIT_DEVIATION
+
+    def _starting_location(self, mean: Tensor, scale: Tensor) -> Tensor:
+        def function(t: Tensor) -> Tensor:
+            return masses.DiscretizedLogistic(t, scale, self.levels).mean_before_rounding
+
+        return solve_increasing(function, _inside(mean), low=-20, high=21)
+
+
+class LogisticMixture(Likelihood):
+    r"""Gray values: for each value a mixture of discretized logistic distributions.
+
+    .. math:: P(x \mid z) = \prod_d \sum_j \pi_{dj}(z) P_{dj}(x_d \mid z)
+
+    with :math:`P_{dj}` as in :class:`DiscretizedLogistic`, weights, locations and scales all from
+    the network. Data are the numbers k / (levels - 1) in [0, 1]: images of 0..255 are to be
+    divided by 255.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to ``(*, 3 * components, *event_shape)``: the
+            logits of the weights, the locations, the raw scales.
+        event_shape: shape of one datum.
+        components: number of components of each value.
+        levels: number of levels of each value.
+        floor: least scale, in units of x.
+
+    References:
+        Salimans et al. (2017), PixelCNN++. https://arxiv.org/abs/1701.05517
+    """
+
+    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        event_shape: Sequence[int],
+        *,
+        components: int = 5,
+        levels: int = 256,
+        floor: float = _FLOOR,
+    ) -> None:
+        super().__init__(network, event_shape)
+        self.output_shape = torch.Size(self.network_shape(event_shape, components=components))
+        if not (floor > 0 and math.isfinite(floor)):
+            raise ValueError(f"floor must be a positive number, the least scale; got {floor!r}.")
+        self.components = components
+        self.levels = whole_number("levels", levels, least=2)
+        self.floor = float(floor)
+
+    @classmethod
+    def network_shape(
+        cls, event_shape: Sequence[int], *, components: int = 5, **options: Any
+    ) -> tuple[int, ...]:
+        """``(3 * components, *event_shape)``."""
+        return (3 * whole_number("components", components, least=1), *event_shape)
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with components, levels and the floor of the scales."""
+        return (
+            f"LogisticMixture of {self.components} components with scales from the network, at "
+            f"least {self.floor:.4g}, {self.levels} levels"
+        )
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mixtures of single values."""
+        rows = output.movedim(-self.event_dim - 1, -1)
+        logits, loc, raw = rows.unflatten(-1, (3, self.components)).unbind(-2)
+        weights = dist.Categorical(logits=logits)
+        parts = masses.DiscretizedLogistic(loc, self.floor + softplus(raw), self.levels)
+        values: dist.TorchDistribution = dist.MixtureSameFamily(weights, parts)
+        return values
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Start with equal weights, locations spread over the data, and their mean.
+
+        Raises:
+            ValueError: data off the levels.
+        """
+        _check_levels(x, self.levels)
+        x = as_float(x)
+        mean = x.mean(0)
+        deviation = (x - mean).std(correction=0)
+        raw = inverse_softplus((deviation / _UNIT_DEVIATION - self.floor).clamp_min(self.floor))
+        scale = self.floor + softplus(raw)
+        places = torch.arange(self.components, dtype=x.dtype, device=x.device)
+        offsets = (places - places.mean()) / max(self.components - 1, 1) * 2 * deviation
+
+        def function(t: Tensor) -> Tensor:
+            parts = masses.DiscretizedLogistic(t[..., None] + offsets, scale, self.levels)
+            return parts.mean_before_rounding.mean(-1)
+
+        centre = solve_increasing(function, _inside(mean), low=-20, high=21)
+        loc = torch.stack([centre + offset for offset in offsets])
+        start = torch.cat([torch.zeros_like(loc), loc, raw.expand_as(loc)])
+        initialize_output(self.network, start)
+
+
+class Categorical(Likelihood):
+    r"""Class indices :math:`P(x \mid z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}`.
+
+    Indices have no mean: ``mean`` of the distribution is the most probable index, so that a
+    picture can show it. Images of 0..255 go in as they are.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to logits ``(*, levels, *event_shape)``.
+        event_shape: shape of one datum.
+        levels: number of classes of each value.
+    """
+
+    wants: ClassVar[str] = "class indices 0, 1, ..., levels - 1"
+
+    def __init__(
+        self, network: nn.Module, event_shape: Sequence[int], *, levels: int = 256
+    ) -> None:
+        super().__init__(network, event_shape)
+        self.output_shape = torch.Size(self.network_shape(event_shape, levels=levels))
+        self.levels = levels
+
+    @classmethod
+    def network_shape(
+        cls, event_shape: Sequence[int], *, levels: int = 256, **options: Any
+    ) -> tuple[int, ...]:
+        """``(levels, *event_shape)``."""
+        return (whole_number("levels", levels, least=2), *event_shape)
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with the number of classes."""
+        return f"Categorical of {self.levels} classes"
+
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mass functions of single values."""
+        logits = output.movedim(-self.event_dim - 1, -1)
+        values: dist.TorchDistribution = masses.Categorical(logits=logits)
+        return values
+
+    def initialize(self, x: Tensor) -> None:
+        """Start the output at the log frequencies of each value's classes, one datum added."""
+        x = as_float(x)
+        counts = torch.stack([(x == k).sum(0) for k in range(self.levels)]).to(x.dtype)
+        frequencies = (counts + 1 / self.levels) / (len(x) + 1)
+        initialize_output(self.network, frequencies.log())
+
+
+def _inside(mean: Tensor) -> Tensor:
+    """Means away from the ends, where a location would lie at infinity."""
+    return mean.clamp(5e-3, 1 - 5e-3)
+
+
+def _check_levels(x: Tensor, levels: int) -> None:
+    """Raise ``ValueError`` for data off the grid of levels; say what to do with them."""
+    grid = masses.Grid(levels)
+    good = grid.check(x)
+    if good.all():
+        return
+    top = levels - 1
+    advice = (
+        f"Divide data of levels 0, 1, ..., {top} by {top}."
+        if x.max() > 1
+        else f"Set levels to the number that the data have, or round: (x * {top}).round() / {top}."
+    )
+    raise ValueError(
+        f"data outside the support of the likelihood: it wants {grid.wants}, and the data hold "
+        f"values such as {x[~good][0].item():.4g}. {advice}"
+    )

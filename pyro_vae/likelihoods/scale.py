@@ -1,0 +1,160 @@
+"""Likelihoods whose values have a scale: fixed, learned, or given by the network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from ..errors import suggestion
+from .base import Likelihood, as_float, initialize_output
+from .special import inverse_softplus
+
+__all__ = ["Scaled"]
+
+_KINDS = {
+    "shared": "one learned {} for all values",
+    "value": "one learned {} for each value",
+    "network": "a {} for each value from the network",
+}
+
+
+class Scaled(Likelihood):
+    r"""Values with a location from the network and a scale, :math:`s = floor + softplus(\cdot)`.
+
+    Args:
+        network: gives the locations or, with ``scale="network"``, two rows: locations, raw scales.
+        event_shape: shape of one datum.
+        scale: a positive number to fix it; ``"shared"`` to learn one for all values; ``"value"``
+            to learn one for each value of x, whatever z; ``"network"`` for the network's.
+        floor: least value of a learned scale.
+
+    Attributes:
+        scale_kind: ``"fixed"``, ``"shared"``, ``"value"`` or ``"network"``.
+        floor: least value of the scale; 0 if it is fixed.
+    """
+
+    quantity: ClassVar[str] = "scale"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        event_shape: Sequence[int],
+        *,
+        scale: float | str,
+        floor: float,
+    ) -> None:
+        kind, fixed = _parse(self.quantity, scale)
+        super().__init__(network, event_shape)
+        if not (floor > 0 and math.isfinite(floor)):
+            raise ValueError(
+                f"floor must be a positive number, the least {self.quantity}: without one the "
+                f"likelihood is unbounded; got {floor!r}."
+            )
+        self.scale_kind, self.floor = kind, float(floor)
+        self.raw_scale: Tensor | None
+        if kind == "fixed":
+            self.floor = 0.0
+            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(fixed)))
+        elif kind == "network":
+            self.output_shape = torch.Size((2, *event_shape))
+            self.register_parameter("raw_scale", None)
+        else:
+            self.raw_scale = nn.Parameter(torch.zeros(event_shape if kind == "value" else ()))
+
+    @classmethod
+    def network_shape(
+        cls, event_shape: Sequence[int], *, scale: float | str = "shared", **options: Any
+    ) -> tuple[int, ...]:
+        """``event_shape``, or ``(2, *event_shape)`` for a scale from the network."""
+        rows = (2,) if _parse(cls.quantity, scale)[0] == "network" else ()
+        return (*rows, *event_shape)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale, a scalar or (for ``"value"``) of shape ``event_shape``.
+
+        Raises:
+            ValueError: the scale depends on z, since it comes from the network.
+        """
+        if self.raw_scale is None:
+            raise ValueError(
+                f"this likelihood's {self.quantity} depends on z; take it from the distribution, "
+                f"likelihood(z).base_dist.{self.quantity}."
+            )
+        return self.floor + softplus(self.raw_scale)
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with the scale and its floor."""
+        kind = type(self).__name__
+        if self.scale_kind == "fixed":
+            return f"{kind} with {self.quantity} {self.scale.item():.4g}"
+        words = _KINDS[self.scale_kind].format(self.quantity)
+        return f"{kind} with {words}, at least {self.floor:.4g}"
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Start the output at the data's mean and a learned scale at their scale.
+
+        A scale of each value starts at no less than a tenth of the one of all values together, so
+        that values which never vary in the training data do not start as certain.
+
+        Args:
+            x: training data of shape ``(N, *event_shape)``.
+        """
+        x = as_float(x)
+        raw = None
+        if self.scale_kind == "fixed":
+            scale = self.scale
+        else:
+            start = self._starting_scale(x).to(x.dtype)
+            raw = inverse_softplus((start - self.floor).clamp_min(self.floor))
+            scale = self.floor + softplus(raw)
+        if raw is not None and self.raw_scale is not None:
+            self.raw_scale.copy_(raw)
+        value = self._starting_location(x.mean(0), scale)
+        if self.raw_scale is None and raw is not None:
+            value = torch.stack([value, raw.expand_as(value)])
+        initialize_output(self.network, value)
+
+    def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Return location and scale of each value."""
+        if self.scale_kind != "network":
+            return output, self.scale
+        location, raw = output.unbind(-self.event_dim - 1)
+        return location, self.floor + softplus(raw)
+
+    def _unit_deviation(self) -> float:
+        """Standard deviation of a value whose scale is one."""
+        return 1.0
+
+    def _starting_location(self, mean: Tensor, scale: Tensor) -> Tensor:
+        """Location at which a value of the given scale has the given mean."""
+        return mean
+
+    def _starting_scale(self, x: Tensor) -> Tensor:
+        overall = (x - x.mean(0)).std(correction=0)
+        each = x.std(0, correction=0).clamp_min(overall / 10)
+        deviation = overall if self.scale_kind == "shared" else each
+        return deviation / self._unit_deviation()
+
+
+def _parse(quantity: str, option: float | str) -> tuple[str, float]:
+    """Return the kind of scale that an option asks for, and its value if that is fixed."""
+    if isinstance(option, str) and option in _KINDS:
+        return option, math.nan
+    try:
+        value = math.nan if isinstance(option, bool) else float(option)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"unknown {quantity} {option!r}; give a positive number, or one of "
+            f"{', '.join(map(repr, _KINDS))}." + suggestion(str(option), _KINDS)
+        ) from None
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{quantity} must be positive and finite; got {option!r}.")
+    return "fixed", value
