@@ -29,7 +29,7 @@ class Data:
     """One split of a data set.
 
     Attributes:
-        x: data of shape ``(N, *event_shape)``, float32. Under a binarization, 0/1 values that were
+        x: data of shape ``(N, *event_shape)``, float32. Under a binarization, values that were
             drawn once from ``seed``.
         y: labels of shape ``(N,)``, if there are any.
         name: the data set.
@@ -37,7 +37,8 @@ class Data:
         binarization: how gray values became ``x``.
         seed: seed of the binarization.
         intensities: gray values in [0, 1] to draw from anew at every epoch, for the training split
-            under dynamic binarization; else ``None``.
+            under dynamic binarization or dequantization; else ``None``.
+        levels: number of gray levels, of dequantized data.
     """
 
     x: Tensor
@@ -47,6 +48,7 @@ class Data:
     binarization: Binarize = "none"
     seed: int = 0
     intensities: Tensor | None = None
+    levels: int = 256
 
     def __len__(self) -> int:
         return len(self.x)
@@ -61,7 +63,11 @@ class Data:
         """The data in words, with binarization and seed."""
         if self.binarization == "none":
             return f"{self.name} {self.split}"
+        if self.binarization == "gray":
+            return f"{self.name} {self.split}, gray in [0, 1]"
         seed = "" if self.binarization == "threshold" else f", seed {self.seed}"
+        if self.binarization == "dequantized":
+            return f"{self.name} {self.split}, dequantized from {self.levels} levels{seed}"
         return f"{self.name} {self.split}, {self.binarization} binarization{seed}"
 
     @property
@@ -70,11 +76,11 @@ class Data:
         return fingerprint(self.x)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Data at ``index`` for one training step: drawn anew under dynamic binarization."""
+        """Data at ``index`` for one training step: drawn anew where they are drawn at all."""
         if self.intensities is None:
             return self.x[index]
         gray = self.intensities[index]
-        return (torch.rand_like(gray) < gray).to(gray.dtype)
+        return _draw(gray, torch.rand_like(gray), self.binarization, self.levels)
 
     def to(self, device: torch.device | str) -> Data:
         """Copy the data to a device."""
@@ -122,7 +128,7 @@ def load(
     root: str | Path | None = None,
     download: bool = True,
 ) -> Splits:
-    """Load a data set as training, validation and test data.
+    r"""Load a data set as training, validation and test data.
 
     - ``digits``: scikit-learn's 1,797 handwritten digits of 8x8 pixels (1,257 + 180 + 360), no
       download.
@@ -134,8 +140,12 @@ def load(
     Binarization (integer images are first divided by 255, or by their largest value if they are
     not of 8 bits): ``dynamic``
     draws pixels with their gray value as probability, for training anew at every epoch, for
-    validation and test once; ``static`` draws all once; ``threshold`` is 1 above one half; ``none``
-    keeps the values. Numbers under different binarizations are not comparable.
+    validation and test once; ``static`` draws all once; ``threshold`` is 1 above one half; ``gray``
+    stays gray, in [0, 1]; ``dequantized`` is :math:`(k + u) / L` for level k of L and uniform noise
+    u, drawn like ``dynamic``, so that a density of it bounds the probability of the levels from
+    below (add :math:`\log_2 L` to its bits/dim; Theis et al. 2016,
+    https://arxiv.org/abs/1511.01844); ``none`` keeps the values. Numbers under different
+    binarizations are not comparable.
 
     Args:
         name: name or path.
@@ -208,12 +218,24 @@ def _binarized(
             "gray values in [0, 1]; scale the data, or use --binarize none with a likelihood for "
             "real values."
         )
+    if binarize == "gray":
+        return replace(data, x=gray)
     if binarize == "threshold":
         return replace(data, x=(gray > 0.5).float())
+    if binarize == "dequantized" and x.is_floating_point():
+        raise ValueError(f"{what} is not of integers, whose levels dequantization needs.")
+    levels = int(largest) + 1
     generator = torch.Generator().manual_seed(derive("binarize", seed, index))
-    drawn = (torch.rand(gray.shape, generator=generator) < gray).float()
-    again = gray if binarize == "dynamic" and split == "train" else None
-    return replace(data, x=drawn, intensities=again)
+    drawn = _draw(gray, torch.rand(gray.shape, generator=generator), binarize, levels)
+    again = gray if binarize in ("dynamic", "dequantized") and split == "train" else None
+    return replace(data, x=drawn, intensities=again, levels=levels)
+
+
+def _draw(gray: Tensor, noise: Tensor, binarize: Binarize, levels: int) -> Tensor:
+    """Make data of gray values in [0, 1] and uniform noise."""
+    if binarize == "dequantized":
+        return (gray * (levels - 1) + noise) / levels
+    return (noise < gray).to(gray.dtype)
 
 
 def _largest(splits: list[Tensor]) -> float:

@@ -188,3 +188,23 @@ def test_splits_that_do_not_fit_together(tmp_path):
     np.savez(tmp_path / "d.npz", x=np.zeros((9, 2)), y=np.zeros(4))
     with pytest.raises(ValueError, match="9 data, but labels of shape"):
         pv.load(tmp_path / "d.npz")
+
+
+def test_gray_and_dequantized(tmp_path):
+    levels = torch.randint(0, 256, (50, 6), dtype=torch.uint8)
+    np.savez(tmp_path / "g.npz", train=levels.numpy(), valid=levels.numpy(), test=levels.numpy())
+    gray = pv.load(tmp_path / "g.npz", binarize="gray")
+    assert torch.equal(gray.test.x, levels.float() / 255)
+    assert gray.test.description == "g.npz test, gray in [0, 1]"
+    noisy = pv.load(tmp_path / "g.npz", binarize="dequantized", seed=3)
+    assert noisy.test.description == "g.npz test, dequantized from 256 levels, seed 3"
+    assert torch.equal((noisy.test.x * 256).floor(), levels.float())
+    again = pv.load(tmp_path / "g.npz", binarize="dequantized", seed=3)
+    assert torch.equal(noisy.test.x, again.test.x)
+    assert not torch.equal(noisy.test.x, noisy.valid.x)
+    rows = torch.arange(50)
+    first, second = noisy.train.batch(rows), noisy.train.batch(rows)
+    assert not torch.equal(first, second)
+    assert torch.equal((first * 256).floor(), (second * 256).floor())
+    with pytest.raises(ValueError, match="not of integers"):
+        pv.load("digits", binarize="dequantized")
