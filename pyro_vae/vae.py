@@ -4,35 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from functools import partial
-from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
-from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from torch import Tensor, nn
 
 from .config import Config
-from .errors import lookup
-from .likelihoods import LIKELIHOODS
-from .networks import MLP
-from .posteriors import POSTERIORS
-from .priors import build_prior
+from .module import ProgramModule
+from .parts import decoder_part, encoder_part
+from .priors import Fixed, build_prior
 from .seeding import seeded
 
 __all__ = ["VAE"]
 
 
-class VAE(nn.Module):
+class VAE(ProgramModule):
     r"""p(z) p(x|z) with an amortized q(z|x): three modules, two Pyro programs.
 
     Any ``nn.Module`` serves as a part if calling it returns a Pyro distribution. ``model`` and
     ``guide`` are ordinary Pyro programs, so ``pyro.infer.SVI(vae.model, vae.guide, ...)`` trains
-    the object as it is. Parameters live in the modules; Pyro's global store stays untouched, and
-    several models coexist in one process.
+    the object as it is.
 
     Args:
-        prior: ``prior()`` is a distribution over z, event shape ``(latent_dim,)``.
+        prior: ``prior()`` is a distribution over z, event shape ``(latent_dim,)``; or such a
+            distribution itself.
         likelihood: ``likelihood(z)`` is a distribution over x; owns the decoder.
         posterior: ``posterior(x)`` is a distribution over z; owns the encoder.
 
@@ -40,9 +36,14 @@ class VAE(nn.Module):
         Kingma and Welling (2014). https://arxiv.org/abs/1312.6114
     """
 
-    def __init__(self, prior: nn.Module, likelihood: nn.Module, posterior: nn.Module) -> None:
+    def __init__(
+        self,
+        prior: nn.Module | dist.TorchDistribution,
+        likelihood: nn.Module,
+        posterior: nn.Module,
+    ) -> None:
         super().__init__()
-        self.prior = prior
+        self.prior: nn.Module = prior if isinstance(prior, nn.Module) else Fixed(prior)
         self.likelihood = likelihood
         self.posterior = posterior
 
@@ -63,7 +64,7 @@ class VAE(nn.Module):
     def from_config(
         cls, config: Config, *, event_shape: Sequence[int], data: Tensor | None = None
     ) -> VAE:
-        """Build the usual VAE: multilayer perceptrons and parts chosen by name.
+        """Build the usual VAE: networks and parts chosen by name.
 
         The initial parameters depend on ``config.seed`` alone (and on ``data``).
 
@@ -76,29 +77,19 @@ class VAE(nn.Module):
         Raises:
             ValueError: an unknown part, or an option that the part has not.
         """
-        event_shape, latent_shape = tuple(event_shape), (config.latent_dim,)
-        likelihood: Any = lookup("likelihood", config.likelihood, LIKELIHOODS)
-        posterior = lookup("posterior", config.posterior, POSTERIORS)
+        event_shape, latent_dim = tuple(event_shape), config.latent_dim
         with seeded("initialize", config.seed):
-            decoder = MLP(
-                latent_shape,
-                event_shape,
-                hidden=config.hidden[::-1],
-                activation=config.activation,
+            likelihood = decoder_part(config, [(latent_dim,)], event_shape)
+            posterior = encoder_part(config, [event_shape], latent_dim)
+            prior = build_prior(
+                config.prior,
+                latent_dim,
+                posterior=posterior,
+                event_shape=event_shape,
+                **config.options("prior"),
             )
-            encoder = MLP(
-                event_shape,
-                (posterior.outputs_per_latent, *latent_shape),
-                hidden=config.hidden,
-                activation=config.activation,
-            )
-            prior = build_prior(config.prior, config.latent_dim, **config.prior_options)
-            vae = cls(prior, likelihood(decoder, event_shape), posterior(encoder))
-            if data is not None:
-                for part in vae.children():
-                    initialize = getattr(part, "initialize", None)
-                    if callable(initialize):
-                        initialize(data)
+            vae = cls(prior, likelihood, posterior)
+            vae._initialize_parts(data, "prior", "likelihood", "posterior")
         return vae
 
     @torch.no_grad()
@@ -158,38 +149,3 @@ class VAE(nn.Module):
             likelihood = self.likelihood(self.prior().sample((n,)))
             x: Tensor = likelihood.mean if mean else likelihood.sample()
         return x
-
-    def _show_parameters(self, *parts: str) -> None:
-        """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
-
-        ``pyro.infer.SVI`` optimizes the parameters that it sees while the programs run.
-        """
-        if not am_i_wrapped():
-            return
-        for part in parts:
-            for name, parameter in getattr(self, part).named_parameters():
-                # The attribute that Pyro asks for goes on an alias: the module stays picklable.
-                alias = parameter.view_as(parameter)
-                alias.unconstrained = partial(_identity, parameter)
-                apply_stack(
-                    Message(
-                        type="param",
-                        name=f"{part}.{name}",
-                        fn=_identity,
-                        is_observed=False,
-                        args=(),
-                        kwargs={},
-                        value=alias,
-                        scale=1.0,
-                        mask=None,
-                        cond_indep_stack=(),
-                        done=True,
-                        stop=False,
-                        infer={},
-                        continuation=None,
-                    )
-                )
-
-
-def _identity(parameter: Tensor) -> Tensor:
-    return parameter

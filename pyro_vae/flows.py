@@ -1,0 +1,230 @@
+"""Normalizing flows: zuko's transforms as Pyro distributions."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from .distributions import LastDraw, bound
+from .errors import lookup
+
+__all__ = ["FLOWS", "FlowDistribution", "FlowKind", "FlowPrior", "FlowTransform"]
+
+FlowKind = Literal["maf", "nsf", "realnvp"]
+
+FLOWS: dict[str, tuple[str, dict[str, Any]]] = {
+    "maf": ("MAF", {}),
+    "nsf": ("NSF", {}),
+    # zuko's own couplings look up their mask's indices, which reads from the device.
+    "realnvp": ("MAF", {"passes": 2}),
+}
+"""Kinds of flow: zuko's class, and its options."""
+
+Map = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""From z to f(z) and log |det df/dz|."""
+
+_FIRST_SCALE = 1e-2
+
+
+class FlowDistribution(dist.TorchDistribution):
+    r"""Density of :math:`z = g(\epsilon)` with :math:`\epsilon` from a base distribution.
+
+    .. math:: \log p(z) = \log p(\epsilon) - \log |\det \partial g / \partial \epsilon|
+
+    The log density of a draw is found on the way and remembered, so that scoring a draw costs
+    nothing; any other z is mapped back. ``mean`` is the image of the base's mean: exact where g is
+    linear, and otherwise a central point, since the mean has no closed form.
+
+    Args:
+        base: distribution of :math:`\epsilon`, over vectors.
+        generate: maps :math:`\epsilon` to z and :math:`\log |\det \partial g / \partial \epsilon|`.
+        normalize: maps z to :math:`\epsilon` and the log determinant of that direction.
+        validate_args: check values; ``None`` for torch's default.
+
+    References:
+        Papamakarios et al. (2021). https://arxiv.org/abs/1912.02762
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(
+        self, base: Any, generate: Map, normalize: Map, *, validate_args: bool | None = None
+    ) -> None:
+        self.base, self.generate, self.normalize = base, generate, normalize
+        self._drawn = LastDraw()
+        super().__init__(base.batch_shape, base.event_shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
+        """Return the same distribution with another batch shape."""
+        new: FlowDistribution = self._get_checked_instance(FlowDistribution, _instance)
+        new.base = self.base.expand(torch.Size(batch_shape))
+        new.generate, new.normalize, new._drawn = self.generate, self.normalize, LastDraw()
+        super(FlowDistribution, new).__init__(
+            torch.Size(batch_shape), self.event_shape, validate_args=False
+        )
+        new._validate_args = self._validate_args
+        return new
+
+    @property
+    def mean(self) -> Tensor:
+        """Image of the base's mean (not the mean of z, which has no closed form)."""
+        return self.generate(self.base.mean)[0]
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Draw with gradients."""
+        noise = self.base.rsample(torch.Size(sample_shape))
+        z, log_determinant = self.generate(noise)
+        self._drawn.keep(z, self.base.log_prob(noise) - log_determinant)
+        return z
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density of ``value`` (*, D), shape ``(*,)``."""
+        if self._validate_args:
+            self._validate_sample(value)
+        density: Tensor | None = self._drawn.recall(value)
+        if density is None:
+            noise, log_determinant = self.normalize(value)
+            density = self.base.log_prob(noise) + log_determinant
+        return density
+
+
+class FlowTransform(nn.Module):
+    r"""Stack of masked autoregressive transforms :math:`f`, starting near the identity.
+
+    :math:`f` takes one parallel pass and its inverse one pass for each dimension (two in all for
+    ``"realnvp"``). Between transforms the order of the dimensions is reversed. Every layer is
+    smooth, so second derivatives exist (``"nsf"`` has one continuous derivative).
+
+    Args:
+        latent_dim: number of dimensions D.
+        context: number of features that f is conditioned on.
+        kind: ``"maf"``, affine in each dimension; ``"nsf"``, monotonic splines on [-5, 5] and the
+            identity outside; ``"realnvp"``, affine, half of the dimensions conditioned on the other
+            half.
+        transforms: number of transforms.
+        width: width of the two hidden layers of each; at least ``latent_dim``, for every dimension
+            to depend on all before it.
+
+    Raises:
+        ValueError: an unknown kind, or a size less than one.
+        ImportError: zuko is not installed.
+
+    References:
+        Papamakarios et al. (2017), MAF. https://arxiv.org/abs/1705.07057
+        Durkan et al. (2019), NSF. https://arxiv.org/abs/1906.04032
+        Dinh et al. (2017), RealNVP. https://arxiv.org/abs/1605.08803
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        *,
+        context: int = 0,
+        kind: str = "maf",
+        transforms: int = 2,
+        width: int = 128,
+    ) -> None:
+        super().__init__()
+        name, options = lookup("flow", kind, FLOWS)
+        for size, value in {"transforms": transforms, "width": width}.items():
+            if value < 1:
+                raise ValueError(f"{size} of a flow must be at least 1; got {value}.")
+        flow = getattr(_zuko_flows(), name)(
+            latent_dim,
+            context,
+            transforms=transforms,
+            hidden_features=(width, width),
+            activation=nn.SiLU,
+            **options,
+        )
+        self.transform = flow.transform
+        for layer in self.transform.transforms:
+            _start_near_identity(layer)
+
+    def forward(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
+        """Map x of shape ``(*, D)``.
+
+        Args:
+            x: vectors.
+            context: features of shape ``(*, context)``, or ``None``.
+            inverse: map with the inverse of f.
+
+        Returns:
+            The image ``(*, D)``, and the log absolute determinant of its Jacobian ``(*,)``.
+        """
+        transform = self.transform(context)
+        image, log_determinant = (transform.inv if inverse else transform).call_and_ladj(x)
+        return image, log_determinant
+
+    def maps(self, context: Tensor | None = None) -> tuple[Map, Map]:
+        """Return f and its inverse at the present parameters."""
+        call = bound(self)
+        return (lambda x: call(x, context, False)), (lambda x: call(x, context, True))
+
+
+class FlowPrior(nn.Module):
+    r"""Prior :math:`p(z)` by a flow to standard normal noise, :math:`f(z) \sim N(0, I)`.
+
+    The density takes one parallel pass and draws one pass for each dimension (two in all for
+    ``"realnvp"``). Starts near :math:`N(0, I)`. With one dimension ``"maf"`` and ``"realnvp"`` are
+    normal distributions.
+
+    Args:
+        latent_dim: number of latent dimensions.
+        kind: ``"maf"``, ``"nsf"`` or ``"realnvp"``; see :class:`FlowTransform`.
+        transforms: number of transforms.
+        width: width of the two hidden layers of each.
+
+    Raises:
+        ValueError: an unknown kind, or a size less than one.
+        ImportError: zuko is not installed.
+
+    References:
+        Papamakarios et al. (2017). https://arxiv.org/abs/1705.07057
+        Huang et al. (2017), flow priors of VAEs. https://arxiv.org/abs/1710.05279
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, latent_dim: int, *, kind: FlowKind = "maf", transforms: int = 3, width: int = 128
+    ) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        self.flow = FlowTransform(latent_dim, kind=kind, transforms=transforms, width=width)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z)."""
+        normalize, generate = self.flow.maps()
+        return FlowDistribution(dist.Normal(self.loc, self.scale).to_event(1), generate, normalize)
+
+
+def _zuko_flows() -> Any:
+    """Import zuko, which switches torch's validation of arguments off, and leave that as it was."""
+    validate = Distribution._validate_args
+    try:
+        return importlib.import_module("zuko.flows")
+    except ImportError as error:
+        raise ImportError(
+            'flows need zuko; install it with pip install "pyro-vae[flows]".'
+        ) from error
+    finally:
+        Distribution.set_default_validate_args(validate)
+
+
+@torch.no_grad()
+def _start_near_identity(layer: Any) -> None:
+    """Shrink the parameters of a zuko layer's univariate maps, which are the identity at zero."""
+    output = layer.hyper[-1] if hasattr(layer, "hyper") else layer.phi
+    for parameter in output.parameters():
+        parameter.mul_(_FIRST_SCALE)

@@ -1,0 +1,61 @@
+"""What every model of this package is: a module whose methods are two Pyro programs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
+from torch import Tensor, nn
+
+__all__ = ["ProgramModule"]
+
+
+class ProgramModule(nn.Module):
+    """Base of modules with two Pyro programs as methods, ``model`` and ``guide``.
+
+    Parameters live in the modules that are its parts; Pyro's global store stays untouched, and
+    several models coexist in one process. A subclass calls :meth:`_show_parameters` at the start of
+    each program, so that ``pyro.infer.SVI(module.model, module.guide, ...)`` trains it as it is.
+    """
+
+    def _show_parameters(self, *parts: str) -> None:
+        """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
+
+        ``pyro.infer.SVI`` optimizes the parameters that it sees while the programs run.
+        """
+        if not am_i_wrapped():
+            return
+        for part in parts:
+            for name, parameter in getattr(self, part).named_parameters():
+                # The attribute that Pyro asks for goes on an alias: the module stays picklable.
+                alias = parameter.view_as(parameter)
+                alias.unconstrained = partial(_identity, parameter)
+                apply_stack(
+                    Message(
+                        type="param",
+                        name=f"{part}.{name}",
+                        fn=_identity,
+                        is_observed=False,
+                        args=(),
+                        kwargs={},
+                        value=alias,
+                        scale=1.0,
+                        mask=None,
+                        cond_indep_stack=(),
+                        done=True,
+                        stop=False,
+                        infer={},
+                        continuation=None,
+                    )
+                )
+
+    def _initialize_parts(self, data: Tensor | None, *parts: str) -> None:
+        """Start the parts that know how from training data, if there are any."""
+        for part in parts if data is not None else ():
+            initialize = getattr(getattr(self, part), "initialize", None)
+            if callable(initialize):
+                initialize(data)
+
+
+def _identity(parameter: Tensor) -> Tensor:
+    return parameter

@@ -1,0 +1,79 @@
+"""Priors p(z): modules that return a Pyro distribution over z, event shape ``(latent_dim,)``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from ..errors import lookup
+from ..flows import FlowPrior
+from .factorized import Laplace, LearnedNormal, StandardNormal, StudentT
+from .fixed import Fixed
+from .hierarchical import HierarchicalPrior
+from .mixtures import ExemplarPrior, MixtureOfNormals, VampPrior
+
+__all__ = [
+    "PRIORS",
+    "ExemplarPrior",
+    "Fixed",
+    "FlowPrior",
+    "HierarchicalPrior",
+    "Laplace",
+    "LearnedNormal",
+    "MixtureOfNormals",
+    "StandardNormal",
+    "StudentT",
+    "VampPrior",
+    "build_prior",
+]
+
+PRIORS: dict[str, type[nn.Module]] = {
+    "normal": StandardNormal,
+    "diagonal": LearnedNormal,
+    "student-t": StudentT,
+    "laplace": Laplace,
+    "mixture": MixtureOfNormals,
+    "vamp": VampPrior,
+    "exemplar": ExemplarPrior,
+    "flow": FlowPrior,
+    "hierarchical": HierarchicalPrior,
+}
+
+
+def build_prior(
+    name: str,
+    latent_dim: int,
+    *,
+    posterior: nn.Module | None = None,
+    event_shape: tuple[int, ...] | None = None,
+    **options: Any,
+) -> nn.Module:
+    """Build a prior by name.
+
+    Args:
+        name: a key of ``PRIORS``.
+        latent_dim: number of latent dimensions.
+        posterior: the model's q(z|x), for the priors that are made of it.
+        event_shape: shape of one datum, likewise.
+        options: further keyword arguments of the prior's constructor.
+
+    Raises:
+        ValueError: an unknown prior, or an option which that prior has not.
+    """
+    kind = lookup("prior", name, PRIORS)
+    takes = inspect.signature(kind).parameters
+    unknown = [option for option in options if option not in takes]
+    if unknown:
+        own = [p for p in takes if p not in ("latent_dim", "posterior", "event_shape")]
+        raise ValueError(
+            f"prior {name!r} does not take {', '.join(unknown)}; "
+            + (f"its options are {', '.join(own)}." if own else "it has no options.")
+        )
+    context = {"posterior": posterior, "event_shape": event_shape}
+    context = {key: value for key, value in context.items() if key in takes}
+    missing = [key for key, value in context.items() if value is None]
+    if missing:
+        raise ValueError(f"prior {name!r} is made of the model's {' and '.join(missing)}; give it.")
+    return kind(latent_dim, **context, **options)
