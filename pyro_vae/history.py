@@ -54,9 +54,9 @@ class History:
         """Return the rows as columns by name."""
         return {name: [getattr(row, name) for row in self.epochs] for name in _COLUMNS}
 
-    def best(self) -> Epoch | None:
+    def best(self, *, after: int = 0) -> Epoch | None:
         """Epoch with the highest validation ELBO at full KL weight, if there is one."""
-        rows = [e for e in self.epochs if e.kl_weight == 1 and not math.isnan(e.valid_elbo)]
+        rows = [e for e in self.epochs if e.epoch > after and not math.isnan(e.valid_elbo)]
         return max(rows, key=lambda row: row.valid_elbo, default=None)
 
     def to_rows(self) -> list[dict[str, Any]]:

@@ -6,8 +6,9 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from tqdm.auto import tqdm
 
 from . import checkpoint
 from .batches import Source, batches, evaluation_batches
+from .compiled import CompiledTerms
 from .config import Config
 from .data import Data
 from .errors import Interrupted, NonFiniteLoss
 from .files import write_text
 from .history import Epoch, History
-from .objectives import ELBO
+from .objectives import Objective, kl_weight
 from .seeding import derive, seeded
 
 __all__ = ["Loop", "Saver"]
@@ -39,7 +41,7 @@ class Loop:
     program: Any
     train: Source
     valid: Source | None
-    objective: ELBO
+    objective: Objective
     settings: dict[str, Any]
     device: torch.device
     arity: int
@@ -61,6 +63,11 @@ class Loop:
         )
         self.steps_per_epoch = _steps_per_epoch(self.train, self.settings["batch_size"])
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
+        self.terms: Callable[..., tuple[Tensor, Tensor]]
+        if self.settings["compiled"]:
+            self.terms = CompiledTerms(self.program, self.objective)
+        else:
+            self.terms = partial(self.objective.terms, self.program.model, self.program.guide)
 
     @property
     def steps(self) -> int:
@@ -92,7 +99,7 @@ class Loop:
                 saver.save_if_due()
         self.finished = True
         self.history.stopped_early = self.epoch < total
-        best = self.history.best()
+        best = self._best()
         if self.settings["patience"] is not None and self.best is not None and best is not None:
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
@@ -119,9 +126,7 @@ class Loop:
         n = len(batch[0])
         self.optimizer.zero_grad(set_to_none=True)
         self.last_kl_weight = self._kl_weight()
-        loss, elbo = self.objective.terms(
-            self.program.model, self.program.guide, *batch, kl_weight=self.last_kl_weight
-        )
+        loss, elbo = self.terms(*batch, kl_weight=self.last_kl_weight)
         (loss / n).backward()
         value = elbo.item()  # not finite if the loss is not
         if not math.isfinite(value):
@@ -137,8 +142,16 @@ class Loop:
         self.epoch_data += n
 
     def _kl_weight(self) -> float:
-        warmup = self.settings["kl_warmup"] * self.steps_per_epoch
-        return min(1.0, self.steps / warmup) if warmup else 1.0
+        return kl_weight(
+            self.steps / self.steps_per_epoch,
+            warmup=self.settings["kl_warmup"],
+            cycles=self.settings["kl_cycles"],
+            beta=self.settings["beta"],
+        )
+
+    def _best(self) -> Epoch | None:
+        """Best epoch at the final KL weight, by the validation ELBO."""
+        return self.history.best(after=self.settings["kl_warmup"])
 
     def _finish_epoch(self) -> None:
         if self.epoch_data == 0:
@@ -154,7 +167,7 @@ class Loop:
             )
         )
         self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
-        if self.settings["patience"] is not None and self.history.best() is self.history.epochs[-1]:
+        if self.settings["patience"] is not None and self._best() is self.history.epochs[-1]:
             self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
 
     @torch.no_grad()
@@ -177,7 +190,7 @@ class Loop:
         return total / count
 
     def _should_stop(self) -> bool:
-        patience, best = self.settings["patience"], self.history.best()
+        patience, best = self.settings["patience"], self._best()
         return patience is not None and best is not None and self.epoch - best.epoch >= patience
 
     def state(self) -> dict[str, Any]:

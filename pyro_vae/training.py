@@ -20,13 +20,14 @@ from .data import Data
 from .files import write_json
 from .history import History
 from .loop import Loop, Saver
-from .objectives import ELBO
+from .objectives import ELBO, Objective
 from .seeding import seeded
 from .signals import stop_on_signal
 
 __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
+_AT_LEAST = {"epochs": 1, "batch_size": 1, "kl_warmup": 0, "kl_cycles": 1, "beta": 0, "seed": 0}
 
 
 def fit(
@@ -34,13 +35,16 @@ def fit(
     train: Source,
     valid: Source | None = None,
     *,
-    objective: ELBO | None = None,
+    objective: Objective | None = None,
     epochs: int = 100,
     batch_size: int = 100,
     learning_rate: float = 1e-3,
     schedule: Schedule = "constant",
     kl_warmup: int = 0,
+    kl_cycles: int = 1,
+    beta: float = 1.0,
     patience: int | None = None,
+    compiled: bool = False,
     seed: int = 0,
     device: str | torch.device = "auto",
     out: str | Path | None = None,
@@ -72,10 +76,15 @@ def fit(
         learning_rate: Adam's step size, or the schedule's peak.
         schedule: ``"constant"``, ``"one-cycle"`` (up, then down to nearly zero), or ``"cosine"``
             (down to zero).
-        kl_warmup: epochs over which the weight of the KL term rises linearly from exactly 0 to
-            exactly 1.
+        kl_warmup: epochs over which the weight of the KL term rises from exactly 0 to exactly
+            ``beta``.
+        kl_cycles: how often it rises in that time: once, linearly, or in so many cycles, each of
+            which rises over its first half (Fu et al. 2019).
+        beta: weight of the KL term after the warm-up; the logged ELBO always has weight 1.
         patience: stop after so many epochs without a better validation ELBO (counted from the end
             of the warm-up), and restore the best parameters. ``None`` trains to the end.
+        compiled: compile the step first (about ten seconds); loss and gradients stay the same up
+            to rounding.
         seed: seed of data order, noise and binarization.
         device: ``"auto"`` (a GPU where there is one), or a torch device.
         out: run folder for checkpoint, history (CSV) and config (JSON).
@@ -116,7 +125,10 @@ def fit(
         "learning_rate": learning_rate,
         "schedule": schedule,
         "kl_warmup": kl_warmup,
+        "kl_cycles": kl_cycles,
+        "beta": beta,
         "patience": patience,
+        "compiled": compiled,
         "seed": seed,
         "objective": repr(objective),
     }
@@ -135,7 +147,7 @@ def fit(
     with seeded("check", seed):
         for source, what in ((train, "training data"), (valid, "validation data")):
             if source is not None:
-                _check_source(program, source, target, arity, what)
+                _check_source(program, objective, source, target, arity, what)
     for name, source in (("train_data", train), ("valid_data", valid)):
         settings[name] = source.sha256 if isinstance(source, Data) else None
     loop = Loop(program, train, valid, objective, settings, target, arity)
@@ -163,8 +175,8 @@ def fit(
 
 
 def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
-    for name, least in (("epochs", 1), ("batch_size", 1), ("kl_warmup", 0), ("seed", 0)):
-        if settings[name] < least:
+    for name, least in _AT_LEAST.items():
+        if not settings[name] >= least:
             raise ValueError(f"{name} must be at least {least}; got {settings[name]}.")
     if not 0 < settings["learning_rate"] < math.inf:
         raise ValueError(f"learning_rate must be positive; got {settings['learning_rate']}.")
@@ -180,7 +192,12 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
 
 
 def _check_source(
-    program: Any, source: Source, device: torch.device, arity: int, what: str
+    program: Any,
+    objective: Objective,
+    source: Source,
+    device: torch.device,
+    arity: int,
+    what: str,
 ) -> None:
     """Check all data held in memory, or the first batch, against the likelihood's support."""
     first, number = 0, 0
@@ -189,6 +206,8 @@ def _check_source(
         check_support(program.model, program.guide, batch, first=first, what=what)
         if number == 0:
             _check_parameters(program, batch)
+            with pyro.validation_enabled(False):
+                objective.prepare(program.model, program.guide, *batch)
         first, number = first + len(batch[0]), number + 1
         if not isinstance(source, Data):
             break

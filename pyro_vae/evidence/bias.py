@@ -14,11 +14,11 @@ from torch import Tensor
 from ..checks import check_data, check_support, check_type, module_device
 from ..data import Data
 from ..seeding import seeded
+from ..sites import NonFiniteDensity
 from .diagnostics import jackknife, log_mean_exp, standard_error
 from .ladder import Ladder
 from .mode import evaluation_mode
 from .program import Program, pad
-from .sites import NonFiniteDensity
 
 __all__ = [
     "Convergence",

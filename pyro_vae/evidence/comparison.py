@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from ..tables import align
 from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]
@@ -69,6 +69,10 @@ class Comparison:
         return asdict(self)
 
     def __str__(self) -> str:
+        return "\n".join([*(line.rstrip() for line in align(self.cells())), "", *self.notes()])
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Return the table as text, its head first."""
         head = (
             "model",
             "log p(x)",
@@ -80,7 +84,7 @@ class Comparison:
             "ELBO",
             "k̂ bad",
         )
-        lines = [head]
+        lines: list[tuple[str, ...]] = [head]
         for i, row in enumerate(self.rows):
             lines.append(
                 (
@@ -95,30 +99,21 @@ class Comparison:
                     f"{row.share_unreliable:.0%}",
                 )
             )
-        widths = [max(_width(line[column]) for line in lines) for column in range(len(head))]
-        text = [
-            "  ".join(
-                f"{' ' * (width - _width(cell))}{cell}"
-                if column
-                else f"{cell}{' ' * (width - _width(cell))}"
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in lines
-        ]
-        text.insert(1, "─" * _width(text[0]))
+        return lines
+
+    def notes(self) -> list[str]:
+        """Return what a reader of the table must know."""
         samples = " / ".join(map(str, self.samples))
-        text.append("")
-        text.append(
+        notes = [
             f"nats per datum, {self.number_of_data} data{f' ({self.data})' * bool(self.data)}, "
             f"K = {samples} importance samples each; differences are paired."
-        )
+        ]
         if len(self.rows) > 1:
-            text.append(
+            notes.append(
                 "P(best): probability that the best model predicts better than this one for the "
                 "population (normal approximation)."
             )
-        text.extend(self._warnings())
-        return "\n".join(line.rstrip() for line in text)
+        return [*notes, *self._warnings()]
 
     def _warnings(self) -> Iterator[str]:
         bad = [row for row in self.rows if row.share_unreliable > _MOST_UNRELIABLE]
@@ -227,11 +222,6 @@ def _probability_better(difference: float, error: float) -> float:
 
 def _probability_text(probability: float) -> str:
     return ">0.999" if probability >= 0.9995 else f"{probability:.3f}"
-
-
-def _width(text: str) -> int:
-    """Return the columns that a text takes; combining marks, such as the hat of k̂, take none."""
-    return sum(not unicodedata.combining(character) for character in text)
 
 
 def _describe(evidence: Evidence) -> str:

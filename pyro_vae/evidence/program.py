@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..seeding import seeded
-from .sites import (
+from ..sites import (
     NonFiniteDensity,
     check_densities,
     check_match,

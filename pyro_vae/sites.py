@@ -19,6 +19,7 @@ __all__ = [
     "check_match",
     "check_shape",
     "data_frames",
+    "is_delta",
     "latent_sites",
     "log_prob",
     "plate_dims",
@@ -73,25 +74,29 @@ def _everywhere(support: Any) -> bool:
     return support is constraints.real or support is constraints.real_vector
 
 
-def data_frames(trace: Trace, role: str) -> list[Any]:
-    """Outermost plate of each site, after checks that all share one."""
+def data_frames(trace: Trace, role: str, *, inside: str | None = None) -> list[Any]:
+    """Outermost plate of each site, after checks that all share one.
+
+    A plate named ``inside`` that lies around everything does not count.
+    """
     sites = dict(sample_sites(trace))
     if role == "model" and not any(site["is_observed"] for site in sites.values()):
         raise ValueError("the model has no observed site; give one the data with obs=x.")
     frames = []
     for name, site in sites.items():
-        if not site["cond_indep_stack"]:
+        stack = [frame for frame in site["cond_indep_stack"] if frame.name != inside]
+        if not stack:
             raise ValueError(
                 f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
                 "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
             )
-        frame = site["cond_indep_stack"][0]
+        frame = stack[0]
         if frame.dim is None:
             raise ValueError(
                 f"the data plate {frame.name!r} of the {role} is a Python loop; "
                 f"write `with pyro.plate({frame.name!r}, len(x)):` instead."
             )
-        for inner in site["cond_indep_stack"][1:]:
+        for inner in stack[1:]:
             if inner.full_size not in (None, inner.size):
                 raise ValueError(
                     f"plate {inner.name!r} of the {role} takes {inner.size} of {inner.full_size} "
@@ -142,20 +147,21 @@ def check_densities(model_trace: Trace, guide_trace: Trace) -> None:
                 f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "
                 f"{tuple(p.event_shape)} in the model; they must be the same."
             )
-        if auxiliary and not _is_delta(q):
+        if auxiliary and not is_delta(q):
             raise ValueError(
                 f"the guide's latent site {name!r} is random beside its auxiliary sites "
                 f"{auxiliary}, so its density is not known; sum these out, or make {name!r} a "
                 "Delta of them."
             )
-        if not auxiliary and _is_delta(q) and not _is_delta(p):
+        if not auxiliary and is_delta(q) and not is_delta(p):
             raise ValueError(
                 f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
                 "density to weigh draws by; use a guide that is random there."
             )
 
 
-def _is_delta(fn: Any) -> bool:
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution puts all its mass on one point."""
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return isinstance(fn, dist.Delta)

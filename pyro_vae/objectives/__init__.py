@@ -1,0 +1,17 @@
+"""Objectives of SVI, on Pyro's classes: ELBO, IWAE, Rényi; gradient estimators; KL schedules."""
+
+from .base import Objective
+from .elbo import ELBO
+from .importance import IWAE, Renyi
+from .registry import OBJECTIVES, build_objective
+from .schedules import kl_weight
+
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "OBJECTIVES",
+    "Objective",
+    "Renyi",
+    "build_objective",
+    "kl_weight",
+]

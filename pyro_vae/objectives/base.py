@@ -1,0 +1,254 @@
+"""What objectives share: traces of both programs, sums per datum, the interface of Pyro's SVI."""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pyro.infer
+import torch
+from pyro import poutine
+from pyro.infer.enum import get_importance_trace
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_if_enumerated, check_model_guide_match
+from torch import Tensor
+
+from ..seeding import seeded
+from ..sites import data_frames, latent_sites, sample_sites
+from .gradients import PathGradient
+
+__all__ = ["DataPlate", "Objective", "Traces"]
+
+Fn = Callable[..., Any]
+
+_PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particles
+
+
+@dataclass(frozen=True)
+class Traces:
+    """One run of both programs, with the log densities of their sites.
+
+    Args:
+        model: trace of the model at the guide's draws.
+        guide: trace of the guide.
+        path: how to differentiate log q along the draws alone, if that was asked for.
+    """
+
+    model: Trace
+    guide: Trace
+    path: PathGradient | None
+
+
+@dataclass(frozen=True)
+class DataPlate:
+    """The one plate over the data that all sites lie in.
+
+    Args:
+        dim: its batch dimension (negative).
+        rows: number of data in it.
+        scale: how many data of the whole set each of them stands for.
+        particles: number of draws per datum.
+        batch_dims: batch dimensions of all plates, that of the particles included.
+    """
+
+    dim: int
+    rows: int
+    scale: float
+    particles: int
+    batch_dims: float
+
+    def per_datum(self, density: Tensor, event_dim: int = 0) -> Tensor:
+        """Sum over everything but particles and data: shape ``(K, N)``, float64."""
+        if event_dim:
+            density = density.flatten(-event_dim).sum(-1)
+        density = density.movedim(self.dim, -1)
+        return density.reshape(self.particles, -1, self.rows).sum(1, dtype=torch.float64)
+
+    def spread(self, weights: Tensor, event_dim: int) -> Tensor:
+        """Give weights of shape ``(K, N)``, K > 1, the dimensions of a site's value."""
+        shape = [1] * int(self.batch_dims)
+        shape[0], shape[self.dim] = self.particles, self.rows
+        return weights.reshape(*shape, *[1] * event_dim)
+
+
+class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
+    """Base of the objectives: an ELBO of Pyro that also gives its :meth:`terms`.
+
+    Args:
+        particles: draws of z per datum, in one vectorized pass.
+        gradient: estimator of the guide's gradient.
+        gradients: the estimators that the objective has.
+
+    Raises:
+        ValueError: fewer than one particle, or an unknown estimator.
+    """
+
+    def __init__(self, *, particles: int, gradient: str, gradients: tuple[str, ...]) -> None:
+        if particles < 1:
+            raise ValueError(f"particles must be at least 1; got {particles}.")
+        if gradient not in gradients:
+            raise ValueError(
+                f"gradient of {type(self).__name__} must be {_choice(gradients)}; got {gradient!r}."
+            )
+        super().__init__(
+            num_particles=particles,
+            vectorize_particles=particles > 1,
+            max_plate_nesting=math.inf,
+        )
+        self.gradient = gradient
+
+    @abstractmethod
+    def terms(
+        self, model: Fn, guide: Fn, *args: Tensor, kl_weight: float | Tensor = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Run both programs once and return the loss and the unweighted ELBO.
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program with reparameterized latents.
+            args: arguments of both.
+            kl_weight: weight of the KL term.
+
+        Returns:
+            Loss to minimize (differentiable), and the ELBO at ``kl_weight`` 1 (detached), whatever
+            the objective: scalars, sums over the batch, in nats. A scale of the programs (of a
+            subsampled plate) is in the loss, not in the ELBO.
+
+        Raises:
+            NotImplementedError: a latent site of the guide is not reparameterized; use
+                ``pyro.infer.SVI`` with ``Trace_ELBO`` or ``TraceGraph_ELBO`` there.
+        """
+
+    def kl_used(self, model: Fn, guide: Fn, *args: Tensor) -> dict[str, str]:
+        """Return for each latent site of the guide how its KL term is computed.
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            args: arguments of both.
+
+        Returns:
+            ``"analytic"`` or ``"sampled"`` by site name.
+        """
+        traces = self._pilot(model, guide, args)
+        return {name: "sampled" for name, _ in latent_sites(traces.guide)}
+
+    def prepare(self, model: Fn, guide: Fn, *args: Tensor) -> None:
+        """Find out how many dimensions the programs' plates use, to put the particles left of them.
+
+        :meth:`terms` does so by itself the first time. Call it if an objective that was used with
+        one pair of programs goes on with another whose plates are nested deeper.
+        """
+        if self.num_particles == 1:
+            return
+        logger, level = logging.getLogger("pyro"), logging.getLogger("pyro").level
+        logger.setLevel(logging.WARNING)
+        try:
+            with seeded("plates", 0):
+                self._guess_max_plate_nesting(model, guide, args, {})
+        finally:
+            logger.setLevel(level)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss as a differentiable scalar, as Pyro's classes do."""
+        return self.terms(_bind(model, kwargs), _bind(guide, kwargs), *args)[0]
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss and backpropagate it, as Pyro's classes do."""
+        loss: Tensor = self.differentiable_loss(model, guide, *args, **kwargs)
+        loss.backward()
+        return loss.item()
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss."""
+        return self.terms(_bind(model, kwargs), _bind(guide, kwargs), *args)[0].item()
+
+    def _trace(self, model: Fn, guide: Fn, args: tuple[Tensor, ...]) -> Traces:
+        """Run both programs on all particles at once."""
+        if self.vectorize_particles and math.isinf(self.max_plate_nesting):
+            self.prepare(model, guide, *args)
+        if self.gradient == "reparameterized" or not torch.is_grad_enabled():
+            ((model_trace, guide_trace),) = self._get_traces(model, guide, args, {})
+            _check_reparameterized(guide_trace)
+            return Traces(model_trace, guide_trace, None)
+        path = PathGradient()
+        model, guide = map(self._vectorized_num_particles, (model, path(guide)))
+        drawn = poutine.trace(guide).get_trace(*args)
+        guide_trace = prune_subsample_sites(drawn)  # shares the sites that are left
+        _check_reparameterized(guide_trace)
+        path.compute_log_prob(guide_trace)
+        model_trace = poutine.trace(poutine.replay(model, trace=drawn)).get_trace(*args)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        model_trace = prune_subsample_sites(model_trace)
+        model_trace.compute_log_prob()
+        return Traces(model_trace, guide_trace, path)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        model_trace, guide_trace = get_importance_trace(
+            "flat", self.max_plate_nesting, model, guide, args, kwargs
+        )
+        if is_validation_enabled():
+            check_if_enumerated(guide_trace)
+        return model_trace, guide_trace
+
+    def _pilot(self, model: Fn, guide: Fn, args: tuple[Tensor, ...]) -> Traces:
+        """Run both programs without gradients and without the caller's random numbers."""
+        with seeded("pilot", 0), torch.no_grad():
+            return self._trace(model, guide, args)
+
+    def _data_plate(self, traces: Traces) -> DataPlate:
+        """Find the plate over the data, which all sites must lie in with one scale."""
+        frames = data_frames(traces.model, "model", inside=_PARTICLES)
+        frames += data_frames(traces.guide, "guide", inside=_PARTICLES)
+        dims = {frame.dim for frame in frames}
+        if len(dims) > 1:
+            raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
+        sites = [*sample_sites(traces.model), *sample_sites(traces.guide)]
+        scale = sites[0][1]["scale"]
+        for name, site in sites:
+            other = site["scale"]
+            if isinstance(other, Tensor) or isinstance(scale, Tensor):
+                raise ValueError(
+                    f"site {name!r} has a tensor as scale; {type(self).__name__} takes the "
+                    "logarithm of a mean of weights, whose scale must be a number."
+                )
+            if not math.isclose(other, scale):
+                raise ValueError(
+                    f"site {name!r} has scale {other}, site {sites[0][0]!r} {scale}; "
+                    f"{type(self).__name__} needs one scale for all sites. Weigh the KL term with "
+                    "kl_weight instead."
+                )
+        return DataPlate(
+            dim=frames[0].dim,
+            rows=frames[0].size,
+            scale=scale,
+            particles=self.num_particles,
+            batch_dims=self.max_plate_nesting,
+        )
+
+
+def _check_reparameterized(guide: Trace) -> None:
+    for name, site in latent_sites(guide):
+        if not site["fn"].has_rsample:
+            raise NotImplementedError(
+                f"latent site {name!r} of the guide is not reparameterized "
+                f"({type(site['fn']).__name__}); use pyro.infer.SVI with Trace_ELBO."
+            )
+
+
+def _bind(fn: Fn, kwargs: Mapping[str, Any]) -> Fn:
+    return partial(fn, **kwargs) if kwargs else fn
+
+
+def _choice(words: tuple[str, ...]) -> str:
+    *most, last = map(repr, words)
+    return f"{', '.join(most)} or {last}" if most else last

@@ -1,0 +1,222 @@
+"""The evidence lower bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.infer import Trace_ELBO
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ..config import KL, Gradient
+from ..sites import check_match, is_delta, latent_sites, sample_sites
+from .base import Objective, Traces
+from .free_bits import floored_kl
+
+__all__ = ["ELBO"]
+
+
+class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
+    r"""Evidence lower bound of a Pyro model and guide, with a weight on its KL term.
+
+    .. math:: L = E_{q(z \mid x)}[\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
+
+    A lower bound of log p(x) at :math:`\beta = 1`. It is a ``pyro.infer.Trace_ELBO``: loss and
+    gradient are the same numbers (a sampled KL, reparameterized latents), and
+    ``pyro.infer.SVI(model, guide, optimizer, pv.ELBO())`` works. :func:`pyro_vae.fit` uses
+    :meth:`terms`, whose KL weight may be anything from exactly 0.
+
+    With free bits :math:`\lambda` the KL term of the loss is, summed over latent dimensions d,
+
+    .. math:: N \sum_d \max\Bigl(\lambda,
+        \frac{1}{N} \sum_n KL(q(z_{nd} \mid x_n) \,\|\, p(z_{nd}))\Bigr)
+
+    with the mean over the N data of the batch (and over the particles), so that a dimension has no
+    gradient of its KL below :math:`\lambda`. Each element of an inner plate is a dimension of its
+    own. A site whose guide or prior does not factor over its D event dimensions counts as one, with
+    :math:`D \lambda`. Below the threshold the loss is no bound; the ELBO beside it is.
+
+    Args:
+        particles: draws of z per datum, in one vectorized pass.
+        kl: ``"sampled"`` takes log q - log p at the draws; ``"analytic"`` takes the closed form at
+            each latent site for which torch has one, and the sampled term at the others. Sites
+            whose distribution depends on later latents of the guide keep the sampled term.
+            :meth:`kl_used` says which it is.
+        gradient: ``"reparameterized"``, or ``"stl"``: log q is differentiated along the draws alone
+            (sticking the landing). Unbiased too, and free of noise where q is the posterior.
+        free_bits: threshold :math:`\lambda` in nats, for each latent dimension.
+
+    Raises:
+        ValueError: fewer than one particle, an unknown ``kl`` or ``gradient``, negative free bits,
+            or ``"stl"`` with an analytic KL or free bits.
+
+    References:
+        Kingma and Welling (2014). https://arxiv.org/abs/1312.6114
+        Roeder et al. (2017), sticking the landing. https://arxiv.org/abs/1703.09194
+        Kingma et al. (2016), free bits, appendix C.8. https://arxiv.org/abs/1606.04934
+    """
+
+    def __init__(
+        self,
+        *,
+        particles: int = 1,
+        kl: KL = "sampled",
+        gradient: Gradient = "reparameterized",
+        free_bits: float = 0.0,
+    ) -> None:
+        super().__init__(
+            particles=particles, gradient=gradient, gradients=("reparameterized", "stl")
+        )
+        if kl not in ("sampled", "analytic"):
+            raise ValueError(f"kl must be 'sampled' or 'analytic'; got {kl!r}.")
+        if not free_bits >= 0:
+            raise ValueError(f"free_bits must not be negative; got {free_bits}.")
+        if gradient == "stl" and kl == "analytic":
+            raise ValueError(
+                "gradient='stl' is about the sampled log q, which an analytic KL does not have; "
+                "use one of the two."
+            )
+        if gradient == "stl" and free_bits:
+            raise ValueError(
+                "with free_bits the score term of log q, which gradient='stl' leaves out, has no "
+                "mean of zero; use one of the two."
+            )
+        self.kl = kl
+        self.free_bits = float(free_bits)
+
+    def __repr__(self) -> str:
+        options = f"particles={self.num_particles}, kl={self.kl!r}"
+        if self.gradient != "reparameterized":
+            options += f", gradient={self.gradient!r}"
+        if self.free_bits:
+            options += f", free_bits={self.free_bits!r}"
+        return f"ELBO({options})"
+
+    def terms(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *args: Tensor,
+        kl_weight: float | Tensor = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        """Run both programs once and return the loss and the unweighted ELBO.
+
+        As :meth:`Objective.terms`, which see. With free bits every site must lie in one plate over
+        the data.
+        """
+        traces = self._trace(model, guide, args)
+        closed = self._closed_forms(traces)
+        observed, kl = self._split(traces, closed)
+        elbo = (observed - kl).detach() / _scale(traces.model)
+        if self.free_bits:
+            kl = self._floored(traces, closed)
+        particles = self.num_particles
+        return (kl_weight * kl - observed) / particles, elbo / particles
+
+    def kl_used(
+        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Tensor
+    ) -> dict[str, str]:
+        """Return for each latent site of the guide how its KL term is computed.
+
+        As :meth:`Objective.kl_used`, which see.
+        """
+        traces = self._pilot(model, guide, args)
+        closed = self._closed_forms(traces)
+        return {
+            name: "analytic" if name in closed else "sampled"
+            for name, _ in latent_sites(traces.guide)
+        }
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss as a differentiable scalar, as Pyro's class does."""
+        kind = Trace_ELBO if self._is_pyros else Objective
+        return kind.differentiable_loss(self, model, guide, *args, **kwargs)
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss and backpropagate it, as Pyro's class does."""
+        kind = Trace_ELBO if self._is_pyros else Objective
+        loss: float = kind.loss_and_grads(self, model, guide, *args, **kwargs)
+        return loss
+
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Return the loss."""
+        kind = Trace_ELBO if self._is_pyros else Objective
+        loss: float = kind.loss(self, model, guide, *args, **kwargs)
+        return loss
+
+    @property
+    def _is_pyros(self) -> bool:
+        """Whether Pyro's own class computes this; it takes latents that are discrete as well."""
+        sampled = self.kl == "sampled" and not self.free_bits
+        return sampled and self.gradient == "reparameterized"
+
+    def _split(self, traces: Traces, closed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sum the observed sites' log densities and the KL terms, over the particles too."""
+        observed: Tensor | float = 0.0
+        kl: Tensor | float = sum(closed.values())
+        log_q: Tensor | float = 0.0
+        for name, site in sample_sites(traces.model):
+            if site["is_observed"]:
+                observed = observed + site["log_prob_sum"]
+            elif name not in closed:
+                kl = kl - site["log_prob_sum"]
+        for name, site in sample_sites(traces.guide):
+            if site["is_observed"]:
+                kl = kl + site["log_prob_sum"]
+            elif name not in closed:
+                log_q = log_q + site["log_prob_sum"]
+        if traces.path is not None:
+            log_q = traces.path.along_draws(torch.as_tensor(log_q), lambda _, terms: terms.sum())
+        return torch.as_tensor(observed), torch.as_tensor(kl + log_q)
+
+    def _floored(self, traces: Traces, closed: Mapping[str, Tensor]) -> Tensor:
+        """Sum the KL terms with free bits, over the particles too."""
+        plate = self._data_plate(traces)
+        check_match(traces.model, traces.guide)
+        prior = dict(latent_sites(traces.model))
+        total: Tensor | float = 0.0
+        for name, site in sample_sites(traces.guide):
+            if name in prior:
+                kl = floored_kl(
+                    site,
+                    prior[name],
+                    plate,
+                    free_bits=self.free_bits,
+                    analytic=name in closed,
+                )
+                total = total + plate.scale * plate.rows * plate.particles * kl
+            else:
+                total = total + site["log_prob_sum"]
+        return torch.as_tensor(total)
+
+    def _closed_forms(self, traces: Traces) -> dict[str, Tensor]:
+        """Closed-form KL of the latent sites that have one, summed with the model's scale."""
+        if self.kl == "sampled":
+            return {}
+        prior = dict(latent_sites(traces.model))
+        latents = [name for name, _ in latent_sites(traces.guide) if name in prior]
+        found = {}
+        for name in latents if latents == list(prior) else []:
+            q: Any = traces.guide.nodes[name]
+            p = prior[name]
+            if is_delta(q["fn"]):  # its closed form leaves its density out
+                continue
+            try:
+                kl = kl_divergence(q["fn"], p["fn"])
+            except NotImplementedError:
+                continue
+            found[name] = scale_and_mask(kl, scale=p["scale"], mask=p["mask"]).sum()
+        return found
+
+
+def _scale(trace: Trace) -> float | Tensor:
+    """Scale of the observed sites: how many data of the whole set one of the batch stands for."""
+    for _, site in sample_sites(trace):
+        if site["is_observed"]:
+            scale: float | Tensor = site["scale"]
+            return scale
+    return 1.0

@@ -1,0 +1,199 @@
+"""A compiled step is the plain step: loss, gradients, random numbers, whole runs."""
+
+import copy
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.compiled import CompiledTerms, compile_function, onednn_is_faster, reason, state_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+_OPTIONS = {
+    "vamp": {"prior_components": 6},
+    "mixture": {"prior_components": 6},
+    "exemplar": {"prior_components": 6},
+}
+
+
+def _vae(digits, **options):
+    config = pv.Config(latent_dim=3, hidden=(16,), **options)
+    return pv.VAE.from_config(config, event_shape=(8, 8), data=digits.train.x)
+
+
+def _both(vae, objective, x, *, kl_weight=0.7):
+    """Loss, ELBO and gradients of the plain and of the compiled terms, on the same noise."""
+    results = []
+    for terms in (
+        lambda *batch, kl_weight: objective.terms(
+            vae.model, vae.guide, *batch, kl_weight=kl_weight
+        ),
+        CompiledTerms(vae, objective),
+    ):
+        vae.zero_grad()
+        with pyro.validation_enabled(False):
+            for _ in range(2):  # the second call of the compiled one compiles nothing
+                torch.manual_seed(3)
+                loss, elbo = terms(x, kl_weight=kl_weight)
+        loss.backward()
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in vae.parameters()]
+        results.append((loss.detach(), elbo, [g.clone() for g in gradients]))
+    return results
+
+
+@pytest.mark.parametrize(
+    ("options", "objective"),
+    [
+        ({}, pv.ELBO()),
+        ({"prior": "vamp", "posterior": "full"}, pv.ELBO(particles=2, gradient="stl")),
+        ({"prior": "mixture", "network": "conv", "hidden": (4,)}, pv.IWAE(gradient="dreg")),
+    ],
+    ids=["plain", "vamp-stl", "mixture-conv-dreg"],
+)
+def test_is_the_plain_step(digits, options, objective):
+    name = options.get("prior")
+    settings = {"hidden": (16,), **options, **_OPTIONS.get(name, {})}
+    config = pv.Config(latent_dim=3, **settings)
+    vae = pv.VAE.from_config(config, event_shape=(8, 8), data=digits.train.x).double()
+    x = digits.train.x[:12].double()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pv.PyroVAEWarning)  # no falling back
+        plain, compiled = _both(vae, objective, x)
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-10, atol=0)
+    torch.testing.assert_close(compiled[1], plain[1], rtol=1e-10, atol=0)
+    for mine, reference in zip(compiled[2], plain[2], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
+
+
+def test_float32_with_fast_products(digits):
+    """Whichever matrix product is the faster here: 1e-5."""
+    vae = _vae(digits)
+    plain, compiled = _both(vae, pv.ELBO(), digits.train.x[:64])
+    torch.testing.assert_close(compiled[0].float(), plain[0], rtol=1e-5, atol=0)
+    for mine, reference in zip(compiled[2], plain[2], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-4)
+    assert isinstance(onednn_is_faster(), bool)
+
+
+def test_fit_gives_the_same_run(digits):
+    """Same seed, same noise: the histories agree; the last, smaller batch takes the plain path."""
+    histories = []
+    for compiled in (False, True):
+        vae = _vae(digits)
+        data = digits.train.head(250)
+        histories.append(pv.fit(vae, data, digits.valid, epochs=2, compiled=compiled))
+    for column in ("train_elbo", "valid_elbo"):
+        one, two = (history.columns()[column] for history in histories)
+        assert one == pytest.approx(two, rel=1e-4)
+
+
+def test_evidence_is_the_same(digits):
+    vae, x = _vae(digits), digits.test.x[:70]
+    one, two = (
+        pv.log_evidence(vae.model, vae.guide, x, samples=150, compiled=compiled)
+        for compiled in (False, True)
+    )
+    torch.testing.assert_close(one.log_px, two.log_px, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(one.standard_error, two.standard_error, rtol=1e-3, atol=1e-5)
+
+
+class _ReadsValues(nn.Module):
+    """A program whose control flow depends on the data."""
+
+    def __init__(self):
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        scale = 2.0 if x.sum().item() > 0 else 1.0
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x + self.loc, 1.0).to_event(1))
+
+
+def test_falls_back_and_says_why():
+    program, x = _ReadsValues(), torch.randn(50, 1)
+    twin = copy.deepcopy(program)
+    with pytest.warns(
+        pv.PyroVAEWarning, match=r"training goes on without compilation: .*data-dependent"
+    ):
+        pv.fit(program, x, epochs=2, compiled=True)
+    pv.fit(twin, x, epochs=2)
+    assert torch.equal(program.loc, twin.loc)
+    with pytest.warns(pv.PyroVAEWarning, match="evaluation goes on without compilation"):
+        one = pv.log_evidence(program.model, program.guide, x, samples=20, compiled=True)
+    assert torch.equal(one.log_px, pv.log_evidence(twin.model, twin.guide, x, samples=20).log_px)
+
+
+class _Times(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.weight, self.factor = nn.Parameter(torch.ones(2)), factor
+
+    def forward(self, x):
+        return self.weight * x * self.factor
+
+
+def test_each_function_has_its_own_graph():
+    """Two of the same shapes do not share what was compiled for the first."""
+    modules = [_Times(2.0), _Times(3.0)]
+    runs, x = [compile_function(module) for module in modules], torch.ones(2)
+    results = [run(x, *state_of(m)) for run, m in zip(runs, modules, strict=True)]
+    torch.testing.assert_close(results, [2 * x, 3 * x])
+
+
+def test_two_objectives_of_one_program(digits):
+    vae, x = _vae(digits), digits.train.x[:12]
+    losses = []
+    for objective in (pv.ELBO(particles=3), pv.IWAE(particles=3)):
+        plain, compiled = _both(vae, objective, x, kl_weight=1.0)
+        torch.testing.assert_close(compiled[0].double(), plain[0].double(), rtol=1e-5, atol=0)
+        losses.append(plain[0].item())
+    assert losses[1] < losses[0] - 1e-3
+
+
+class _Shared(nn.Module):
+    """One module at two places, and one tensor with two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(3, 3)
+        self.again = self.one
+        self.other = nn.Linear(3, 3)
+        self.other.weight = self.one.weight
+        self.register_buffer("shift", torch.ones(3))
+
+    def forward(self, x):
+        return self.other(self.again(self.one(x))) + self.shift
+
+
+def test_shared_modules_and_tensors():
+    module = _Shared()
+    before = [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
+    run, x = compile_function(module), torch.randn(4, 3)
+    expected = module(x)
+    given = [2 * tensor.detach() for tensor in state_of(module)]
+    torch.testing.assert_close(run(x, *state_of(module)), expected)
+    doubled = copy.deepcopy(module)
+    with torch.no_grad():
+        for tensor in state_of(doubled):
+            tensor.mul_(2)
+    torch.testing.assert_close(run(x, *given), doubled(x))
+    after = [id(tensor) for tensor in (*module.parameters(), *module.buffers())]
+    assert after == before  # the module has its own tensors back
+    assert all(type(t) in (nn.Parameter, torch.Tensor) for t in state_of(module))
+
+
+def test_reason_is_one_line():
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = ValueError("the cause\nand its details")
+    assert reason(wrapped) == "ValueError: the cause"
