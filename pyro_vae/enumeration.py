@@ -1,0 +1,123 @@
+"""The ELBO with discrete latents summed out, on Pyro's enumeration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from pyro.infer import TraceEnum_ELBO
+from pyro.infer.traceenum_elbo import _compute_dice_elbo
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+
+__all__ = ["EnumeratedELBO"]
+
+
+class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
+    r"""Evidence lower bound with the discrete latents summed out exactly.
+
+    .. math:: L = \sum_y q(y \mid x) \, E_{q(z \mid x, y)} \left[\log p(x \mid z, y)
+        - \beta \log \frac{q(y \mid x) \, q(z \mid x, y)}{p(y) \, p(z)} \right]
+
+    The sum is over the sites of the guide (or of the model alone) that are marked with
+    ``infer={"enumerate": "parallel"}``; other latents are drawn for every value of these. It is a
+    ``pyro.infer.TraceEnum_ELBO``, with its loss and its gradient: neither has the noise of a drawn
+    label, and labels of probability zero count nothing. ``pyro.infer.SVI`` takes it too.
+
+    Observed sites marked with ``infer={"regularizer": True}`` are terms of the loss only, such as
+    the classification term of :class:`pyro_vae.programs.SemiSupervisedVAE`.
+
+    Args:
+        particles: draws of the latents that are not summed out, in one vectorized pass.
+        plates: number of nested plates of the programs, 1 for the plate over the data alone.
+
+    Raises:
+        ValueError: fewer than one particle or plate.
+
+    References:
+        Kingma et al. (2014), equation 7. https://arxiv.org/abs/1406.5298
+    """
+
+    def __init__(self, *, particles: int = 1, plates: int = 1) -> None:
+        for name, value in (("particles", particles), ("plates", plates)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        super().__init__(
+            num_particles=particles, vectorize_particles=True, max_plate_nesting=plates
+        )
+
+    def __repr__(self) -> str:
+        return f"EnumeratedELBO(particles={self.num_particles})"
+
+    def prepare(self, *args: Any) -> None:
+        """Do nothing: the number of nested plates was given."""
+
+    def terms(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *args: Tensor,
+        kl_weight: float | Tensor = 1.0,
+    ) -> tuple[Tensor, Tensor]:
+        r"""Run both programs once and return the loss and the unweighted ELBO.
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            args: arguments of both.
+            kl_weight: weight :math:`\beta` of the latent sites' terms, enumerated ones included.
+                (Sites enumerated in the model alone are summed out and have none.)
+
+        Returns:
+            Loss to minimize (differentiable) and ELBO at ``kl_weight`` 1 without regularizers
+            (detached), scalars: sums over the batch, in nats. A scale of the programs (of a
+            subsampled plate) is in the loss, not in the ELBO.
+        """
+        loss: Tensor | float = 0.0
+        elbo: Tensor | float = 0.0
+        for model_trace, guide_trace in self._get_traces(model, guide, args, {}):
+            bound = torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+            extra = _regularizers(model_trace)
+            elbo = elbo + (bound - extra).detach() / _scale(model_trace)
+            if isinstance(kl_weight, Tensor) or kl_weight != 1:
+                _weigh_latents(model_trace, guide_trace, kl_weight)
+                bound = torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+            loss = loss - bound
+        particles = self.num_particles
+        return torch.as_tensor(loss) / particles, torch.as_tensor(elbo) / particles
+
+
+def _observed(trace: Trace) -> Iterator[Any]:
+    sites: Any = trace.nodes
+    return (s for s in sites.values() if s["type"] == "sample" and s["is_observed"])
+
+
+def _is_regularizer(site: Any) -> bool:
+    return bool(site["infer"].get("regularizer"))
+
+
+def _regularizers(trace: Trace) -> Tensor | float:
+    """Sum of the terms that are no part of the bound."""
+    terms = (s["packed"]["log_prob"].sum() for s in _observed(trace) if _is_regularizer(s))
+    return sum(terms, 0.0)
+
+
+def _scale(trace: Trace) -> float | Tensor:
+    """Scale of the observed sites: how many data of the whole set one of the batch stands for."""
+    scales = (site["scale"] for site in _observed(trace) if not _is_regularizer(site))
+    scale: float | Tensor = next(scales, 1.0)
+    return scale
+
+
+def _weigh_latents(model_trace: Trace, guide_trace: Trace, weight: float | Tensor) -> None:
+    """Multiply the latent sites' log densities, as costs and not as probabilities, by a weight."""
+    latent = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample"]
+    for trace in (model_trace, guide_trace):
+        sites: Any = trace.nodes
+        for name in latent:
+            if name in sites and not sites[name]["is_observed"]:
+                packed = sites[name]["packed"]
+                dims = packed["log_prob"]._pyro_dims
+                packed["log_prob"] = weight * packed["log_prob"]
+                packed["log_prob"]._pyro_dims = dims

@@ -1,0 +1,154 @@
+"""Class labels: as inputs of networks, as a latent variable, and known for some data only."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+
+from ..seeding import derive
+
+__all__ = ["UNKNOWN", "Classifier", "LabelPrior", "check_labels", "one_hot", "partially_labelled"]
+
+UNKNOWN = -1
+"""Label of a datum whose class is not known."""
+
+_LABELLED_SHARE = 0.1
+
+
+class LabelPrior(nn.Module):
+    r"""Categorical :math:`p(y)` over classes, equal for all unless learned.
+
+    Args:
+        classes: number of classes C.
+        learned: learn the probabilities, from equal ones on.
+    """
+
+    logits: Tensor
+
+    def __init__(self, classes: int, *, learned: bool = False) -> None:
+        super().__init__()
+        zero = torch.zeros(classes)
+        if learned:
+            self.logits = nn.Parameter(zero)
+        else:
+            self.register_buffer("logits", zero, persistent=False)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(y), over the integers from 0 to C - 1."""
+        prior: dist.TorchDistribution = dist.Categorical(logits=self.logits)
+        return prior
+
+
+class Classifier(nn.Module):
+    r"""Categorical :math:`q(y \mid x)` with the logits of a network.
+
+    Args:
+        network: maps x of shape ``(*, *event_shape)`` to logits of shape ``(*, classes)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> dist.TorchDistribution:
+        """Return q(y|x), batch shape ``(*,)``, over the integers from 0 to C - 1."""
+        posterior: dist.TorchDistribution = dist.Categorical(logits=self.network(x))
+        return posterior
+
+
+def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
+    """Check that labels are integers from ``least`` to ``classes - 1``.
+
+    Values are not looked at while a program is compiled.
+
+    Raises:
+        TypeError: labels that are not integers.
+        ValueError: a label out of range; the message names the first.
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(
+            f"labels must be integers from {least} to {classes - 1}; got {labels.dtype}. Convert "
+            "them with y.long(), or give condition_shape instead of classes for other conditions."
+        )
+    if torch.compiler.is_compiling() or type(labels) is not Tensor:
+        return
+    wrong = (labels < least) | (labels >= classes)
+    if wrong.any():
+        place = wrong.nonzero()[0]
+        raise ValueError(
+            f"labels must be integers from {least} to {classes - 1}; got "
+            f"{int(labels[tuple(place)])} in row {int(place[-1])}."
+        )
+
+
+def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype) -> Tensor:
+    """Return labels ``(*)`` as vectors ``(*, classes)`` with a one at the label.
+
+    Args:
+        labels: integers from 0 to ``classes - 1``.
+        classes: number of classes.
+        dtype: floating-point type of the result.
+
+    Raises:
+        ValueError: a label out of range. On a GPU, where looking would stop the device, and while
+            a program is compiled its vector is NaN, which training and evidence report.
+    """
+    if labels.device.type == "cpu":
+        check_labels(labels, classes)
+    labels = labels.unsqueeze(-1)
+    hot = (labels == torch.arange(classes, device=labels.device)).to(dtype)
+    return hot.masked_fill((labels < 0) | (labels >= classes), torch.nan)
+
+
+def partially_labelled(
+    x: Tensor, y: Tensor, *, labels: int = 100, repeats: int | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Keep the labels of a few data, as many of each class, and forget the others.
+
+    Labelled data are repeated, so that every batch holds some: they come at their place and again
+    at the end.
+
+    Args:
+        x: data of shape ``(N, *event_shape)``.
+        y: labels of shape ``(N,)``, integers from 0.
+        labels: number of data that keep theirs. Numbers by class differ by one at most.
+        repeats: how often each labelled datum occurs; by default so often that a tenth of all rows
+            are labelled.
+        seed: seed of the choice.
+
+    Returns:
+        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N and the repeats.
+
+    Raises:
+        ValueError: fewer labels than classes, or more than a class has data; labels of another
+            shape; fewer than one repeat.
+    """
+    if y.shape != x.shape[:1]:
+        raise ValueError(f"y must have one label for each of {len(x)} data; got {tuple(y.shape)}.")
+    if repeats is not None and repeats < 1:
+        raise ValueError(f"repeats must be at least 1; got {repeats}.")
+    classes = int(y.max()) + 1
+    check_labels(y, classes)
+    if not classes <= labels <= len(y):
+        raise ValueError(
+            f"labels must be from {classes}, one of each class, to {len(y)}; got {labels}."
+        )
+    generator = torch.Generator().manual_seed(derive("labels", seed))
+    order = torch.randperm(len(y), generator=generator)
+    extra = set(torch.randperm(classes, generator=generator)[: labels % classes].tolist())
+    kept = []
+    for label in range(classes):
+        number = labels // classes + (label in extra)
+        rows = order[y.cpu()[order] == label]
+        if len(rows) < number:
+            raise ValueError(f"class {label} has {len(rows)} data, but {number} are to be labelled")
+        kept.append(rows[:number])
+    chosen = torch.cat(kept).sort().values.to(y.device)
+    if repeats is None:
+        share = _LABELLED_SHARE / (1 - _LABELLED_SHARE)
+        repeats = max(1, round(share * (len(y) - labels) / labels))
+    partial = torch.full_like(y, UNKNOWN)
+    partial[chosen] = y[chosen]
+    again = chosen.repeat(repeats - 1)
+    return torch.cat([x, x[again]]), torch.cat([partial, y[again]])

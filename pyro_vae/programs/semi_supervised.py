@@ -1,0 +1,225 @@
+"""Generative semi-supervised learning: a label that is known for some data only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ..config import Config
+from ..module import ProgramModule
+from ..parts import decoder_part, encoder_part, joint_network
+from ..priors import build_prior
+from ..seeding import seeded
+from .labels import UNKNOWN, Classifier, LabelPrior, check_labels, one_hot
+
+__all__ = ["SemiSupervisedVAE"]
+
+
+class SemiSupervisedVAE(ProgramModule):
+    r"""The model M2 of Kingma et al.: label y and style z, of which the label is sometimes known.
+
+    .. math:: p(y) \, p(z) \, p(x \mid z, y), \qquad q(y \mid x) \, q(z \mid x, y)
+
+    Labels are integers, -1 where unknown. An unknown label is a latent variable of both programs,
+    summed out exactly under ``pv.EnumeratedELBO()``. Where a label is known, a point mass takes the
+    place of :math:`q(y \mid x)`, so one program serves a batch of both kinds::
+
+        x, y = pv.partially_labelled(train.x, train.y, labels=100)
+        pv.fit(model, (x, y), objective=pv.EnumeratedELBO())
+
+    In ``train()`` mode the model also has the classification term
+    :math:`\alpha \log q(y \mid x)` of the labelled data, a part of the loss but not of the bound.
+    In ``eval()`` mode, in which ``pv.log_evidence`` runs, there is none: ``log_evidence(model,
+    guide, (x, y))`` estimates :math:`\log p(x, y)` of a datum whose label is given, and
+    :math:`\log p(x)` where it is -1. Sites are ``y``, ``z`` and ``x`` (and ``classification``).
+
+    Args:
+        label_prior: ``label_prior()`` is a categorical distribution over labels.
+        prior: ``prior()`` is a distribution over z.
+        likelihood: ``likelihood(z, y)`` is a distribution over x, y a one-hot vector.
+        posterior: ``posterior(x, y)`` is a distribution over z, y a one-hot vector.
+        classifier: ``classifier(x)`` is a categorical distribution over labels.
+        classes: number of classes.
+        classification_weight: :math:`\alpha`, in nats of the loss per nat of classification, for
+            each labelled row.
+
+    Raises:
+        ValueError: fewer than two classes, or a negative weight.
+
+    References:
+        Kingma et al. (2014). https://arxiv.org/abs/1406.5298
+    """
+
+    def __init__(
+        self,
+        label_prior: nn.Module,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        posterior: nn.Module,
+        classifier: nn.Module,
+        *,
+        classes: int,
+        classification_weight: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise ValueError(f"classes must be at least 2; got {classes}.")
+        if not classification_weight >= 0:
+            raise ValueError(
+                f"classification_weight must not be negative; got {classification_weight}."
+            )
+        self.label_prior = label_prior
+        self.prior = prior
+        self.likelihood = likelihood
+        self.posterior = posterior
+        self.classifier = classifier
+        self.classes = classes
+        self.classification_weight = classification_weight
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        """Declare p(y) p(z) p(x|z, y) for each of the data, and the classification term.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+            y: labels of shape ``(N,)``, -1 where unknown.
+
+        Raises:
+            TypeError: labels that are not integers.
+            ValueError: labels out of range or of another shape.
+        """
+        self._show_parameters("label_prior", "prior", "likelihood", "classifier")
+        self._check(x, y)
+        with pyro.plate("data", len(x)):
+            label = pyro.sample("y", self.label_prior())
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", self.likelihood(z, self._one_hot(label, x)), obs=x)
+            if self.training and self.classification_weight > 0:
+                known: Any = y > UNKNOWN
+                kind: Any = {"regularizer": True}
+                with poutine.mask(mask=known), poutine.scale(scale=self.classification_weight):
+                    pyro.sample(
+                        "classification",
+                        self.classifier(x),
+                        obs=y.clamp_min(0),
+                        infer=kind,
+                    )
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        """Declare q(y|x) q(z|x, y), with a point mass where the label is known."""
+        self._show_parameters("posterior", "classifier")
+        self._check(x, y)
+        known = (y > UNKNOWN).unsqueeze(-1)
+        inferred = self.classifier(x).logits
+        point = self._one_hot(y.clamp_min(0), x).to(inferred.dtype).log()
+        with pyro.plate("data", len(x)):
+            label = pyro.sample(
+                "y",
+                pyro.distributions.Categorical(logits=torch.where(known, point, inferred)),
+                infer={"enumerate": "parallel"},
+            )
+            pyro.sample("z", self.posterior(x, self._one_hot(label, x)))
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        event_shape: Sequence[int],
+        classes: int,
+        data: Tensor | None = None,
+        classification_weight: float = 10.0,
+    ) -> SemiSupervisedVAE:
+        """Build the usual model: fully connected networks, equal class probabilities.
+
+        Args:
+            config: names and sizes of the parts.
+            event_shape: shape of one datum.
+            classes: number of classes.
+            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
+                from them.
+            classification_weight: weight of the classification term.
+
+        Raises:
+            ValueError: an unknown part, or fewer than two classes.
+        """
+        event, latent, label = tuple(event_shape), (config.latent_dim,), (classes,)
+        with seeded("initialize", config.seed):
+            vae = cls(
+                LabelPrior(classes),
+                build_prior(config.prior, config.latent_dim, **config.options("prior")),
+                decoder_part(config, [latent, label], event),
+                encoder_part(config, [event, label], *latent),
+                Classifier(joint_network(config, "encoder", [event], label)),
+                classes=classes,
+                classification_weight=classification_weight,
+            )
+            vae._initialize_parts(data, "prior", "likelihood")
+        return vae
+
+    @torch.no_grad()
+    def classify(self, x: Tensor) -> Tensor:
+        """Return the probabilities q(y|x), shape ``(N, classes)``, for x ``(N, *event_shape)``."""
+        probabilities: Tensor = self.classifier(x).probs
+        return probabilities
+
+    def accuracy(self, x: Tensor, y: Tensor) -> float:
+        """Return the share of data whose most probable class is their label.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+            y: labels of shape ``(N,)``, all known.
+        """
+        check_labels(y, self.classes)
+        return float((self.classify(x).argmax(-1) == y).double().mean())
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the style of data, the mean of q(z|x, y), shape ``(N, latent_dim)``."""
+        mean: Tensor = self.posterior(x, self._one_hot(y, x)).mean
+        return mean
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor) -> Tensor:
+        """Return the mean of p(x|z, y), shape ``(*, *event_shape)``.
+
+        Args:
+            z: style, shape ``(*, latent_dim)``.
+            y: labels, shape ``(*)`` or one that broadcasts to it.
+        """
+        mean: Tensor = self.likelihood(z, self._one_hot(y, z)).mean
+        return mean
+
+    @torch.no_grad()
+    def sample(self, y: Tensor, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """Draw one datum from p(x|y) for each label.
+
+        Args:
+            y: labels of shape ``(N,)``, all known.
+            seed: seed of the draws; ``None`` draws from the caller's random state.
+            mean: replace the draw of x given z and y by its mean (for pictures).
+
+        Returns:
+            Tensor of shape ``(N, *event_shape)``.
+        """
+        with nullcontext() if seed is None else seeded("sample", seed):
+            z = self.prior().sample((len(y),))
+            likelihood = self.likelihood(z, self._one_hot(y, z))
+            x: Tensor = likelihood.mean if mean else likelihood.sample()
+        return x
+
+    def _check(self, x: Tensor, y: Tensor) -> None:
+        if y.shape != x.shape[:1]:
+            raise ValueError(
+                f"y must have shape ({len(x)},), one label for each datum and -1 where unknown; "
+                f"got {tuple(y.shape)}."
+            )
+        check_labels(y, self.classes, least=UNKNOWN)
+
+    def _one_hot(self, labels: Tensor, like: Tensor) -> Tensor:
+        return one_hot(labels, self.classes, dtype=like.dtype)
