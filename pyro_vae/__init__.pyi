@@ -1,19 +1,24 @@
 from . import (
     analysis,
     checkpoint,
+    compiled,
     data,
+    distributions,
     evidence,
+    flows,
     likelihoods,
     networks,
     objectives,
     plots,
     posteriors,
     priors,
+    programs,
     training,
 )
 from .checkpoint import Run, load_run
 from .config import Config
 from .data import Data, load
+from .enumeration import EnumeratedELBO
 from .errors import CheckpointError, Interrupted, NonFiniteLoss, PyroVAEWarning, UnreliableEvidence
 from .evidence import (
     Annealing,
@@ -25,7 +30,9 @@ from .evidence import (
     compare,
     log_evidence,
 )
-from .objectives import ELBO
+from .objectives import ELBO, IWAE, Renyi
+from .programs import ConditionalVAE, HierarchicalVAE, Masked, SemiSupervisedVAE, partially_labelled
+from .studies import Study, study
 from .training import History, fit
 from .vae import VAE
 
@@ -33,36 +40,50 @@ __version__: str
 
 __all__ = [
     "ELBO",
+    "IWAE",
     "VAE",
     "Annealing",
     "Certificate",
     "CheckpointError",
     "Comparison",
+    "ConditionalVAE",
     "Config",
     "Data",
+    "EnumeratedELBO",
     "Estimate",
     "Evidence",
+    "HierarchicalVAE",
     "History",
     "Interrupted",
+    "Masked",
     "NonFiniteLoss",
     "PyroVAEWarning",
+    "Renyi",
     "Run",
+    "SemiSupervisedVAE",
+    "Study",
     "UnreliableEvidence",
     "analysis",
     "certify",
     "checkpoint",
     "compare",
+    "compiled",
     "data",
+    "distributions",
     "evidence",
     "fit",
+    "flows",
     "likelihoods",
     "load",
     "load_run",
     "log_evidence",
     "networks",
     "objectives",
+    "partially_labelled",
     "plots",
     "posteriors",
     "priors",
+    "programs",
+    "study",
     "training",
 ]

@@ -19,6 +19,7 @@ from .config import Config
 from .errors import CheckpointError
 from .files import write_atomically
 from .history import History
+from .programs import HierarchicalVAE, build_program
 from .vae import VAE
 
 __all__ = [
@@ -50,7 +51,7 @@ class Run:
         finished: whether training came to its end.
     """
 
-    vae: VAE
+    vae: VAE | HierarchicalVAE
     config: Config
     history: History
     folder: Path
@@ -141,7 +142,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         )
     try:
         config = Config.from_dict(state["config"])
-        vae = VAE.from_config(config, event_shape=state["event_shape"])
+        vae = build_program(config, event_shape=state["event_shape"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / CHECKPOINT} has no valid config: {error}") from error
     load_parameters(vae, state["parameters"], source=str(folder / CHECKPOINT))

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
-from .checkpoint import load_run
-from .config import Config, PriorName
-from .evidence import Comparison, compare
-from .files import write_json
-from .runs import draw_comparison, draw_run, evaluate_run, train_run
+from .config import Config
+from .runs import draw_run, train_run
+from .studies import Study, study
 
 __all__ = ["demo"]
 
-_CONFIG = Config(data="digits", latent_dim=12, hidden=(200, 200), epochs=300, schedule="one-cycle")
+_PRIORS = ("normal", "mixture", "vamp")
+_CONFIG = Config(
+    data="digits",
+    latent_dim=12,
+    hidden=(200, 200),
+    epochs=300,
+    schedule="one-cycle",
+    prior_components=50,
+)
 
 
 def demo(
@@ -25,7 +30,7 @@ def demo(
     epochs: int | None = None,
     say: Callable[[str], None] = print,
     progress: bool | None = None,
-) -> tuple[Comparison, list[Path]]:
+) -> tuple[Study, list[Path]]:
     """Train real models on real digits and show their log p(x) with error bars.
 
     Args:
@@ -36,25 +41,26 @@ def demo(
         progress: show progress bars; by default if the output is a terminal.
 
     Returns:
-        The comparison of the priors, and the paths of the figures.
+        The study of the priors, and the paths of the figures.
     """
     out = Path(out)
     config = _CONFIG if epochs is None else replace(_CONFIG, epochs=epochs)
-    evidences, runs = {}, {}
-    for prior in get_args(PriorName):
-        say(f"prior {prior!r}: training on the digits")
-        train_run(replace(config, prior=prior), out / prior, device="cpu", progress=progress)
-        say(f"prior {prior!r}: log p(x) of the held-out digits, {samples} samples each")
-        evidences[prior] = evaluate_run(
-            out / prior, samples=samples, method="auto", device="cpu", progress=progress
-        )
-        runs[prior] = load_run(out / prior)
+    result = study(
+        "prior",
+        _PRIORS,
+        config,
+        out,
+        samples=samples,
+        device="cpu",
+        say=say,
+        progress=progress,
+    )
     say("two latent dimensions, for a picture of the whole latent space")
     flat = out / "two-dimensional"
-    train_run(replace(config, latent_dim=2), flat, device="cpu", progress=progress)
-    comparison = compare(evidences)
-    write_json(out / "comparison.json", comparison.to_dict())
-    figures = list(draw_comparison(comparison, runs, evidences, out / "figures"))
-    for folder in (*(run.folder for run in runs.values()), flat):
+    train_run(
+        replace(config, latent_dim=2, prior_components=None), flat, device="cpu", progress=progress
+    )
+    figures = list(result.figures)
+    for folder in (*(out / prior for prior in _PRIORS), flat):
         figures += draw_run(folder)
-    return comparison, figures
+    return result, figures

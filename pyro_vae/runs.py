@@ -16,7 +16,8 @@ from .errors import CheckpointError
 from .evidence import Comparison, Evidence, compare, log_evidence
 from .files import write_atomically, write_json
 from .history import History
-from .objectives import ELBO
+from .objectives import build_objective
+from .programs import build_program
 from .training import fit
 from .vae import VAE
 
@@ -73,18 +74,28 @@ def train_run(
     if resume and (Path(out) / checkpoint.CONFIG).exists():
         _check_same_config(config, read_config(out), out)
     train, valid, _ = load_data(config, root=root)
-    vae = VAE.from_config(config, event_shape=train.event_shape, data=train.x)
+    vae = build_program(config, event_shape=train.event_shape, data=train.x)
     before = _trained(out)
     history = fit(
         vae,
         train,
         valid if len(valid) else None,
-        objective=ELBO(particles=config.particles, kl=config.kl),
+        objective=build_objective(
+            config.objective,
+            particles=config.particles,
+            kl=config.kl,
+            gradient=config.gradient,
+            alpha=config.alpha,
+            free_bits=config.free_bits,
+        ),
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
         schedule=config.schedule,
         kl_warmup=config.kl_warmup,
+        kl_cycles=config.kl_cycles,
+        beta=config.beta,
+        compiled=config.compiled,
         patience=config.patience,
         seed=config.seed,
         device=device,
@@ -107,6 +118,7 @@ def evaluate_run(
     number: int | None = None,
     seed: int = 0,
     chunk: int | None = None,
+    compiled: bool = False,
     root: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
@@ -120,6 +132,7 @@ def evaluate_run(
         number: evaluate the first so many test data only.
         seed: seed of the samples.
         chunk: samples evaluated at once.
+        compiled: compile the evaluation first.
         root: folder of downloaded data.
         device: where to evaluate.
         progress: show a progress bar; by default if the output is a terminal.
@@ -135,6 +148,7 @@ def evaluate_run(
         method=method,
         seed=seed,
         chunk=chunk,
+        compiled=compiled,
         progress=progress,
     )
     evidence.save(run.folder / EVIDENCE)
@@ -189,7 +203,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
         out / "curves.png",
     )
     yield plots.save(_latent_figure(run, test), out / "latent.png")
-    if run.config.latent_dim == 2 and len(test.event_shape) == 2:
+    if isinstance(run.vae, VAE) and run.config.latent_dim == 2 and len(test.event_shape) == 2:
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
     if evidence is not None and evidence.log_px.isfinite().all():
         yield plots.save(
@@ -262,7 +276,8 @@ def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, 
 
 
 def _title(run: Run) -> str:
-    return f"{run.config.data.rpartition('/')[2]}, {run.config.prior} prior"
+    layers = "" if run.config.program == "vae" else f", two layers {run.config.program}"
+    return f"{run.config.data.rpartition('/')[2]}, {run.config.prior} prior{layers}"
 
 
 def _draw_samples(run: Run, number: int, seed: int) -> Path:
@@ -277,7 +292,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     x = test.x[:10]
     yield plots.save(plots.reconstructions(x, run.vae.reconstruct(x)), out / "reconstructions.png")
     pairs = min(6, len(test) // 2)
-    if pairs:
+    if pairs and isinstance(run.vae, VAE):
         a, b = test.x[:pairs], test.x[pairs : 2 * pairs]
         figure = plots.interpolation(run.vae.interpolate(a, b, steps=10))
         yield plots.save(figure, out / "interpolation.png")
@@ -286,6 +301,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
 def _latent_figure(run: Run, test: Data) -> plots.Figure:
     shown = test.head(_SHOWN)
     codes, title = run.vae.encode(shown.x), f"Posterior means: {_title(run)}"
+    codes = codes[0] if isinstance(codes, tuple) else codes  # those of the lower layer
     if codes.shape[1] == 1:
         return plots.images(codes, title=title)  # a histogram
     return plots.latent_space(codes, shown.y, title=title)

@@ -142,12 +142,13 @@ def test_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
 def test_help(capsys):
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for command in ("demo", "fit", "evaluate", "compare", "sample", "plot"):
+    for command in ("demo", "fit", "evaluate", "compare", "study", "sample", "plot"):
         assert command in text
     assert cli.main(["fit", "--help"]) == 0
     text = capsys.readouterr().out
     assert "--latent-dim" in text
-    assert "{normal,mixture" in text
+    for option in ("--prior {normal,", "--prior.components", "--likelihood.scale", "--posterior {"):
+        assert option in text
 
 
 def test_help_loads_no_torch():
@@ -179,8 +180,8 @@ def test_demo(tmp_path, capsys):
     listed = [line.strip() for line in out.splitlines() if line.strip().endswith(".png")]
     assert len(listed) > 10
     assert all((tmp_path / "d" / name).exists() for name in listed)
-    comparison = json.loads((tmp_path / "d" / "comparison.json").read_text())
+    comparison = json.loads((tmp_path / "d" / "study.json").read_text())
     assert comparison["number_of_data"] == 360
     # a second one finds another folder
     assert run("demo", "--out", tmp_path / "d", "--epochs", 1, "--samples", 10) == 0
-    assert (tmp_path / "d-2" / "comparison.json").exists()
+    assert (tmp_path / "d-2" / "study.json").exists()

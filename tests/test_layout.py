@@ -23,7 +23,7 @@ signals checkpoint
 compiled enumeration programs history
 batches objectives
 vae masking
-data
+parts data
 priors
 likelihoods posteriors
 networks
