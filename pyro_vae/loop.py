@@ -237,7 +237,7 @@ class Loop:
         self.finished |= self.history.stopped_early
 
     def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
-        differ = {key for key, value in self.settings.items() if stored.get(key) != value}
+        differ = {key for key, value in self.settings.items() if stored.get(key, value) != value}
         longer = self.settings["epochs"] > stored["epochs"] and stored["patience"] is None
         if differ == {"epochs"} and longer and stored["schedule"] == "constant":
             return

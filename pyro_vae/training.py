@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -17,6 +18,7 @@ from .batches import Source, evaluation_batches, number_of_arguments, prepare
 from .checks import check_support, check_type, resolve_device
 from .config import Config, Schedule
 from .data import Data
+from .errors import PyroVAEWarning
 from .files import write_json
 from .history import History
 from .loop import Loop, Saver
@@ -145,9 +147,9 @@ def fit(
     valid = None if valid is None else prepare(valid, target, what="validation data")
     arity = number_of_arguments(getattr(program, "model"))  # noqa: B009 - typed as a tensor else
     with seeded("check", seed):
-        for source, what in ((train, "training data"), (valid, "validation data")):
-            if source is not None:
-                _check_source(program, objective, source, target, arity, what)
+        _check_source(program, objective, train, target, arity, learn=True)
+        if valid is not None:
+            _check_source(program, objective, valid, target, arity, learn=False)
     for name, source in (("train_data", train), ("valid_data", valid)):
         settings[name] = source.sha256 if isinstance(source, Data) else None
     loop = Loop(program, train, valid, objective, settings, target, arity)
@@ -197,22 +199,40 @@ def _check_source(
     source: Source,
     device: torch.device,
     arity: int,
-    what: str,
+    *,
+    learn: bool,
 ) -> None:
     """Check all data held in memory, or the first batch, against the likelihood's support."""
+    what = "training data" if learn else "validation data"
     first, number = 0, 0
     for batch in evaluation_batches(source, _CHECKED_AT_ONCE, device, arity):
         check_type(batch[0], program)
         check_support(program.model, program.guide, batch, first=first, what=what)
         if number == 0:
             _check_parameters(program, batch)
-            with pyro.validation_enabled(False):
-                objective.prepare(program.model, program.guide, *batch)
+            if learn:
+                with pyro.validation_enabled(False):
+                    objective.prepare(program.model, program.guide, *batch)
+                    _say_sampled_kl(program, objective, batch)
         first, number = first + len(batch[0]), number + 1
         if not isinstance(source, Data):
             break
     if number == 0:
         raise ValueError(f"{what} gave no batch.")
+
+
+def _say_sampled_kl(program: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
+    """Say where a closed form of the KL term was asked for and there is none."""
+    if getattr(objective, "kl", None) != "analytic":
+        return
+    used = objective.kl_used(program.model, program.guide, *batch)
+    sampled = [name for name, how in used.items() if how == "sampled"]
+    if sampled:
+        warnings.warn(
+            f"the KL term of {', '.join(sampled)} has no closed form here and is sampled.",
+            PyroVAEWarning,
+            stacklevel=5,
+        )
 
 
 def _check_parameters(program: Any, batch: tuple[Tensor, ...]) -> None:

@@ -582,3 +582,13 @@ def test_wrong_kinds_of_arguments(small_config, digits):
         pv.fit(_vae(small_config), x, resume=True)
     with pytest.raises(ValueError, match=r"float64.*float32"):
         pv.fit(_vae(small_config), x.double())
+
+
+def test_says_where_the_kl_term_is_sampled(digits):
+    config = pv.Config(latent_dim=2, hidden=(8,))
+    data, analytic = digits.train.head(50), pv.ELBO(kl="analytic")
+    vae = pv.VAE.from_config(config, event_shape=(8, 8))
+    pv.fit(vae, data, objective=analytic, epochs=1)  # closed form: no warning
+    mixture = pv.VAE(pv.priors.MixtureOfNormals(2), vae.likelihood, vae.posterior)
+    with pytest.warns(pv.PyroVAEWarning, match="KL term of z has no closed form here"):
+        pv.fit(mixture, data, objective=analytic, epochs=1)

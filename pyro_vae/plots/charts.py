@@ -157,6 +157,7 @@ def comparison(
                 else nats(x[row], bars[row], bars[bars > 0])
             )
             beside(axes, row, text, colour)
+        axes.locator_params(axis="x", nbins=6)
         axes.set_yticks(rows, [names[i] for i in order], fontsize=11, color=INK)
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
