@@ -165,12 +165,16 @@ def holds_run(folder: str | Path) -> bool:
 
 
 def read_config(folder: str | Path) -> Config:
-    """Read the config of a run folder, which is there before its first checkpoint.
+    """Read the config of a run, which is there before its first checkpoint.
+
+    Args:
+        folder: run folder, or a JSON file.
 
     Raises:
         CheckpointError: absent or not a config.
     """
-    path = Path(folder) / CONFIG
+    path = Path(folder)
+    path = path / CONFIG if path.suffix != ".json" or path.is_dir() else path
     try:
         return Config.from_dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError, AttributeError) as error:

@@ -54,6 +54,8 @@ class Fit:
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Run folder: config, checkpoint, history."""
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
+    """Another run, or its config.json: options that are not given here are taken from it."""
     resume: tyro.conf.FlagCreatePairsOff[bool] = False
     """Go on with the run in --out, with its own settings."""
     device: str = "auto"
@@ -105,7 +107,9 @@ class Evaluate:
 
     def run(self) -> None:
         """Run the command."""
-        from .runs import EVIDENCE, evaluate_run
+        import json
+
+        from .runs import EVIDENCE, METRICS, evaluate_run
 
         evidence = evaluate_run(
             self.folder,
@@ -119,6 +123,8 @@ class Evaluate:
             device=self.device,
         )
         print(evidence)
+        metrics = json.loads((self.folder / METRICS).read_text())
+        print(f"{'likelihood':<22} {metrics['likelihood']}")
         print(f"{'time':<22} {evidence.seconds:.1f} s; saved to {self.folder / EVIDENCE}")
 
 
@@ -158,6 +164,8 @@ class Study:
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder: a run for each value, study.json, figures."""
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
+    """Another run, or its config.json: options that are not given here are taken from it."""
     samples: int = 1000
     """Importance samples K for each test datum."""
     method: Method = "auto"
@@ -288,21 +296,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> Any:
     command = _cli(arguments, Config())
-    if isinstance(command, Fit) and command.resume:
-        from .checkpoint import read_config
+    if isinstance(command, Fit | Study):
+        resumed = isinstance(command, Fit) and command.resume
+        source = command.out if resumed else command.config_file
+        if source is not None:
+            from .checkpoint import read_config
 
-        command = _cli(arguments, read_config(command.out))
+            command = _cli(arguments, read_config(source))
     return command
 
 
 def _cli(arguments: Sequence[str], config: Config) -> Any:
-    """Parse the arguments; options of ``fit`` that are not given are those of ``config``."""
+    """Parse the arguments; options of a config that are not given are those of ``config``."""
     commands: Any = None
     for name, kind in _COMMANDS.items():
         entry: Any = Annotated[kind, tyro.conf.subcommand(name)]
-        if kind is Fit:  # with --out still to give
-            default = Fit(out=tyro.MISSING, config=config)
-            entry = Annotated[kind, tyro.conf.subcommand(name, default=default)]
+        if kind in (Fit, Study):  # with the rest still to give
+            given: dict[str, Any] = {"out": tyro.MISSING, "config": config}
+            if kind is Study:
+                given |= {"setting": tyro.MISSING, "values": tyro.MISSING}
+            entry = Annotated[kind, tyro.conf.subcommand(name, default=kind(**given))]
         commands = entry if commands is None else commands | entry
     return tyro.cli(commands, args=list(arguments), prog="pyro-vae", description=_DESCRIPTION)
 

@@ -152,7 +152,8 @@ def evaluate_run(
         progress=progress,
     )
     evidence.save(run.folder / EVIDENCE)
-    write_json(run.folder / METRICS, evidence.summary())
+    description = getattr(run.vae.likelihood, "description", type(run.vae.likelihood).__name__)
+    write_json(run.folder / METRICS, {**evidence.summary(), "likelihood": description})
     return evidence
 
 

@@ -75,6 +75,29 @@ def test_resume(tmp_path, capsys):
     assert "latent_dim 2 (now 5)" in capsys.readouterr().err
 
 
+def test_config_file_reproduces_a_run(tmp_path, capsys):
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    options = ["--prior", "mixture", "--prior.components", 3, "--beta", 0.5, "--seed", 4]
+    assert run("fit", "--out", one, *_SMALL, *options) == 0
+    assert run("fit", "--out", two, "--config", one / "config.json") == 0
+    assert run("fit", "--out", other, "--config", one, "--prior.components", 4) == 0
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (one, two, other)]
+    assert configs[0] == configs[1]
+    assert configs[2] == {**configs[0], "prior_components": 4}
+    rows = [(f / "history.csv").read_text().splitlines() for f in (one, two)]
+    without_time = [[line.rpartition(",")[0] for line in lines] for lines in rows]
+    assert without_time[0] == without_time[1]
+    assert run("fit", "--out", tmp_path / "x", "--config", tmp_path / "none.json") == 1
+    assert "is not the config of a run" in capsys.readouterr().err
+
+
+def test_says_what_the_numbers_depend_on(tmp_path, capsys):
+    data = ["--binarize", "none", "--likelihood", "normal", "--likelihood.floor", 0.05]
+    assert run("fit", "--out", tmp_path / "r", *_SMALL, *data) == 0
+    assert run("evaluate", tmp_path / "r", "--samples", 20) == 0
+    assert "at least 0.05" in capsys.readouterr().out
+
+
 def test_longer_run_drops_numbers_of_the_shorter_one(tmp_path, capsys):
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_SMALL) == 0

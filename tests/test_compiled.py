@@ -51,9 +51,13 @@ def _both(vae, objective, x, *, kl_weight=0.7):
     [
         ({}, pv.ELBO()),
         ({"prior": "vamp", "posterior": "full"}, pv.ELBO(particles=2, gradient="stl")),
-        ({"prior": "mixture", "network": "conv", "hidden": (4,)}, pv.IWAE(gradient="dreg")),
+        ({"prior": "mixture"}, pv.IWAE(gradient="dreg")),
+        pytest.param(
+            {"prior": "flow", "network": "conv", "hidden": (4,)}, pv.ELBO(), marks=pytest.mark.slow
+        ),
+        pytest.param({"posterior": "flow"}, pv.Renyi(gradient="dreg"), marks=pytest.mark.slow),
     ],
-    ids=["plain", "vamp-stl", "mixture-conv-dreg"],
+    ids=["plain", "vamp-stl", "mixture-dreg", "flow-conv", "posterior-flow-renyi"],
 )
 def test_is_the_plain_step(digits, options, objective):
     name = options.get("prior")
