@@ -22,7 +22,7 @@ import pyro_vae as pv
 
 SETTINGS = {
     "digits": {"latent_dim": 16, "hidden": (200, 200), "epochs": 200, "patience": 20},
-    "mnist": {"latent_dim": 200, "hidden": (500, 500), "epochs": 50, "patience": 3},
+    "mnist": {"latent_dim": 200, "hidden": (500, 500), "epochs": 50, "patience": 10},
 }
 
 
@@ -138,6 +138,7 @@ def main(
         (hidden[1], conditions[1]),
         epochs=epochs,
         batch_size=128,
+        schedule="one-cycle",
         patience=patience,
         seed=0,
     )

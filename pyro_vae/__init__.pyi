@@ -31,7 +31,14 @@ from .evidence import (
     log_evidence,
 )
 from .objectives import ELBO, IWAE, Renyi
-from .programs import ConditionalVAE, HierarchicalVAE, Masked, SemiSupervisedVAE, partially_labelled
+from .programs import (
+    ConditionalVAE,
+    HierarchicalVAE,
+    Masked,
+    SemiSupervisedVAE,
+    build_program,
+    partially_labelled,
+)
 from .studies import Study, study
 from .training import History, fit
 from .vae import VAE
@@ -64,6 +71,7 @@ __all__ = [
     "Study",
     "UnreliableEvidence",
     "analysis",
+    "build_program",
     "certify",
     "checkpoint",
     "compare",

@@ -132,7 +132,7 @@ class ActiveUnits:
 def active_units(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor | Data,
+    x: Tensor | Data | tuple[Tensor, ...],
     *,
     samples: int = 100,
     seed: int = 0,
@@ -145,7 +145,7 @@ def active_units(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        x: data of shape ``(N, *event_shape)``.
+        x: data of shape ``(N, *event_shape)``, or the programs' arguments.
         samples: draws for each datum.
         seed: seed of the draws.
 
@@ -175,7 +175,7 @@ def active_units(
 def kl_per_dimension(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor | Data,
+    x: Tensor | Data | tuple[Tensor, ...],
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -187,7 +187,7 @@ def kl_per_dimension(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        x: data of shape ``(N, *event_shape)``.
+        x: data of shape ``(N, *event_shape)``, or the programs' arguments.
         seed: seed of the draws.
 
     Returns:
@@ -267,7 +267,7 @@ class Rate:
 def rate(
     model: Callable[..., Any],
     guide: Callable[..., Any],
-    x: Tensor | Data,
+    x: Tensor | Data | tuple[Tensor, ...],
     *,
     seed: int = 0,
 ) -> Rate:
@@ -325,10 +325,12 @@ def _log_aggregate(program: Program, batches: list[Batch], values: Values, n: in
 
 
 def _prepare(
-    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor | Data
+    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor | Data | tuple[Tensor, ...]
 ) -> tuple[Program, list[Batch]]:
-    rows = x.x if isinstance(x, Data) else x
-    check_data(rows)
-    device = module_device(model, guide) or rows.device
-    batches: list[Batch] = [(part.to(device),) for part in rows.split(_BLOCK)]
+    arguments = x if isinstance(x, tuple) else (x.x if isinstance(x, Data) else x,)
+    for argument in arguments:
+        check_data(argument)
+    device = module_device(model, guide) or arguments[0].device
+    parts = zip(*(argument.split(_BLOCK) for argument in arguments), strict=True)
+    batches: list[Batch] = [tuple(part.to(device) for part in batch) for batch in parts]
     return Program.inspect(model, guide, batches[0]), batches

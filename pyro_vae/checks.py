@@ -196,5 +196,5 @@ def _odd_value(datum: Tensor, support: Any) -> str:
     element = getattr(support, "base_constraint", support)
     values = datum.flatten()
     with suppress(RuntimeError, NotImplementedError, IndexError):
-        values = values[~element.check(values)]
+        values = values[~element.check(datum).expand(datum.shape).flatten()]
     return f"{values[0].item():.4g}" if len(values) else "none in the support"

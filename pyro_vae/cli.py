@@ -296,12 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(arguments: Sequence[str]) -> Any:
     command = _cli(arguments, Config())
-    if isinstance(command, Fit | Study):
-        resumed = isinstance(command, Fit) and command.resume
+    if isinstance(command, Fit | Study):  # not for --help, which ended the program
+        from .checkpoint import holds_run, read_config
+
+        resumed = isinstance(command, Fit) and command.resume and holds_run(command.out)
         source = command.out if resumed else command.config_file
         if source is not None:
-            from .checkpoint import read_config
-
             command = _cli(arguments, read_config(source))
     return command
 

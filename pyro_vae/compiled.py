@@ -30,19 +30,21 @@ class CompiledTerms:
     loss, gradients and random numbers up to rounding, without Pyro's handlers at run time. The
     whole evaluation is traced below Python, so nothing in it may depend on values of tensors.
 
-    Batches of another shape than the first (the last one of an epoch) take the plain path, and so
-    does everything if the program cannot be compiled, after one warning that says why.
+    It is compiled for the first batch of ``rows`` data. Others (the last one of an epoch) take the
+    plain path, and so does everything if the program cannot be compiled, after one warning that
+    says why.
 
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
         objective: an objective of this package.
+        rows: number of data in a full batch; ``None`` for that of the first.
 
     Warns:
         PyroVAEWarning: the program could not be compiled.
     """
 
-    def __init__(self, program: Any, objective: Any) -> None:
-        self.program, self.objective = program, objective
+    def __init__(self, program: Any, objective: Any, *, rows: int | None = None) -> None:
+        self.program, self.objective, self.rows = program, objective, rows
         self.shapes: list[torch.Size] | None = None
         self.seconds = 0.0
         self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -50,7 +52,7 @@ class CompiledTerms:
     def __call__(self, *batch: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
         """Return loss and unweighted ELBO, as ``objective.terms`` does."""
         shapes = [argument.shape for argument in batch]
-        if self.shapes is None:
+        if self.shapes is None and self.rows in (None, len(batch[0])):
             self.shapes = shapes
             self._compile(batch)
         if self._run is None or shapes != self.shapes:
@@ -66,6 +68,7 @@ class CompiledTerms:
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
         started = time.perf_counter()
+        buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
         with seeded("compile", 0):
             with torch.no_grad():
                 self._plain(batch, 1.0)  # the objective finds the plates
@@ -83,6 +86,9 @@ class CompiledTerms:
                 )
             else:
                 self._run = run
+        with torch.no_grad():
+            for buffer, before in buffers:  # running statistics are not to know of the trial
+                buffer.copy_(before)
         self.seconds = time.perf_counter() - started
 
 

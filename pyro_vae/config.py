@@ -188,6 +188,10 @@ class Config:
     """Seed of initialization, data order and training noise."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.hidden, list):
+            object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.kl_cycles > 1 and self.kl_warmup == 0:
+            raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:

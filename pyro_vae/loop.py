@@ -65,7 +65,8 @@ class Loop:
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
         self.terms: Callable[..., tuple[Tensor, Tensor]]
         if self.settings["compiled"]:
-            self.terms = CompiledTerms(self.program, self.objective)
+            rows = _rows(self.train, self.settings["batch_size"])
+            self.terms = CompiledTerms(self.program, self.objective, rows=rows)
         else:
             self.terms = partial(self.objective.terms, self.program.model, self.program.guide)
 
@@ -305,6 +306,14 @@ class Saver:
 
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+
+
+def _rows(source: Any, batch_size: int) -> int | None:
+    """Number of data in a full batch, if it is known."""
+    if isinstance(source, DataLoader):
+        return source.batch_size
+    in_items = isinstance(source, Data | Dataset)
+    return min(batch_size, len(source)) if in_items else None  # type: ignore[arg-type, unused-ignore]
 
 
 def _steps_per_epoch(source: Any, batch_size: int) -> int:

@@ -13,12 +13,25 @@ from .likelihoods import build_likelihood, likelihood_network_shape
 from .networks import Joint, build_network
 from .posteriors import build_posterior, posterior_network_shape
 
-__all__ = ["decoder_part", "encoder_part", "inner_part", "joint_network"]
+__all__ = ["decoder_part", "encoder_part", "inner_part", "joint_network", "one_layer"]
 
 Shape = Sequence[int]
 Widths = Sequence[int] | None
 
 _DENSE = ("mlp", "gated")
+
+
+def one_layer(config: Config, program: str) -> None:
+    """Check that a config does not ask for two layers of latents.
+
+    Raises:
+        ValueError: it does, and ``program`` has one.
+    """
+    if config.program != "vae" or config.top_dim is not None:
+        raise ValueError(
+            f"{program} has one layer of latents, but the config says program={config.program!r}, "
+            f"top_dim={config.top_dim}; use pv.build_program(config, ...), or leave these out."
+        )
 
 
 def joint_network(

@@ -16,7 +16,7 @@ from .errors import CheckpointError
 from .evidence import Comparison, Evidence, compare, log_evidence
 from .files import write_atomically, write_json
 from .history import History
-from .objectives import build_objective
+from .objectives import objective_of
 from .programs import build_program
 from .training import fit
 from .vae import VAE
@@ -75,19 +75,14 @@ def train_run(
         _check_same_config(config, read_config(out), out)
     train, valid, _ = load_data(config, root=root)
     vae = build_program(config, event_shape=train.event_shape, data=train.x)
-    before = _trained(out)
-    history = fit(
+    if resume and not _finished(out, config):  # numbers of the parameters as they were
+        for name in (EVIDENCE, METRICS):
+            (Path(out) / name).unlink(missing_ok=True)
+    return fit(
         vae,
         train,
         valid if len(valid) else None,
-        objective=build_objective(
-            config.objective,
-            particles=config.particles,
-            kl=config.kl,
-            gradient=config.gradient,
-            alpha=config.alpha,
-            free_bits=config.free_bits,
-        ),
+        objective=objective_of(config),
         epochs=config.epochs,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -104,10 +99,6 @@ def train_run(
         config=config,
         progress=progress,
     )
-    if before != _trained(out):  # numbers of the parameters as they were
-        for name in (EVIDENCE, METRICS):
-            (Path(out) / name).unlink(missing_ok=True)
-    return history
 
 
 def evaluate_run(
@@ -137,6 +128,8 @@ def evaluate_run(
         device: where to evaluate.
         progress: show a progress bar; by default if the output is a terminal.
     """
+    if number is not None and number < 1:
+        raise ValueError(f"number of test data must be at least 1; got {number}.")
     run = load_run(folder, device=device)
     test = load_data(run.config, root=root).test
     test = test if number is None else test.head(number)
@@ -245,13 +238,16 @@ def draw_comparison(
     )
 
 
-def _trained(folder: str | Path) -> tuple[int, int] | None:
-    """Epochs and steps that a run has behind it, if there is a checkpoint."""
+def _finished(folder: str | Path, config: Config) -> bool:
+    """Whether a run has nothing left to train."""
     path = Path(folder) / checkpoint.CHECKPOINT
     if not path.exists():
-        return None
+        return False
     state = checkpoint.read(path)
-    return state["epoch"], state["step"]
+    stopped: bool = state["finished"] and (
+        state["stopped_early"] or state["epoch"] >= config.epochs
+    )
+    return stopped
 
 
 def _check_same_config(config: Config, stored: Config, out: str | Path) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 from .analysis import active_units, rate
 from .checkpoint import CONFIG, Run, load_run, read_config
 from .config import Config, Method
+from .data import Data
 from .errors import UnreliableEvidence, suggestion
 from .evidence import Comparison, Evidence, compare
 from .files import write_json
 from .likelihoods import LIKELIHOODS
+from .objectives import objective_of
 from .posteriors import POSTERIORS
 from .priors import PRIORS
+from .programs import build_program
 from .runs import EVIDENCE, draw_comparison, evaluate_run, load_data, train_run
 from .tables import align
 
@@ -25,6 +28,13 @@ __all__ = ["Study", "Usage", "study"]
 
 _ANALYSED = 1000  # data whose pairs make the rate
 _PARTS: dict[str, Any] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS}
+_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
+    "objective": {"alpha": ("renyi",), "kl": ("elbo",), "free_bits": ("elbo",)},
+    "program": {"top_dim": ("bottom-up", "top-down")},
+}
+"""Other settings whose values take options: by option, the values that take it."""
+_OF_THE_DATA = ("data", "binarize", "data_seed")
+_DEFAULTS: dict[str, Any] = Config().to_dict()
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,11 @@ class Study:
         cells = [
             (*left, *right) for left, right in zip(self.comparison.cells(), usage, strict=True)
         ]
-        notes = [*self.comparison.notes(), "rate: the KL term of the ELBO, nats per datum."]
+        notes = [
+            *self.comparison.notes(),
+            "rate: the KL term of the ELBO, nats per datum. active: latent dimensions whose "
+            "posterior mean has a variance above 0.01, a rule for priors of unit scale.",
+        ]
         return "\n".join([*(line.rstrip() for line in align(cells)), "", *notes])
 
 
@@ -129,14 +143,17 @@ def study(
         progress: show progress bars; by default if the output is a terminal.
 
     Raises:
-        ValueError: an unknown setting, or fewer than two different values.
+        ValueError: an unknown setting, or one that decides what the test data are; fewer than two
+            different values; an option that no value takes; a model that cannot be built.
     """
-    names = {field.name for field in fields(Config)}
-    if setting not in names:
-        raise ValueError(f"no setting {setting!r}.{suggestion(setting, names)}")
-    if len(set(values)) < 2 or len(set(values)) < len(values):
-        raise ValueError(f"a study needs two or more different values of {setting}; got {values}.")
-    configs = {str(value): _with(config, setting, value) for value in values}
+    configs = _configs(setting, values, config)
+    train, _, whole = load_data(config, root=root)
+    for one in configs.values():  # a mistake shows before anything is trained
+        build_program(one, event_shape=train.event_shape, data=train.x)
+        objective_of(one)
+    if number is not None and number < 1:
+        raise ValueError(f"number of test data must be at least 1; got {number}.")
+    test = whole if number is None else whole.head(number)
     out, evidences, runs, usage = Path(out), {}, {}, {}
     for name, one in configs.items():
         folder = out / name
@@ -146,7 +163,7 @@ def study(
             one = replace(one, data=read_config(folder).data)  # a file's path was made absolute
         train_run(one, folder, root=root, device=device, resume=again, progress=progress)
         runs[name] = load_run(folder, device=device)
-        evidence = _stored(folder, samples, method, seed, number) if again else None
+        evidence = _stored(folder, samples, method, seed, test) if again else None
         if evidence is None:
             say(f"{setting} {name}: log p(x) of the test data, {samples} samples each")
             with warnings.catch_warnings():
@@ -163,7 +180,7 @@ def study(
                     progress=progress,
                 )
         evidences[name] = evidence
-        usage[name] = _usage(runs[name], root)
+        usage[name] = _usage(runs[name], whole)
     comparison = compare(evidences)
     figures = tuple(draw_comparison(comparison, runs, evidences, out / "figures"))
     result = Study(setting, comparison, usage, figures)
@@ -171,32 +188,56 @@ def study(
     return result
 
 
-def _with(config: Config, setting: str, value: Any) -> Config:
-    """Set a value, and leave out the options that the part of that name does not take."""
-    config = Config.from_dict({**config.to_dict(), setting: value})
-    if setting in _PARTS and value in _PARTS[setting]:
-        takes = inspect.signature(_PARTS[setting][value]).parameters
-        drop: dict[str, Any] = {
-            f"{setting}_{o}": None for o in config.options(setting) if o not in takes
-        }
-        config = replace(config, **drop)
-    return config
+def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, Config]:
+    """Make the config of each value, by name; options that only others take are left out."""
+    names = {field.name for field in fields(Config)}
+    if setting not in names:
+        raise ValueError(f"no setting {setting!r}.{suggestion(setting, names)}")
+    if setting in _OF_THE_DATA:
+        raise ValueError(
+            f"{setting} decides what the test data are, and log p(x) of different data cannot be "
+            "compared; run two studies."
+        )
+    if len({str(value) for value in values}) < max(2, len(values)):
+        raise ValueError(f"a study needs two or more different values of {setting}; got {values}.")
+    given = Config.from_dict({**config.to_dict(), setting: values[0]})
+    configs, foreign = {}, []
+    for value in values:
+        one = Config.from_dict({**given.to_dict(), setting: value})
+        foreign.append(_not_taken(one, setting))
+        reset = {name: _DEFAULTS[name] for name in foreign[-1]}
+        configs[str(value)] = replace(one, **reset)
+    useless = set.intersection(*foreign)
+    if useless:
+        raise ValueError(f"no {setting} of {values} takes {', '.join(sorted(useless))}.")
+    return configs
 
 
-def _stored(
-    folder: Path, samples: int, method: str, seed: int, number: int | None
-) -> Evidence | None:
-    """Read the estimate of an earlier study, if its settings are these."""
+def _not_taken(config: Config, setting: str) -> set[str]:
+    """Options that were set and that the part of this config does not take."""
+    if setting in _PARTS:
+        takes = inspect.signature(_PARTS[setting][getattr(config, setting)]).parameters
+        return {f"{setting}_{name}" for name in config.options(setting) if name not in takes}
+    owners = _OPTIONS.get(setting, {})
+    return {
+        name
+        for name, choices in owners.items()
+        if getattr(config, setting) not in choices and getattr(config, name) != _DEFAULTS[name]
+    }
+
+
+def _stored(folder: Path, samples: int, method: str, seed: int, test: Data) -> Evidence | None:
+    """Read the estimate of an earlier study, if its settings and its data are these."""
     path = folder / EVIDENCE
     if not path.exists():
         return None
     evidence = Evidence.load(path)
-    same = (evidence.samples, evidence.method, evidence.seed) == (samples, method, seed)
-    return evidence if same and number in (None, len(evidence)) else None
+    stored = (evidence.samples, evidence.method, evidence.seed, evidence.data_sha256)
+    return evidence if stored == (samples, method, seed, test.sha256) else None
 
 
-def _usage(run: Run, root: str | Path | None) -> Usage:
-    test = load_data(run.config, root=root).test.head(_ANALYSED)
+def _usage(run: Run, test: Data) -> Usage:
+    test = test.head(_ANALYSED)
     spent = rate(run.vae.model, run.vae.guide, test)
     active = active_units(run.vae.model, run.vae.guide, test)
     return Usage(

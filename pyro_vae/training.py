@@ -180,6 +180,8 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
     for name, least in _AT_LEAST.items():
         if not settings[name] >= least:
             raise ValueError(f"{name} must be at least {least}; got {settings[name]}.")
+    if settings["kl_cycles"] > 1 and settings["kl_warmup"] == 0:
+        raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
     if not 0 < settings["learning_rate"] < math.inf:
         raise ValueError(f"learning_rate must be positive; got {settings['learning_rate']}.")
     if settings["schedule"] not in get_args(Schedule):
@@ -187,6 +189,11 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
             f"unknown schedule {settings['schedule']!r}; there are {', '.join(get_args(Schedule))}."
         )
     if settings["patience"] is not None:
+        if settings["kl_warmup"] >= settings["epochs"]:
+            raise ValueError(
+                f"patience counts from the end of the KL warm-up, after {settings['kl_warmup']} of "
+                f"{settings['epochs']} epochs; shorten the warm-up, or leave patience out."
+            )
         if settings["patience"] < 1:
             raise ValueError(f"patience must be at least 1; got {settings['patience']}.")
         if valid is None:

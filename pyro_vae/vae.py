@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import Config
 from .module import ProgramModule
-from .parts import decoder_part, encoder_part
+from .parts import decoder_part, encoder_part, one_layer
 from .priors import Fixed, build_prior
 from .seeding import seeded
 
@@ -75,8 +75,10 @@ class VAE(ProgramModule):
                 from them (a likelihood's output at the data's mean).
 
         Raises:
-            ValueError: an unknown part, or an option that the part has not.
+            ValueError: an unknown part, an option that the part has not, or a config of a
+                two-layer program (``build_program`` takes any).
         """
+        one_layer(config, "VAE")
         event_shape, latent_dim = tuple(event_shape), config.latent_dim
         with seeded("initialize", config.seed):
             likelihood = decoder_part(config, [(latent_dim,)], event_shape)

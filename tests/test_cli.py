@@ -64,6 +64,9 @@ def test_evaluate_gives_the_same_numbers_whatever_the_chunk(tmp_path, capsys):
 
 
 def test_resume(tmp_path, capsys):
+    out = tmp_path / "new"
+    assert run("fit", "--out", out, "--resume", *_SMALL) == 0  # nothing there yet: a new run
+    assert json.loads((out / "config.json").read_text())["latent_dim"] == 2
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_SMALL) == 0
     assert run("fit", "--out", out, *_SMALL) == 1
@@ -109,8 +112,6 @@ def test_longer_run_drops_numbers_of_the_shorter_one(tmp_path, capsys):
     assert not (out / "evidence.json").exists()
     assert run("fit", "--out", out, "--resume") == 0  # the longer config is the run's own now
     assert json.loads((out / "config.json").read_text())["epochs"] == 3
-    assert run("fit", "--out", tmp_path / "typo", "--resume") == 1
-    assert "is not the config of a run" in capsys.readouterr().err
 
 
 def test_version(capsys):

@@ -96,6 +96,16 @@ def test_fit_gives_the_same_run(digits):
         assert one == pytest.approx(two, rel=1e-4)
 
 
+def test_compiles_for_full_batches(digits):
+    """Whatever comes first: a run resumed before its last, smaller batch is the same run."""
+    vae = _vae(digits)
+    terms = CompiledTerms(vae, pv.ELBO(), rows=20)
+    terms(digits.train.x[:7], kl_weight=1.0)
+    assert terms.shapes is None
+    terms(digits.train.x[:20], kl_weight=1.0)
+    assert terms.shapes == [(20, 8, 8)]
+
+
 def test_evidence_is_the_same(digits):
     vae, x = _vae(digits), digits.test.x[:70]
     one, two = (

@@ -75,6 +75,22 @@ def test_resume_does_nothing_twice(tmp_path):
         _study(tmp_path)
 
 
+def test_estimates_on_fewer_data_are_made_again(tmp_path):
+    config = pv.Config(epochs=1, hidden=(8,))
+    options = {"samples": 20, "method": "guide", "say": len}
+    pv.study("latent_dim", [1, 2], config, tmp_path, number=30, **options)
+    result = pv.study("latent_dim", [1, 2], config, tmp_path, resume=True, **options)
+    assert result.comparison.number_of_data == 360
+
+
+def test_options_go_to_the_values_that_take_them(tmp_path):
+    config = pv.Config(epochs=1, hidden=(8,), latent_dim=2, alpha=0.3, particles=3)
+    options = {"samples": 20, "number": 20, "say": len}
+    pv.study("objective", ["elbo", "renyi"], config, tmp_path / "o", **options)
+    assert pv.load_run(tmp_path / "o" / "elbo").config.alpha is None
+    assert pv.load_run(tmp_path / "o" / "renyi").config.alpha == 0.3
+
+
 def test_any_setting(tmp_path):
     config = pv.Config(epochs=1, hidden=(8,))
     result = pv.study("latent_dim", [1, 3], config, tmp_path, samples=20, number=20, say=len)
@@ -90,6 +106,14 @@ def test_wrong_studies(tmp_path):
         pv.study("prior", ["normal", "normal"], _CONFIG, tmp_path)
     with pytest.raises(ValueError, match="'prior' cannot be 'vmp'"):
         pv.study("prior", ["normal", "vmp"], _CONFIG, tmp_path)
+    with pytest.raises(ValueError, match="log p\\(x\\) of different data cannot be compared"):
+        pv.study("binarize", ["static", "threshold"], _CONFIG, tmp_path)
+    with pytest.raises(ValueError, match=r"no prior of .* takes prior_components"):
+        pv.study("prior", ["normal", "laplace"], _CONFIG, tmp_path)
+    with pytest.raises(ValueError, match="2000 pseudo-inputs"):  # before the first is trained
+        pv.study("prior", ["normal", "vamp"], pv.Config(prior_components=2000), tmp_path)
+    with pytest.raises(ValueError, match="with one particle is the ELBO"):
+        pv.study("particles", [5, 1], pv.Config(objective="iwae", particles=5), tmp_path)
     assert not any(tmp_path.iterdir())
 
 

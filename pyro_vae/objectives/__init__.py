@@ -3,7 +3,7 @@
 from .base import Objective
 from .elbo import ELBO
 from .importance import IWAE, Renyi
-from .registry import OBJECTIVES, build_objective
+from .registry import OBJECTIVES, build_objective, objective_of
 from .schedules import kl_weight
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Renyi",
     "build_objective",
     "kl_weight",
+    "objective_of",
 ]

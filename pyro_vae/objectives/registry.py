@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import KL, Gradient
+from ..config import KL, Config, Gradient
 from ..errors import lookup
 from .base import Objective
 from .elbo import ELBO
 from .importance import IWAE, Renyi
 
-__all__ = ["OBJECTIVES", "build_objective"]
+__all__ = ["OBJECTIVES", "build_objective", "objective_of"]
 
 OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE, "renyi": Renyi}
 
@@ -59,3 +59,15 @@ def build_objective(
             "use 'elbo'."
         )
     return kind(**options)
+
+
+def objective_of(config: Config) -> Objective:
+    """Build the objective that a config names, with its options; raises as build_objective does."""
+    return build_objective(
+        config.objective,
+        particles=config.particles,
+        kl=config.kl,
+        gradient=config.gradient,
+        alpha=config.alpha,
+        free_bits=config.free_bits,
+    )

@@ -75,5 +75,9 @@ def build_prior(
     context = {key: value for key, value in context.items() if key in takes}
     missing = [key for key, value in context.items() if value is None]
     if missing:
-        raise ValueError(f"prior {name!r} is made of the model's {' and '.join(missing)}; give it.")
+        raise ValueError(
+            f"prior {name!r} is made of the model's {' and '.join(missing)}, a posterior of the "
+            "data alone, and this program has none to give (a VAE and the top-down form have one); "
+            "take another prior, or another program."
+        )
     return kind(latent_dim, **context, **options)

@@ -43,8 +43,9 @@ class VampPrior(nn.Module):
     r"""Mixture of posteriors :math:`p(z) = \frac{1}{J} \sum_j q(z \mid u_j)`.
 
     The pseudo-inputs :math:`u_j` are learned, with the encoder that the prior shares with the
-    model. They start at training data or, with ``start="random"``, near the mean of the data; and
-    they are kept within the data's range.
+    model. They start at training data or, with ``start="random"``, near the mean of the data. As
+    in the paper they are cut off at the data's range, beyond which a value has no gradient: a
+    pixel that has become black or white stays so.
 
     Args:
         latent_dim: number of latent dimensions.

@@ -46,9 +46,5 @@ def build_program(
         ValueError: an unknown part, or an option that the part has not.
     """
     if config.program == "vae":
-        if config.top_dim is not None:
-            raise ValueError("top_dim is of two-layer programs; this one is 'vae'.")
         return VAE.from_config(config, event_shape=event_shape, data=data)
-    return HierarchicalVAE.from_config(
-        config, event_shape=event_shape, data=data, form=config.program, top_dim=config.top_dim
-    )
+    return HierarchicalVAE.from_config(config, event_shape=event_shape, data=data)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..module import ProgramModule
-from ..parts import decoder_part, encoder_part, inner_part
+from ..parts import decoder_part, encoder_part, inner_part, one_layer
 from ..priors import build_prior
 from ..seeding import seeded
 from .labels import one_hot
@@ -109,6 +109,7 @@ class ConditionalVAE(ProgramModule):
         Raises:
             ValueError: an unknown part; both or neither of condition_shape and classes.
         """
+        one_layer(config, "ConditionalVAE")
         if (condition_shape is None) == (classes is None):
             raise ValueError(
                 "give one of condition_shape=(...) (a tensor) and classes=... (a label); got "

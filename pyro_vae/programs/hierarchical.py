@@ -104,7 +104,7 @@ class HierarchicalVAE(ProgramModule):
         *,
         event_shape: Sequence[int],
         data: Tensor | None = None,
-        form: Form = "bottom-up",
+        form: Form | None = None,
         top_dim: int | None = None,
         top_hidden: Sequence[int] | None = None,
     ) -> HierarchicalVAE:
@@ -121,14 +121,18 @@ class HierarchicalVAE(ProgramModule):
             event_shape: shape of one datum.
             data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
                 from them.
-            form: ``"bottom-up"`` or ``"top-down"``.
-            top_dim: dimensions of z2; by default half of z1's.
+            form: ``"bottom-up"`` or ``"top-down"``; by default the config's ``program``, else
+                bottom-up.
+            top_dim: dimensions of z2; by default the config's, else half of z1's.
             top_hidden: widths from z1 to z2 and, in reverse, back; by default half of ``hidden``.
 
         Raises:
             ValueError: an unknown part or form, or a size below one.
         """
         event, bottom = tuple(event_shape), (config.latent_dim,)
+        if form is None:
+            form = "bottom-up" if config.program == "vae" else config.program
+        top_dim = config.top_dim if top_dim is None else top_dim
         top_dim = max(1, config.latent_dim // 2) if top_dim is None else top_dim
         if top_dim < 1:
             raise ValueError(f"top_dim must be at least 1; got {top_dim}.")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..config import Config
 from ..module import ProgramModule
-from ..parts import decoder_part, encoder_part, joint_network
+from ..parts import decoder_part, encoder_part, joint_network, one_layer
 from ..priors import build_prior
 from ..seeding import seeded
 from .labels import UNKNOWN, Classifier, LabelPrior, check_labels, one_hot
@@ -148,6 +148,7 @@ class SemiSupervisedVAE(ProgramModule):
         Raises:
             ValueError: an unknown part, or fewer than two classes.
         """
+        one_layer(config, "SemiSupervisedVAE")
         event, latent, label = tuple(event_shape), (config.latent_dim,), (classes,)
         with seeded("initialize", config.seed):
             vae = cls(
