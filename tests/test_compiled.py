@@ -100,9 +100,10 @@ def test_compiles_for_full_batches(digits):
     """Whatever comes first: a run resumed before its last, smaller batch is the same run."""
     vae = _vae(digits)
     terms = CompiledTerms(vae, pv.ELBO(), rows=20)
-    terms(digits.train.x[:7], kl_weight=1.0)
-    assert terms.shapes is None
-    terms(digits.train.x[:20], kl_weight=1.0)
+    with pyro.validation_enabled(False):
+        terms(digits.train.x[:7], kl_weight=1.0)
+        assert terms.shapes is None
+        terms(digits.train.x[:20], kl_weight=1.0)
     assert terms.shapes == [(20, 8, 8)]
 
 

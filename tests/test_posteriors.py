@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -223,7 +224,9 @@ class TestPosteriors:
         assert evidence.log_px.mean() > evidence.elbo.mean()
         assert vae.encode(x).shape == (20, 4)
         objective = pv.ELBO(kl="analytic", particles=2)  # closed forms need not exist
-        assert pv.fit(vae, digits.train.head(100), epochs=1, objective=objective).epochs
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pv.PyroVAEWarning)
+            assert pv.fit(vae, digits.train.head(100), epochs=1, objective=objective).epochs
 
     def test_network_of_another_shape(self, name):
         posterior, parameters = _given(name, 4, 3)
