@@ -46,7 +46,6 @@ class CompiledTerms:
     def __init__(self, program: Any, objective: Any, *, rows: int | None = None) -> None:
         self.program, self.objective, self.rows = program, objective, rows
         self.shapes: list[torch.Size] | None = None
-        self.seconds = 0.0
         self._run: Callable[..., tuple[Tensor, Tensor]] | None = None
 
     def __call__(self, *batch: Tensor, kl_weight: float) -> tuple[Tensor, Tensor]:
@@ -67,7 +66,6 @@ class CompiledTerms:
 
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
-        started = time.perf_counter()
         buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
         with seeded("compile", 0):
             with torch.no_grad():
@@ -89,7 +87,6 @@ class CompiledTerms:
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics are not to know of the trial
                 buffer.copy_(before)
-        self.seconds = time.perf_counter() - started
 
 
 class _Terms(nn.Module):

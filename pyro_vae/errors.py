@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 __all__ = [
     "CheckpointError",
@@ -12,7 +13,9 @@ __all__ = [
     "NonFiniteLoss",
     "PyroVAEWarning",
     "UnreliableEvidence",
+    "check_options",
     "lookup",
+    "options_of",
     "suggestion",
 ]
 
@@ -53,3 +56,23 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
             + suggestion(name, table)
         )
     return table[name]
+
+
+def options_of(constructor: Callable[..., Any]) -> list[str]:
+    """Return the names of a constructor's keyword-only parameters."""
+    parameters = inspect.signature(constructor).parameters.values()
+    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+
+def check_options(
+    kind: str, name: str, constructor: Callable[..., Any], options: Iterable[str]
+) -> None:
+    """Raise a ``ValueError`` that names an option which a constructor does not take."""
+    own = options_of(constructor)
+    for option in options:
+        if option not in own:
+            takes = ", ".join(own) or "no options"
+            raise ValueError(
+                f"{kind} {name!r} does not take {option}; it takes {takes}."
+                + suggestion(option, own)
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,7 +12,7 @@ from .analysis import active_units, rate
 from .checkpoint import CONFIG, Run, load_run, read_config
 from .config import Config, Method
 from .data import Data
-from .errors import UnreliableEvidence, suggestion
+from .errors import UnreliableEvidence, options_of, suggestion
 from .evidence import Comparison, Evidence, compare
 from .files import write_json
 from .likelihoods import LIKELIHOODS
@@ -216,7 +215,7 @@ def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, C
 def _not_taken(config: Config, setting: str) -> set[str]:
     """Options that were set and that the part of this config does not take."""
     if setting in _PARTS:
-        takes = inspect.signature(_PARTS[setting][getattr(config, setting)]).parameters
+        takes = options_of(_PARTS[setting][getattr(config, setting)])
         return {f"{setting}_{name}" for name in config.options(setting) if name not in takes}
     owners = _OPTIONS.get(setting, {})
     return {

@@ -149,6 +149,17 @@ def test_falls_back_and_says_why():
     assert torch.equal(one.log_px, pv.log_evidence(twin.model, twin.guide, x, samples=20).log_px)
 
 
+def test_the_trial_leaves_running_statistics_alone():
+    program, x = _ReadsValues(), torch.randn(50, 1)
+    program.statistics = nn.BatchNorm1d(1)
+    guide = program.guide
+    program.guide = lambda x: guide(program.statistics(x))
+    terms = CompiledTerms(program, pv.ELBO())
+    with pyro.validation_enabled(False), pytest.warns(pv.PyroVAEWarning, match="without"):
+        terms(x, kl_weight=1.0)
+    assert program.statistics.num_batches_tracked == 1  # of the step itself
+
+
 class _Times(nn.Module):
     def __init__(self, factor):
         super().__init__()

@@ -161,14 +161,14 @@ class TestEveryNetwork:
         assert {key: v.shape for key, v in network.state_dict().items()} == {
             key: v.shape for key, v in default.items()
         }
-        with pytest.raises(ValueError, match=r"does not take 'hiden'.*Did you mean 'hidden'"):
+        with pytest.raises(ValueError, match=r"does not take hiden.*Did you mean 'hidden'"):
             build_network(name, role, *shapes, hiden=(3,))
         with pytest.raises(ValueError, match=r"hidden widths must be at least 1; got \(4, 0\)"):
             build_network(name, role, *shapes, hidden=(4, 0))
 
     def test_activation_by_name(self, name, role):
         if "activation" not in inspect.signature(getattr(NETWORKS[name], role)).parameters:
-            with pytest.raises(ValueError, match=r"does not take 'activation'; it takes 'hidden'"):
+            with pytest.raises(ValueError, match=r"does not take activation; it takes hidden"):
                 _small(name, role, activation="tanh")
             return
         networks = [_small(name, role, activation=activation) for activation in ACTIVATIONS]

@@ -332,9 +332,9 @@ def test_diagonal_normal_takes_the_size_from_its_network():
 def test_wrong_names_and_options():
     with pytest.raises(ValueError, match=r"unknown posterior 'ful'.*Did you mean 'full'"):
         build_posterior("ful", _Given(), 2)
-    with pytest.raises(ValueError, match="'normal' does not take rank; it has no options"):
+    with pytest.raises(ValueError, match="'normal' does not take rank; it takes no options"):
         build_posterior("normal", _Given(), 2, rank=3)
-    with pytest.raises(ValueError, match="'low-rank' does not take ranks; its options are rank"):
+    with pytest.raises(ValueError, match="'low-rank' does not take ranks; it takes rank"):
         posterior_network_shape("low-rank", 2, ranks=3)
     with pytest.raises(ValueError, match="rank must be at least 1; got 0"):
         build_posterior("low-rank", _Given(), 2, rank=0)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 
 from torch import nn
 
-from ..errors import lookup, suggestion
+from ..errors import check_options, lookup
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
 from .counts import Binomial, NegativeBinomial, Poisson
@@ -86,11 +85,5 @@ def likelihood_network_shape(
 def _checked(name: str, options: dict[str, float | str]) -> type[Likelihood]:
     """Return a registered likelihood that has all the options."""
     kind = lookup("likelihood", name, LIKELIHOODS)
-    known = list(inspect.signature(kind).parameters)[2:]  # after network and event shape
-    for option in options:
-        if option not in known:
-            takes = f"it takes {', '.join(known)}" if known else "it takes no options"
-            raise ValueError(
-                f"likelihood {name!r} does not take {option}; {takes}." + suggestion(option, known)
-            )
+    check_options("likelihood", name, kind, options)
     return kind

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import lookup, suggestion
+from ..errors import check_options, lookup
 from .base import Network
 from .conv import ConvDecoder, ConvEncoder
 from .dense import MLP, GatedMLP
@@ -56,16 +55,6 @@ def build_network(
     kind = lookup("network", name, NETWORKS)
     constructor: Any = lookup("role", role, {"encoder": kind.encoder, "decoder": kind.decoder})
     given = {option: value for option, value in options.items() if value is not None}
-    taken = [
-        parameter.name
-        for parameter in inspect.signature(constructor).parameters.values()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    ]
-    for option in given:
-        if option not in taken:
-            raise ValueError(
-                f"network {name!r} does not take {option!r}; it takes "
-                f"{', '.join(map(repr, taken))}.{suggestion(option, taken)}"
-            )
+    check_options("network", name, constructor, given)
     network: Network = constructor(in_shape, out_shape, **given)
     return network

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from inspect import signature
 from typing import Any
 
 from torch import nn
 
-from ..errors import lookup, suggestion
+from ..errors import check_options, lookup
 from .flow import FlowPosterior
 from .hierarchical import HierarchicalPosterior
 from .normal import DiagonalNormal, FullNormal, LowRankNormal
@@ -57,11 +56,5 @@ def posterior_network_shape(name: str, latent_dim: int, **options: Any) -> tuple
 def _checked(name: str, options: dict[str, Any]) -> Any:
     """Class of a posterior that has these options."""
     kind = lookup("posterior", name, POSTERIORS)
-    own = list(signature(kind).parameters)[2:]
-    for option in options:
-        if option not in own:
-            takes = f"its options are {', '.join(own)}" if own else "it has no options"
-            raise ValueError(
-                f"posterior {name!r} does not take {option}; {takes}." + suggestion(option, own)
-            )
+    check_options("posterior", name, kind, options)
     return kind

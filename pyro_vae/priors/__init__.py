@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import lookup
+from ..errors import check_options, lookup
 from ..flows import FlowPrior
 from .factorized import Laplace, LearnedNormal, StandardNormal, StudentT
 from .fixed import Fixed
@@ -63,14 +63,8 @@ def build_prior(
         ValueError: an unknown prior, or an option which that prior has not.
     """
     kind = lookup("prior", name, PRIORS)
+    check_options("prior", name, kind, options)
     takes = inspect.signature(kind).parameters
-    unknown = [option for option in options if option not in takes]
-    if unknown:
-        own = [p for p in takes if p not in ("latent_dim", "posterior", "event_shape")]
-        raise ValueError(
-            f"prior {name!r} does not take {', '.join(unknown)}; "
-            + (f"its options are {', '.join(own)}." if own else "it has no options.")
-        )
     context = {"posterior": posterior, "event_shape": event_shape}
     context = {key: value for key, value in context.items() if key in takes}
     missing = [key for key, value in context.items() if value is None]

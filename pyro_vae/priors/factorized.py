@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-__all__ = ["Laplace", "LearnedNormal", "StandardNormal", "StudentT"]
+__all__ = ["ONE", "Laplace", "LearnedNormal", "StandardNormal", "StudentT"]
 
-_ONE = 0.541324854612918  # softplus(_ONE) = 1
+ONE = 0.541324854612918  # softplus(ONE) = 1
 
 
 class StandardNormal(nn.Module):
@@ -43,7 +43,7 @@ class LearnedNormal(nn.Module):
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
         self.loc = nn.Parameter(torch.zeros(latent_dim))
-        self.raw_scale = nn.Parameter(torch.full((latent_dim,), _ONE))
+        self.raw_scale = nn.Parameter(torch.full((latent_dim,), ONE))
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""

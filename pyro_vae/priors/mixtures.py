@@ -11,10 +11,10 @@ from torch.nn.functional import softplus
 
 from ..config import Start
 from ..distributions import NormalMixture
+from .factorized import ONE
 
 __all__ = ["ExemplarPrior", "MixtureOfNormals", "VampPrior", "mixture"]
 
-_ONE = 0.541324854612918  # softplus(_ONE) = 1
 _LEAST_SCALE = 1e-3
 
 
@@ -32,7 +32,7 @@ class MixtureOfNormals(nn.Module):
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
-        self.raw_scale = nn.Parameter(torch.full((components, latent_dim), _ONE))
+        self.raw_scale = nn.Parameter(torch.full((components, latent_dim), ONE))
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
@@ -126,7 +126,7 @@ class ExemplarPrior(nn.Module):
     ) -> None:
         super().__init__()
         self.posterior = posterior
-        self.raw_scale = nn.Parameter(torch.tensor(_ONE))
+        self.raw_scale = nn.Parameter(torch.tensor(ONE))
         self.register_buffer("exemplars", torch.rand(components, *event_shape).round())
         self.register_buffer("logits", torch.zeros(components), persistent=False)
 
