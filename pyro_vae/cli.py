@@ -25,7 +25,7 @@ RunFolder: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metav
 
 @dataclasses.dataclass(frozen=True)
 class Demo:
-    """Train on the embedded digits under each prior, compare log p(x), and draw figures."""
+    """Train on the embedded digits under three priors, compare log p(x), and draw figures."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pyro-vae-demo")
     """Folder for runs and figures; a new name is found if it is taken."""

@@ -1,4 +1,4 @@
-"""The demonstration: train under each prior on the embedded digits, compare log p(x), draw."""
+"""The demonstration: train under three priors on the embedded digits, compare log p(x), draw."""
 
 from __future__ import annotations
 
