@@ -16,6 +16,7 @@ from . import (
     training,
 )
 from .checkpoint import Run, load_run
+from .compiled import CompiledStep
 from .config import Config
 from .data import Data, load
 from .enumeration import EnumeratedELBO
@@ -53,6 +54,7 @@ __all__ = [
     "Certificate",
     "CheckpointError",
     "Comparison",
+    "CompiledStep",
     "ConditionalVAE",
     "Config",
     "Data",

@@ -24,6 +24,7 @@ __all__ = [
     "NetworkName",
     "ObjectiveName",
     "PosteriorName",
+    "Precision",
     "PriorName",
     "ProgramName",
     "ScaleOf",
@@ -69,6 +70,7 @@ Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 KL = Literal["sampled", "analytic"]
+Precision = Literal["float32", "bfloat16"]
 Method = Literal["guide", "refined", "laplace", "annealed", "auto"]
 """Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
 
@@ -184,12 +186,16 @@ class Config:
     """Stop after so many epochs without a better validation ELBO, and restore the best."""
     compiled: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compile the step first: worth its seconds in long runs."""
+    precision: Precision = "float32"
+    """Precision of matrix products in training, if compiled: float32 or bfloat16."""
     seed: int = 0
     """Seed of initialization, data order and training noise."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):
             object.__setattr__(self, "hidden", tuple(self.hidden))
+        if self.precision != "float32" and not self.compiled:
+            raise ValueError("precision is of a compiled step; add --compiled (compiled=True).")
         if self.kl_cycles > 1 and self.kl_warmup == 0:
             raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
         for name, least in _AT_LEAST.items():

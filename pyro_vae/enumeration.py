@@ -6,10 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from pyro.distributions.util import is_identically_zero
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.traceenum_elbo import _compute_dice_elbo
+from pyro.ops import packed
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
+
+from .sites import latent_sites, sample_sites
 
 __all__ = ["EnumeratedELBO"]
 
@@ -77,15 +81,54 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
         loss: Tensor | float = 0.0
         elbo: Tensor | float = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, {}):
-            bound = torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+            bound = _expectation(model_trace, guide_trace)
             extra = _regularizers(model_trace)
             elbo = elbo + (bound - extra).detach() / _scale(model_trace)
             if isinstance(kl_weight, Tensor) or kl_weight != 1:
                 _weigh_latents(model_trace, guide_trace, kl_weight)
-                bound = torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+                bound = _expectation(model_trace, guide_trace)
             loss = loss - bound
         particles = self.num_particles
         return torch.as_tensor(loss) / particles, torch.as_tensor(elbo) / particles
+
+
+def _expectation(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """Sum of the terms of all sites, each weighted by the probability of the labels it is given.
+
+    No value of a tensor decides anything here, so that it can be compiled. Programs that draw a
+    latent without reparameterization, or enumerate one in the model alone, need Pyro's own sum.
+    """
+    latents = dict(latent_sites(guide_trace))
+    enumerated = [site for site in latents.values() if _is_summed(site)]
+    drawn = (site for site in latents.values() if not _is_summed(site))
+    if any(not is_identically_zero(_score(site)) for site in drawn) or any(
+        name not in latents for name, _ in latent_sites(model_trace)
+    ):
+        return torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
+    total = torch.zeros(())
+    for trace, sign in ((model_trace, 1.0), (guide_trace, -1.0)):
+        for _, site in sample_sites(trace):
+            above = [_score(label) for label in enumerated if _plates(label) <= _plates(site)]
+            term, *scores = packed.broadcast_all(site["packed"]["log_prob"], *above)
+            probability = torch.as_tensor(sum(scores, 0.0)).exp()
+            term = term.masked_fill(probability == 0, 0.0)  # 0 log 0 is 0
+            total = total + sign * (probability * term).sum()
+    return total
+
+
+def _is_summed(site: Any) -> bool:
+    """Whether a site runs over all its values at once."""
+    infer = site["infer"]
+    return infer.get("enumerate") == "parallel" and infer.get("num_samples") is None
+
+
+def _score(site: Any) -> Any:
+    """Log probability of a drawn or enumerated value, unscaled; 0 where it is reparameterized."""
+    return site["packed"]["score_parts"].score_function
+
+
+def _plates(site: Any) -> frozenset[Any]:
+    return frozenset(frame for frame in site["cond_indep_stack"] if frame.vectorized)
 
 
 def _observed(trace: Trace) -> Iterator[Any]:

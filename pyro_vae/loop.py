@@ -6,9 +6,8 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from . import checkpoint
 from .batches import Source, batches, evaluation_batches
-from .compiled import CompiledTerms
+from .compiled import CompiledGradients, Gradients
 from .config import Config
 from .data import Data
 from .errors import Interrupted, NonFiniteLoss
@@ -63,12 +62,14 @@ class Loop:
         )
         self.steps_per_epoch = _steps_per_epoch(self.train, self.settings["batch_size"])
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
-        self.terms: Callable[..., tuple[Tensor, Tensor]]
+        self.gradients = Gradients(self.program, self.objective)
         if self.settings["compiled"]:
-            rows = _rows(self.train, self.settings["batch_size"])
-            self.terms = CompiledTerms(self.program, self.objective, rows=rows)
-        else:
-            self.terms = partial(self.objective.terms, self.program.model, self.program.guide)
+            self.gradients = CompiledGradients(
+                self.program,
+                self.objective,
+                rows=_rows(self.train, self.settings["batch_size"]),
+                precision=self.settings["precision"],
+            )
 
     @property
     def steps(self) -> int:
@@ -124,12 +125,10 @@ class Loop:
             saver.save_if_due()
 
     def _train_step(self, batch: tuple[Tensor, ...]) -> None:
-        n = len(batch[0])
-        self.optimizer.zero_grad(set_to_none=True)
         self.last_kl_weight = self._kl_weight()
-        loss, elbo = self.terms(*batch, kl_weight=self.last_kl_weight)
-        (loss / n).backward()
-        value = elbo.item()  # not finite if the loss is not
+        value = self.gradients(
+            *batch, kl_weight=self.last_kl_weight
+        ).item()  # not finite if the loss is not
         if not math.isfinite(value):
             raise NonFiniteLoss(
                 f"the ELBO became {value} in epoch {self.epoch + 1}, step {self.step + 1}: "
@@ -140,7 +139,7 @@ class Loop:
         if self.scheduler is not None:
             self.scheduler.step()
         self.epoch_elbo += value
-        self.epoch_data += n
+        self.epoch_data += len(batch[0])
 
     def _kl_weight(self) -> float:
         return kl_weight(

@@ -91,6 +91,7 @@ def train_run(
         kl_cycles=config.kl_cycles,
         beta=config.beta,
         compiled=config.compiled,
+        precision=config.precision,
         patience=config.patience,
         seed=config.seed,
         device=device,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .batches import Source, evaluation_batches, number_of_arguments, prepare
 from .checks import check_support, check_type, resolve_device
-from .config import Config, Schedule
+from .config import Config, Precision, Schedule
 from .data import Data
 from .errors import PyroVAEWarning
 from .files import write_json
@@ -47,6 +47,7 @@ def fit(
     beta: float = 1.0,
     patience: int | None = None,
     compiled: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
     device: str | torch.device = "auto",
     out: str | Path | None = None,
@@ -87,6 +88,8 @@ def fit(
             of the warm-up), and restore the best parameters. ``None`` trains to the end.
         compiled: compile the step first (about ten seconds); loss and gradients stay the same up
             to rounding.
+        precision: of matrix products in a compiled step. ``"bfloat16"`` rounds their factors and
+            results to 8 bits; parameters, densities and sums stay in float32.
         seed: seed of data order, noise and binarization.
         device: ``"auto"`` (a GPU where there is one), or a torch device.
         out: run folder for checkpoint, history (CSV) and config (JSON).
@@ -131,6 +134,7 @@ def fit(
         "beta": beta,
         "patience": patience,
         "compiled": compiled,
+        "precision": precision,
         "seed": seed,
         "objective": repr(objective),
     }
@@ -184,10 +188,11 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
         raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
     if not 0 < settings["learning_rate"] < math.inf:
         raise ValueError(f"learning_rate must be positive; got {settings['learning_rate']}.")
-    if settings["schedule"] not in get_args(Schedule):
-        raise ValueError(
-            f"unknown schedule {settings['schedule']!r}; there are {', '.join(get_args(Schedule))}."
-        )
+    for name, choices in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
+        if settings[name] not in choices:
+            raise ValueError(f"unknown {name} {settings[name]!r}; there are {', '.join(choices)}.")
+    if settings["precision"] != "float32" and not settings["compiled"]:
+        raise ValueError("precision is of a compiled step; add compiled=True.")
     if settings["patience"] is not None:
         if settings["kl_warmup"] >= settings["epochs"]:
             raise ValueError(

@@ -20,7 +20,7 @@ evidence
 training
 loop
 signals checkpoint
-compiled enumeration programs history
+enumeration programs history
 batches objectives
 vae masking
 parts data
@@ -29,7 +29,7 @@ likelihoods posteriors
 networks
 flows
 distributions
-checks files module sites
+checks compiled files module sites
 seeding config tables
 errors""".splitlines()
 _RANK = {name: rank for rank, line in enumerate(_ORDER) for name in line.split()}

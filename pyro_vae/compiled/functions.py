@@ -1,0 +1,158 @@
+"""Modules as compiled functions: Pyro's handlers are traced away, arithmetic stays."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..config import Precision
+from .products import products_pass
+
+__all__ = ["compile_function", "quietly", "reason", "state_of"]
+
+_number = itertools.count()
+
+
+def compile_function(
+    module: nn.Module, *, gradients: bool = False, precision: Precision = "float32"
+) -> Callable[..., Any]:
+    """Compile the call of a module, with its parameters and buffers as arguments.
+
+    ``torch.compile`` cannot look through Pyro's handlers and need not: a function allowed in its
+    graph is traced below Python, handlers and all. Nothing in the call may depend on values of
+    tensors. It is compiled for the shapes of the first arguments, and must be given no others.
+
+    Args:
+        module: its call takes tensors. If gradients are asked for it returns the loss first.
+        gradients: also differentiate the loss, in the same graph.
+        precision: of matrix products.
+
+    Returns:
+        Function of the module's arguments, followed by :func:`state_of` the module. With gradients
+        its results are what the module returns, without a graph, and a list of the loss's gradients
+        by the parameters: ``None`` for those that the loss does not depend on.
+    """
+    names = _names(module)
+    parameters = list(module.parameters())
+    number = len(state_of(module))
+    learned = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
+    reached: list[int] = []
+
+    def call(*tensors: Tensor) -> Any:
+        split = len(tensors) - number
+        state = list(tensors[split:])
+        if not gradients:
+            return _call(module, names, state, tensors[:split])
+        with torch.enable_grad():
+            for place in learned:
+                state[place] = state[place].detach().requires_grad_()
+            loss, *others = _call(module, names, state, tensors[:split])
+            inputs = [state[place] for place in learned]
+            found = torch.autograd.grad(loss, inputs, allow_unused=True)
+        reached[:] = [p for p, g in zip(learned, found, strict=True) if g is not None]
+        return loss.detach(), *others, *(g for g in found if g is not None)
+
+    compiled = _compile(call, precision)
+    if not gradients:
+        return compiled
+
+    def run(*tensors: Tensor) -> Any:
+        with torch.no_grad():
+            results = compiled(*tensors)
+        split = len(results) - len(reached)
+        by_place = dict(zip(reached, results[split:], strict=True))
+        return *results[:split], [by_place.get(place) for place in range(len(parameters))]
+
+    return run
+
+
+def _call(
+    module: nn.Module, names: dict[str, int], state: list[Tensor], args: tuple[Tensor, ...]
+) -> Any:
+    given = {name: state[place] for name, place in names.items()}
+    return torch.func.functional_call(module, given, args, tie_weights=False)
+
+
+def _compile(call: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+    allowed = torch.compiler.allow_in_graph(call)
+    options: dict[str, Any] = {
+        "fallback_random": True,
+        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # shapes are the caller's care
+    }
+    products = products_pass(precision)
+    if products is not None:
+        options["post_grad_custom_post_pass"] = products
+
+    def traced(*tensors: Tensor) -> Any:
+        return allowed(*tensors)
+
+    # Compiled graphs are found by code object, and what it closes over is not looked at: without a
+    # code object of its own, a second function of the same shapes would run the first one's graph.
+    traced.__code__ = traced.__code__.replace(co_name=f"traced_{next(_number)}")
+    with _validation_kept():
+        compiled = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
+
+    def run(*tensors: Tensor) -> Any:
+        with _validation_kept():
+            return compiled(*tensors)
+
+    return run
+
+
+@contextmanager
+def _validation_kept() -> Iterator[None]:
+    """Keep torch's validation of distributions, which ``torch.compile`` switches off."""
+    validate = torch.distributions.Distribution._validate_args
+    try:
+        yield
+    finally:
+        torch.distributions.Distribution.set_default_validate_args(validate)
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Keep what torch says to its own developers while it compiles from the user."""
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def state_of(module: nn.Module) -> list[Tensor]:
+    """Return the parameters and then the buffers of a module, each once."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def _names(module: nn.Module) -> dict[str, int]:
+    """Names of all parameters and buffers, with their places in :func:`state_of`.
+
+    A tensor with several names has all of them here, but a module that is found at several places
+    is listed once: ``functional_call`` does not put the tensors of such a module back.
+    """
+    places = {id(tensor): place for place, tensor in enumerate(state_of(module))}
+    names = {}
+    for prefix, part in module.named_modules():
+        for name, tensor in (*part._parameters.items(), *part._buffers.items()):
+            if tensor is not None:
+                names[f"{prefix}.{name}" if prefix else name] = places[id(tensor)]
+    return names
+
+
+def reason(error: BaseException) -> str:
+    """Say in a line why a program could not be compiled."""
+    while error.__cause__ is not None or error.__context__ is not None:
+        error = error.__cause__ or error.__context__ or error
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

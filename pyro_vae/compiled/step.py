@@ -1,0 +1,185 @@
+"""One step of stochastic variational inference: gradients, compiled where possible."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from ..config import Precision
+from ..errors import PyroVAEWarning
+from ..seeding import seeded
+from .functions import compile_function, quietly, reason, state_of
+
+__all__ = ["CompiledGradients", "CompiledStep", "Gradients"]
+
+
+class Gradients:
+    r"""Gradients of an objective per datum, :math:`-\frac{1}{B} \nabla \sum_n L(x_n)`.
+
+    Calling it with a batch of B data replaces ``.grad`` of the program's parameters (``None`` for
+    those that the loss does not depend on), and returns the ELBO.
+
+    Args:
+        program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
+        objective: an objective of this package.
+    """
+
+    def __init__(self, program: Any, objective: Any) -> None:
+        self.program, self.objective = program, objective
+
+    def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
+        """Return the ELBO at ``kl_weight`` 1, a scalar: the sum over the batch, in nats."""
+        self.program.zero_grad(set_to_none=True)
+        loss, elbo = self.objective.terms(
+            self.program.model, self.program.guide, *batch, kl_weight=kl_weight
+        )
+        (loss / len(batch[0])).backward()
+        result: Tensor = elbo
+        return result
+
+
+class CompiledGradients(Gradients):
+    """The same gradients by one compiled function of the batch and the parameters.
+
+    Args:
+        program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
+        objective: an objective of this package.
+        rows: number of data in a full batch, for which it is compiled; ``None`` for that of the
+            first. Other batches (the last one of an epoch) take the plain path.
+        precision: of matrix products.
+
+    Warns:
+        PyroVAEWarning: the program cannot be compiled, and why; all batches take the plain path.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        objective: Any,
+        *,
+        rows: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__(program, objective)
+        self.rows, self.precision = rows, precision
+        self.shapes: list[torch.Size] | None = None
+        self._run: Callable[..., Any] | None = None
+        self._state: list[Tensor] = []
+
+    def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
+        """Return the ELBO at ``kl_weight`` 1, as the plain gradients do."""
+        shapes = [argument.shape for argument in batch]
+        if self.shapes is None and self.rows in (None, len(batch[0])):
+            self.shapes = shapes
+            self._compile(batch)
+        if self._run is None or shapes != self.shapes:
+            return super().__call__(*batch, kl_weight=kl_weight)
+        elbo: Tensor
+        _, elbo, gradients = self._run(_scalar(kl_weight), *batch, *self._state)
+        for parameter, gradient in zip(self._state, gradients, strict=False):
+            parameter.grad = gradient
+        return elbo
+
+    def _compile(self, batch: tuple[Tensor, ...]) -> None:
+        """Compile for batches of these shapes, and try the result once."""
+        buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
+        with seeded("compile", 0), pyro.validation_enabled(False):
+            with torch.no_grad():  # the objective finds the plates, Pyro's store the parameters
+                self.objective.terms(self.program.model, self.program.guide, *batch)
+            try:
+                run = compile_function(
+                    _Loss(self.program, self.objective), gradients=True, precision=self.precision
+                )
+                with quietly():
+                    run(_scalar(1.0), *batch, *state_of(self.program))
+            except Exception as error:  # whatever a user's program brings up under tracing
+                warnings.warn(
+                    f"training goes on without compilation: {reason(error)}",
+                    PyroVAEWarning,
+                    stacklevel=2,
+                )
+            else:
+                self._run, self._state = run, state_of(self.program)
+        with torch.no_grad():
+            for buffer, before in buffers:  # running statistics are not to know of the trial
+                buffer.copy_(before)
+
+
+class CompiledStep:
+    r"""One step of SVI as a compiled function: noise, both programs, gradients; then the optimizer.
+
+    ::
+
+        step = pv.CompiledStep(vae, pv.ELBO(), torch.optim.Adam(vae.parameters()), rows=64)
+        for x in batches:
+            elbo = step(x)
+
+    The loss, its gradients and the random numbers are those of ``pyro.infer.SVI`` (divided by the
+    number of data) up to rounding. The whole evaluation is traced below Python once, so Pyro's
+    handlers take no time afterwards, and nothing in the programs may depend on values of tensors.
+    Two Pyro functions become a program by :func:`pyro_vae.as_program`. The modules' parameters must
+    stay the same objects, as they do under ``load_state_dict``.
+
+    Args:
+        program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
+        objective: an objective of this package, such as ``pv.ELBO()``.
+        optimizer: any of ``torch.optim``, over the program's parameters.
+        rows: number of data in a full batch, for which it is compiled; ``None`` for that of the
+            first. Other batches (the last one of an epoch) take the plain path.
+        precision: of matrix products. ``"bfloat16"`` rounds their factors and results to 8 bits;
+            parameters, densities and sums stay in float32.
+
+    Warns:
+        PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path.
+    """
+
+    def __init__(
+        self,
+        program: Any,
+        objective: Any,
+        optimizer: torch.optim.Optimizer,
+        *,
+        rows: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        self.gradients = CompiledGradients(program, objective, rows=rows, precision=precision)
+        self.optimizer = optimizer
+
+    def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
+        """Take a step.
+
+        Args:
+            batch: arguments of both programs, with the data along dimension 0.
+            kl_weight: weight of the KL term.
+
+        Returns:
+            ELBO at ``kl_weight`` 1 before the step, a scalar: the sum over the batch, in nats. It
+            stays on the device.
+        """
+        with pyro.validation_enabled(False):
+            elbo = self.gradients(*batch, kl_weight=kl_weight)
+        self.optimizer.step()
+        return elbo
+
+
+class _Loss(nn.Module):
+    """Loss per datum and ELBO as the call of a module, whose parameters can then be given."""
+
+    def __init__(self, program: nn.Module, objective: Any) -> None:
+        super().__init__()
+        self.program = program
+        self.objective = objective
+
+    def forward(self, kl_weight: Tensor, *batch: Tensor) -> tuple[Tensor, Tensor]:
+        program: Any = self.program
+        loss, elbo = self.objective.terms(program.model, program.guide, *batch, kl_weight=kl_weight)
+        return loss / len(batch[0]), elbo
+
+
+def _scalar(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
