@@ -40,6 +40,7 @@ from .programs import (
     build_program,
     partially_labelled,
 )
+from .stored import as_program
 from .studies import Study, study
 from .training import History, fit
 from .vae import VAE
@@ -73,6 +74,7 @@ __all__ = [
     "Study",
     "UnreliableEvidence",
     "analysis",
+    "as_program",
     "build_program",
     "certify",
     "checkpoint",

@@ -224,3 +224,122 @@ def test_reason_is_one_line():
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = ValueError("the cause\nand its details")
     assert reason(wrapped) == "ValueError: the cause"
+
+
+# -- programs of a user --------------------------------------------------------------------------
+
+
+class _Tutorial(nn.Module):
+    """A VAE as Pyro's tutorial writes it: modules registered in the store."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.decoder = nn.Linear(64, 6), nn.Linear(3, 64)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("latent", dist.Normal(x.new_zeros(len(x), 3), 1.0).to_event(1))
+            logits = self.decoder(z)
+            pyro.sample("obs", dist.Bernoulli(logits=logits).to_event(1), obs=x.flatten(1))
+
+    def guide(self, x):
+        pyro.module("encoder", self.encoder)
+        with pyro.plate("data", len(x)):
+            loc, scale = self.encoder(x.flatten(1)).chunk(2, -1)
+            pyro.sample("latent", dist.Normal(loc, scale.exp()).to_event(1))
+
+
+@pytest.fixture
+def store():
+    pyro.clear_param_store()
+    yield pyro.get_param_store()
+    pyro.clear_param_store()
+
+
+def test_step_of_the_tutorial_is_that_of_svi(digits, store):
+    """Five steps with Pyro's own SVI and Adam, and five compiled ones, on the same noise."""
+    svi_of, program, x = _Tutorial().double(), _Tutorial().double(), digits.train.x[:20].double()
+    program.load_state_dict(svi_of.state_dict())
+    loss = pyro.infer.Trace_ELBO()
+    torch.manual_seed(0)
+    scaled = [pyro.poutine.scale(fn, 1 / 20) for fn in (svi_of.model, svi_of.guide)]
+    svi = pyro.infer.SVI(*scaled, pyro.optim.Adam({"lr": 1e-3}), loss)
+    losses = [svi.step(x) for _ in range(5)]
+    pyro.clear_param_store()
+    torch.manual_seed(0)
+    step = pv.CompiledStep(program, pv.ELBO(), torch.optim.Adam(program.parameters(), lr=1e-3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pv.PyroVAEWarning)
+        elbos = [step(x).item() for _ in range(5)]
+    assert [-elbo / 20 for elbo in elbos] == pytest.approx(losses, rel=1e-10)
+    for one, two in zip(svi_of.parameters(), program.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-10)
+
+
+def test_functions_with_stored_parameters(store):
+    """``pyro.param`` with a constraint: trained in place, in the store, as the module's own."""
+    x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0)).double() * 3 + 1
+    net = nn.Linear(1, 1).double()
+
+    def model(x):
+        loc = pyro.param("loc", torch.zeros(1).double())
+        scale = pyro.param(
+            "scale", lambda: torch.ones(1).double(), constraint=dist.constraints.positive
+        )
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+            pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        width = pyro.param("width", torch.ones(1).double(), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x), width).to_event(1))
+
+    program = pv.as_program(model, guide, x[:2])
+    assert len(list(program.parameters())) == 5
+    plain, compiled = _both(program, pv.ELBO(), x)
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-10, atol=0)
+    for mine, reference in zip(compiled[1], plain[1], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-12)
+    pv.fit(program, x, epochs=300, learning_rate=0.1, schedule="one-cycle", compiled=True)
+    spread = x.var(correction=0)  # likelihood is highest at scale² + ½² = variance
+    assert store["loc"].item() == pytest.approx(x.mean().item(), abs=0.1)
+    assert store["scale"].item() == pytest.approx((spread - 0.25).sqrt().item(), rel=0.1)
+    exact = dist.Normal(store["loc"], (store["scale"] ** 2 + 0.25).sqrt()).log_prob(x).sum(-1)
+    evidence = pv.log_evidence(model, guide, x[:50], samples=2000)
+    torch.testing.assert_close(evidence.log_px, exact[:50].detach(), rtol=0, atol=0.05)
+
+
+def test_functions_without_parameters_are_refused():
+    def program(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(0.0, 1.0).to_event(0), obs=x)
+
+    with pytest.raises(ValueError, match="no parameters"):
+        pv.as_program(program, lambda x: None, torch.zeros(2))
+
+
+# -- precision -----------------------------------------------------------------------------------
+
+
+def test_bfloat16_rounds_products_only(digits):
+    """Gradients to the 8 bits of the factors; parameters, moments and the ELBO in float32."""
+    vae, x = _vae(digits), digits.train.x[:200]
+    plain, compiled = _both(vae, pv.ELBO(), x, precision="bfloat16")
+    assert compiled[0].dtype == torch.float32
+    assert compiled[0].item() == pytest.approx(plain[0].item(), rel=2e-3)
+    assert compiled[0] != plain[0]
+    for mine, reference in zip(compiled[1], plain[1], strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - reference).norm() < 0.03 * reference.norm()
+    assert all(p.dtype == torch.float32 for p in vae.parameters())
+
+
+def test_precision_wants_a_compiled_step(digits):
+    with pytest.raises(ValueError, match="add compiled=True"):
+        pv.fit(_vae(digits), digits.train, precision="bfloat16")
+    with pytest.raises(ValueError, match="unknown precision 'half'; there are float32, bfloat16"):
+        pv.fit(_vae(digits), digits.train, precision="half", compiled=True)
+    with pytest.raises(ValueError, match="add --compiled"):
+        pv.Config(precision="bfloat16")

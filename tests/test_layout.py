@@ -29,7 +29,8 @@ likelihoods posteriors
 networks
 flows
 distributions
-checks compiled files module sites
+compiled stored
+checks files module sites
 seeding config tables
 errors""".splitlines()
 _RANK = {name: rank for rank, line in enumerate(_ORDER) for name in line.split()}

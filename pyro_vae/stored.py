@@ -1,0 +1,95 @@
+"""Pyro functions with parameters in Pyro's global store, as a module like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import constraints, transform_to
+
+from .checks import modules_of
+from .seeding import seeded
+
+__all__ = ["as_program"]
+
+Fn = Callable[..., Any]
+
+
+def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
+    """Make one module of two Pyro functions, as :func:`fit` and ``CompiledStep`` take it.
+
+    Its parameters are those that the functions ask of Pyro's store by ``pyro.param``, unconstrained
+    and in the same memory, and those of the modules that the functions are methods of, close over
+    or name as globals. So the store, and whatever reads it, knows what is trained here::
+
+        program = pv.as_program(model, guide, x[:1])
+        pv.fit(program, x, compiled=True)
+        pv.log_evidence(model, guide, test_x)
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program.
+        args: arguments of both for one run, in which parameters are created.
+
+    Returns:
+        Module with the methods ``model`` and ``guide``.
+
+    Raises:
+        ValueError: there is nothing to learn.
+    """
+    return _Functions(model, guide, args)
+
+
+class _Functions(nn.Module):
+    def __init__(self, model: Fn, guide: Fn, args: tuple[Any, ...]) -> None:
+        super().__init__()
+        self._model, self._guide = (model,), (guide,)  # in tuples: modules come in once, below
+        self.parts = nn.ModuleList(modules_of(model, guide))
+        own = {id(parameter) for parameter in self.parts.parameters()}
+        self.stored = nn.ParameterList()
+        self.places: dict[str, int] = {}
+        with seeded("pilot", 0), torch.no_grad(), pyro.validation_enabled(False):
+            traces = [poutine.trace(fn, param_only=True).get_trace(*args) for fn in (guide, model)]
+        for trace in traces:
+            for name, site in trace.nodes.items():
+                if site["type"] != "param" or name in self.places:
+                    continue
+                asked: Any = site["value"]
+                value = asked.unconstrained()
+                if id(value) not in own:
+                    self.places[name] = len(self.stored)
+                    self.stored.append(nn.Parameter(value.detach()))
+        if not any(True for _ in self.parameters()):
+            raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
+
+    def model(self, *args: Any) -> Any:
+        with _Given(self):
+            return self._model[0](*args)
+
+    def guide(self, *args: Any) -> Any:
+        with _Given(self):
+            return self._guide[0](*args)
+
+
+class _Given(Messenger):
+    """Answers ``pyro.param`` with the parameters of a module."""
+
+    def __init__(self, functions: _Functions) -> None:
+        super().__init__()
+        self.functions = functions
+
+    def _pyro_param(self, message: Any) -> None:
+        place = self.functions.places.get(message["name"])
+        if place is None:
+            return
+        unconstrained: Tensor = self.functions.stored[place]
+        constraint = message["kwargs"].get("constraint", constraints.real)
+        value: Any = transform_to(constraint)(unconstrained)
+        value = value.view_as(value)  # an attribute of its own goes on it
+        value.unconstrained = lambda: unconstrained
+        message["value"], message["done"] = value, True
