@@ -18,8 +18,8 @@ from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
 from ..sites import NonFiniteDensity
 from .annealing import Annealing
+from .compiled import CompiledProgram
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
-from .joint import CompiledJoint
 from .ladder import Ladder, Weighed
 from .missing import masked
 from .mode import evaluation_mode
@@ -96,8 +96,8 @@ def log_evidence(
         chunk: samples of 64 data that go through the model at once; bounds the memory. By
             default 32 on a CPU and 1024 on a GPU. (The guide is asked for 64 samples of 64 data at
             once, 1024 on a GPU.)
-        compiled: compile log p(x, z) first (some seconds); the estimates stay the same up to
-            rounding.
+        compiled: compile the guide's draws and log p(x, z) first (some seconds); the estimates stay
+            the same up to rounding.
         seed: seed of the draws.
         progress: show a progress bar; by default if the output is a terminal.
 
@@ -159,8 +159,9 @@ def log_evidence(
             mean_error=None if target_error is None else target_error * math.sqrt(n),
             datum_error=datum_error,
             max_samples=max_samples,
-            log_joint=CompiledJoint(program) if compiled else None,
         )
+        if compiled:
+            program = CompiledProgram.of(program)
         columns = {name: torch.empty(n, dtype=torch.float64) for name in COLUMNS}
         with tqdm(
             total=n,

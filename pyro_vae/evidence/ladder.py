@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from ..config import Method
 from ..seeding import seeded
 from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size, pareto_k
-from .program import Batch, Program, Values
+from .program import Batch, Program
 from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
 from .refinement import laplace, moments_of_guide, moments_of_prior, refine
 from .result import METHODS
@@ -63,7 +63,6 @@ class Ladder:
         datum_error: the same for each datum by itself.
         max_samples: most draws of a datum.
         inflation: factor on the Laplace approximation's scale.
-        log_joint: log p(x, z) of given values, if not ``program.log_joint``.
     """
 
     method: Method = "guide"
@@ -76,7 +75,6 @@ class Ladder:
     mean_error: float | None = None
     datum_error: float | None = None
     max_samples: int = 100_000
-    log_joint: Callable[[Batch, Values], Tensor] | None = None
 
     def weigh(self, program: Program, batch: Batch, key: tuple[int, ...]) -> Iterator[Weighed]:
         """Yield the log weights of a block of data, rung by rung; every datum once.
@@ -176,7 +174,6 @@ class Ladder:
         if self.defensive:
             prior = PriorProposal(program, batch)
             proposal = Mixture([prior, proposal], [self.defensive, 1 - self.defensive])
-        log_joint = self.log_joint or program.log_joint
         device = batch[0].device
         log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
         size = _SAMPLE_BLOCK.get(device.type, 64)
@@ -186,7 +183,7 @@ class Ladder:
                 values, log_q = proposal.draw(count)
             for a in range(0, count, self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}
-                log_p = log_joint(batch, piece)
+                log_p = program.log_joint(batch, piece)
                 log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + self.chunk]
         return log_weights
 

@@ -131,18 +131,20 @@ class Program:
                 )
             return vectorized
 
-    def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+    def propose(self, batch: Batch, samples: int, *, check: bool = True) -> tuple[Values, Tensor]:
         """Draw latents from the guide.
 
         Args:
             batch: N data.
             samples: number of draws S for each datum.
+            check: raise an error for a density of NaN or +infinity rather than pass it on.
 
         Returns:
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
         trace = self._trace(self.guide, batch, {}, samples)
-        log_q = self._add_up(dict(sample_sites(trace)), "guide", samples, len(batch[0]))
+        sites = dict(sample_sites(trace))
+        log_q = self._add_up(sites, "guide", samples, len(batch[0]), check=check)
         values = {}
         for name, event_dim in self.latents.items():
             value: Any = trace.nodes[name]["value"]
