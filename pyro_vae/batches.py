@@ -43,7 +43,13 @@ def prepare(source: Source, device: torch.device, *, what: str) -> Source:
 
 
 def batches(
-    source: Source, batch_size: int, generator: torch.Generator, device: torch.device, arity: int
+    source: Source,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    arity: int,
+    *,
+    share: slice = slice(None),
 ) -> Iterator[tuple[Tensor, ...]]:
     """One epoch of minibatches in random order.
 
@@ -53,18 +59,20 @@ def batches(
         generator: decides the order.
         device: where the batches go.
         arity: number of arguments that the programs take; items have at least as many parts.
+        share: which rows of each batch to give.
     """
     if isinstance(source, Data):
         order = torch.randperm(len(source), generator=generator).to(device)
         for index in order.split(batch_size):
-            yield (source.batch(index),)
+            yield (source.batch(index[share]),)
         return
     if isinstance(source, Dataset) and not isinstance(source, DataLoader):
         source = DataLoader(source, batch_size, shuffle=True, generator=generator)
     own = getattr(source, "generator", None)
     if isinstance(own, torch.Generator) and own is not generator:
         own.manual_seed(generator.initial_seed())  # the same order after a restart
-    yield from _from_loader(source, device, arity)
+    for batch in _from_loader(source, device, arity):
+        yield tuple(argument[share] for argument in batch)
 
 
 def evaluation_batches(

@@ -21,6 +21,7 @@ __all__ = [
     "module_device",
     "modules_of",
     "resolve_device",
+    "why_not_finite",
 ]
 
 Program = Callable[..., Any]
@@ -181,6 +182,26 @@ def modules_of(*programs: Program) -> list[nn.Module]:
                 with suppress(ValueError):  # an empty cell
                     stack.append(cell.cell_contents)
     return list(found.values())
+
+
+@torch.no_grad()
+def why_not_finite(program: Any, batch: tuple[Tensor, ...]) -> str:
+    """Say what made the loss NaN or infinite."""
+    for number, argument in enumerate(batch):
+        if argument.is_floating_point() and not argument.isfinite().all():
+            return f"argument {number} of the batch holds NaN or infinite values"
+    wrong = [name for name, p in program.named_parameters() if not p.isfinite().all()]
+    if wrong:
+        return f"parameters {', '.join(wrong[:3])} are not finite since the step before"
+    guide = poutine.trace(program.guide).get_trace(*batch)
+    model = poutine.trace(poutine.replay(program.model, guide)).get_trace(*batch)
+    for role, trace in (("guide", guide), ("model", model)):
+        trace.compute_log_prob()
+        for name, site in trace.nodes.items():
+            if site["type"] == "sample" and not site["log_prob_sum"].isfinite():
+                kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
+                return f"log density of site {name!r} ({kind}) of the {role} is not finite"
+    return "the draw of that step; every density of another draw is finite"
 
 
 def _blocks(x: Tensor) -> Iterator[tuple[int, Tensor]]:

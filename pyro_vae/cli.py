@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import os
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -276,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    with warnings.catch_warnings():
+    first = int(os.environ.get("RANK", "0")) == 0  # of several processes
+    speaking = nullcontext() if first else redirect_stdout(io.StringIO())
+    with speaking, warnings.catch_warnings():
         warnings.showwarning = _show_warning  # restored at the end of the block
         try:
             _parse(arguments or ["--help"]).run()

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from . import checkpoint
 from .batches import Source, batches, evaluation_batches
+from .checks import why_not_finite
 from .compiled import CompiledGradients, Gradients
 from .config import Config
 from .data import Data
@@ -26,6 +26,7 @@ from .errors import Interrupted, NonFiniteLoss
 from .files import write_text
 from .history import Epoch, History
 from .objectives import Objective, kl_weight
+from .processes import Processes
 from .seeding import derive, seeded
 
 __all__ = ["Loop", "Saver"]
@@ -44,6 +45,7 @@ class Loop:
     settings: dict[str, Any]
     device: torch.device
     arity: int
+    processes: Processes = field(default_factory=Processes)
     history: History = field(default_factory=History)
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed in the epoch under way
@@ -52,13 +54,13 @@ class Loop:
     last_kl_weight: float = 1.0
     seconds: float = 0.0
     best: dict[str, Tensor] | None = None
-    rng: dict[str, Tensor] | None = None  # at a restored step
+    rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
 
     def __post_init__(self) -> None:
-        parameters = [p for p in self.program.parameters() if p.requires_grad]
+        self.learned = [p for p in self.program.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            parameters, lr=self.settings["learning_rate"], fused=_can_fuse(parameters)
+            self.learned, lr=self.settings["learning_rate"], fused=_can_fuse(self.learned)
         )
         self.steps_per_epoch = _steps_per_epoch(self.train, self.settings["batch_size"])
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
@@ -67,7 +69,7 @@ class Loop:
             self.gradients = CompiledGradients(
                 self.program,
                 self.objective,
-                rows=_rows(self.train, self.settings["batch_size"]),
+                rows=_rows(self.train, self.settings["batch_size"], self.processes),
                 precision=self.settings["precision"],
             )
 
@@ -85,7 +87,7 @@ class Loop:
             initial=self.epoch,
             desc="training",
             unit="epoch",
-            disable=None if progress is None else not progress,
+            disable=not self.processes.is_first or (None if progress is None else not progress),
         ) as bar:
             while self.epoch < total and not self._should_stop():
                 self._train_epoch(saver, stop, started)
@@ -98,7 +100,8 @@ class Loop:
                 )
                 bar.update()
                 self.seconds = time.perf_counter() - started
-                saver.save_if_due()
+                if any(self.processes.any(saver.is_due())):
+                    saver.save()
         self.finished = True
         self.history.stopped_early = self.epoch < total
         best = self._best()
@@ -108,10 +111,17 @@ class Loop:
         saver.save()
 
     def _train_epoch(self, saver: Saver, stop: threading.Event, started: float) -> None:
-        seed = self.settings["seed"]
-        torch.manual_seed(derive("train", seed, self.epoch))
+        seed, rank = self.settings["seed"], self.processes.rank
+        torch.manual_seed(derive("train", seed, self.epoch, *([rank] if rank else [])))
         order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
-        data = batches(self.train, self.settings["batch_size"], order, self.device, self.arity)
+        data = batches(
+            self.train,
+            self.settings["batch_size"],
+            order,
+            self.device,
+            self.arity,
+            share=self.processes.share,
+        )
         for _ in itertools.islice(data, self.step):
             pass  # after a restart, the batches already used are drawn again and dropped
         self._restore_rng()
@@ -119,27 +129,33 @@ class Loop:
             self._train_step(batch)
             self.step += 1
             self.seconds = time.perf_counter() - started
-            if stop.is_set():
+            stopped, due = self.processes.any(stop.is_set(), saver.is_due())
+            if stopped or due:
                 saver.save()
+            if stopped:
                 raise Interrupted(saver.how_to_resume(self.epoch, self.step))
-            saver.save_if_due()
 
     def _train_step(self, batch: tuple[Tensor, ...]) -> None:
         self.last_kl_weight = self._kl_weight()
-        value = self.gradients(
-            *batch, kl_weight=self.last_kl_weight
-        ).item()  # not finite if the loss is not
+        rows = len(batch[0])
+        if rows:
+            elbo = self.gradients(*batch, kl_weight=self.last_kl_weight)
+        else:  # fewer data than processes
+            self.optimizer.zero_grad(set_to_none=True)
+            elbo = torch.zeros((), device=self.device)
+        value, rows = self.processes.combine(self.learned, rows, elbo)
+        # The ELBO is not finite if the loss is not.
         if not math.isfinite(value):
             raise NonFiniteLoss(
                 f"the ELBO became {value} in epoch {self.epoch + 1}, step {self.step + 1}: "
-                f"{_cause(self.program, batch)}. Parameters of the last checkpoint are kept. Try "
-                "a smaller learning rate, or a KL warm-up."
+                f"{why_not_finite(self.program, batch)}. Parameters of the last checkpoint are "
+                "kept. Try a smaller learning rate, or a KL warm-up."
             )
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
         self.epoch_elbo += value
-        self.epoch_data += len(batch[0])
+        self.epoch_data += rows
 
     def _kl_weight(self) -> float:
         return kl_weight(
@@ -187,7 +203,8 @@ class Loop:
             module.training = flag
         if count == 0:
             raise ValueError("the validation data gave no batch; a loader must be iterable again.")
-        return total / count
+        first: float = self.processes.gather(total / count)[0]
+        return first
 
     def _should_stop(self) -> bool:
         patience, best = self.settings["patience"], self._best()
@@ -204,7 +221,7 @@ class Loop:
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
-            "rng": rng,
+            "rng": self.processes.gather(rng),
             "epoch": self.epoch,
             "step": self.step,
             "epoch_elbo": self.epoch_elbo,
@@ -251,10 +268,14 @@ class Loop:
     def _restore_rng(self) -> None:
         if self.rng is None:
             return
-        if self.step:
-            torch.set_rng_state(self.rng["cpu"].cpu())
-            if "cuda" in self.rng and self.device.type == "cuda":
-                torch.cuda.set_rng_state(self.rng["cuda"].cpu(), self.device)
+        rank = self.processes.rank
+        if self.step and len(self.rng) == self.processes.world:
+            torch.set_rng_state(self.rng[rank]["cpu"].cpu())
+            if "cuda" in self.rng[rank] and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self.rng[rank]["cuda"].cpu(), self.device)
+        elif self.step:  # saved by another number of processes
+            seed = self.settings["seed"]
+            torch.manual_seed(derive("train again", seed, self.epoch, self.step, rank))
         self.rng = None
 
 
@@ -268,22 +289,23 @@ class Saver:
     every: float
     last: float = field(default_factory=time.monotonic)
 
-    def save_if_due(self) -> None:
-        """Save if the last time was long enough ago."""
-        if time.monotonic() - self.last >= self.every:
-            self.save()
+    def is_due(self) -> bool:
+        """Whether the last time was long enough ago."""
+        return time.monotonic() - self.last >= self.every
 
     def save(self) -> None:
-        """Write checkpoint and history, if there is a folder."""
+        """Write checkpoint and history, if there is a folder; all processes come here."""
         self._check_parameters()
+        self.last = time.monotonic()
         if self.folder is None:
             return
         state = self.loop.state()
+        if not self.loop.processes.is_first:
+            return
         state["config"] = None if self.config is None else self.config.to_dict()
         state["event_shape"] = _event_shape(self.loop.train)
         checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
-        self.last = time.monotonic()
 
     def _check_parameters(self) -> None:
         """A step whose gradient was not finite shows in the parameters before the next loss."""
@@ -307,12 +329,15 @@ def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
-def _rows(source: Any, batch_size: int) -> int | None:
-    """Number of data in a full batch, if it is known."""
+def _rows(source: Any, batch_size: int, processes: Processes) -> int | None:
+    """Number of data of this process in a full batch, if it is known."""
     if isinstance(source, DataLoader):
-        return source.batch_size
-    in_items = isinstance(source, Data | Dataset)
-    return min(batch_size, len(source)) if in_items else None  # type: ignore[arg-type, unused-ignore]
+        size = source.batch_size
+    elif isinstance(source, Data | Dataset):
+        size = min(batch_size, len(source))  # type: ignore[arg-type, unused-ignore]
+    else:
+        size = None
+    return None if size is None else len(range(size)[processes.share])
 
 
 def _steps_per_epoch(source: Any, batch_size: int) -> int:
@@ -344,23 +369,3 @@ def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _event_shape(source: Source) -> list[int] | None:
     return list(source.event_shape) if isinstance(source, Data) else None
-
-
-@torch.no_grad()
-def _cause(program: Any, batch: tuple[Tensor, ...]) -> str:
-    """Say what made the loss NaN or infinite."""
-    for number, argument in enumerate(batch):
-        if argument.is_floating_point() and not argument.isfinite().all():
-            return f"argument {number} of the batch holds NaN or infinite values"
-    wrong = [name for name, p in program.named_parameters() if not p.isfinite().all()]
-    if wrong:
-        return f"parameters {', '.join(wrong[:3])} are not finite since the step before"
-    guide = poutine.trace(program.guide).get_trace(*batch)
-    model = poutine.trace(poutine.replay(program.model, guide)).get_trace(*batch)
-    for role, trace in (("guide", guide), ("model", model)):
-        trace.compute_log_prob()
-        for name, site in trace.nodes.items():
-            if site["type"] == "sample" and not site["log_prob_sum"].isfinite():
-                kind = type(getattr(site["fn"], "base_dist", site["fn"])).__name__
-                return f"log density of site {name!r} ({kind}) of the {role} is not finite"
-    return "the draw of that step; every density of another draw is finite"

@@ -23,6 +23,7 @@ from .files import write_json
 from .history import History
 from .loop import Loop, Saver
 from .objectives import ELBO, Objective
+from .processes import Processes
 from .seeding import seeded
 from .signals import stop_on_signal
 
@@ -61,6 +62,10 @@ def fit(
     Each step minimizes the objective per datum, :math:`\frac{1}{B} \sum_n -L(x_n)`, over a
     minibatch. Loss and gradient are those of ``pyro.infer.SVI`` with the same objective (divided
     by B); there is one fused optimizer, and no argument validation inside the loop.
+
+    Under ``torchrun`` the processes share the work: each batch is divided among them, every process
+    draws noise of its own, and gradients are those of the whole batch, so one process or several do
+    the same but for the noise. The first writes; a run may go on with another number of processes.
 
     Everything random depends on ``seed`` alone and the caller's random state is left as it was.
     With ``out``, the state is saved at most every ``checkpoint_seconds`` and at the end; a run
@@ -139,14 +144,17 @@ def fit(
         "objective": repr(objective),
     }
     _check_settings(settings, valid)
-    target = resolve_device(device)
+    processes = Processes.join()
+    target = processes.device(resolve_device(device))
     folder = None if out is None else Path(out)
     if folder is not None and not resume and checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; resume it (resume=True, --resume) or choose another "
             "folder."
         )
+    processes.wait()  # or the first would write what the others are yet to look for
     program.to(target)
+    processes.align(program)
     train = prepare(train, target, what="training data")
     valid = None if valid is None else prepare(valid, target, what="validation data")
     arity = number_of_arguments(getattr(program, "model"))  # noqa: B009 - typed as a tensor else
@@ -156,13 +164,15 @@ def fit(
             _check_source(program, objective, valid, target, arity, learn=False)
     for name, source in (("train_data", train), ("valid_data", valid)):
         settings[name] = source.sha256 if isinstance(source, Data) else None
-    loop = Loop(program, train, valid, objective, settings, target, arity)
+    loop = Loop(program, train, valid, objective, settings, target, arity, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
             loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
-        for leftover in folder.glob(".*.tmp-*"):  # of a run that was killed while it wrote
+        processes.wait()
+        leftovers = folder.glob(".*.tmp-*") if processes.is_first else ()
+        for leftover in leftovers:  # of a run that was killed while it wrote
             leftover.unlink(missing_ok=True)
-        if config is not None:
+        if config is not None and processes.is_first:
             write_json(folder / checkpoint.CONFIG, config.to_dict())
     if loop.finished:
         return loop.history

@@ -31,7 +31,7 @@ flows
 distributions
 compiled stored
 checks files module sites
-seeding config tables
+processes seeding config tables
 errors""".splitlines()
 _RANK = {name: rank for rank, line in enumerate(_ORDER) for name in line.split()}
 

@@ -16,6 +16,7 @@ from ..checks import check_data, check_support, check_type, module_device
 from ..config import Method
 from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
+from ..processes import Processes
 from ..sites import NonFiniteDensity
 from .annealing import Annealing
 from .compiled import CompiledProgram
@@ -77,6 +78,9 @@ def log_evidence(
     to eight million samples. The caller's random state is left as it was. Modules that own
     the programs are evaluated in ``eval()`` mode and on the device where their parameters are.
 
+    Under ``torchrun`` the processes share the data, and all return the whole result: the same
+    numbers as of one process.
+
     Args:
         model: Pyro program; every site inside one outermost plate over the data.
         guide: Pyro program with the model's latent sites.
@@ -137,6 +141,7 @@ def log_evidence(
     check_type(batch[0], *owners)
     if mask is not None:
         model, guide, batch = masked(model, guide, batch, mask)
+    processes = Processes.join()
     device = module_device(*owners) or batch[0].device
     n = len(batch[0])
     with evaluation_mode(*owners):
@@ -162,15 +167,15 @@ def log_evidence(
         )
         if compiled:
             program = CompiledProgram.of(program)
-        columns = {name: torch.empty(n, dtype=torch.float64) for name in COLUMNS}
+        columns = {name: torch.zeros(n, dtype=torch.float64) for name in COLUMNS}
         with tqdm(
             total=n,
             desc="log p(x)",
             unit="datum",
-            disable=None if progress is None else not progress,
+            disable=not processes.is_first or (None if progress is None else not progress),
             leave=False,
         ) as bar:
-            for first in range(0, n, block):
+            for first in range(0, n, block)[processes.share]:
                 part = tuple(argument[first : first + block].to(device) for argument in batch)
                 count = len(part[0])
                 part = pad(part, program.fixed_rows or 0)
@@ -182,6 +187,8 @@ def log_evidence(
                         bar.update(int((weighed.index < count).sum()))
                 except NonFiniteDensity as error:
                     raise error.shifted(first) from None
+    for values in columns.values():  # every row was written by one process, and is zero elsewhere
+        processes.add_up(values)
     evidence = Evidence(
         **columns,  # type: ignore[arg-type]
         samples=samples,
