@@ -32,6 +32,9 @@ from .seeding import derive, seeded
 __all__ = ["Loop", "Saver"]
 
 _EVALUATION_BATCH = 1000
+# Steps between two looks at their ELBOs: to look makes the host wait for the device.
+_LOOK_EVERY = {"cpu": 1}
+_LOOK_EVERY_ELSE = 100
 
 
 @dataclass
@@ -56,6 +59,9 @@ class Loop:
     best: dict[str, Tensor] | None = None
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    unread: list[tuple[Tensor, int | Tensor]] = field(
+        default_factory=list
+    )  # ELBO and data of steps
 
     def __post_init__(self) -> None:
         self.learned = [p for p in self.program.parameters() if p.requires_grad]
@@ -127,7 +133,6 @@ class Loop:
         self._restore_rng()
         for batch in data:
             self._train_step(batch)
-            self.step += 1
             self.seconds = time.perf_counter() - started
             stopped, due = self.processes.any(stop.is_set(), saver.is_due())
             if stopped or due:
@@ -143,19 +148,30 @@ class Loop:
         else:  # fewer data than processes
             self.optimizer.zero_grad(set_to_none=True)
             elbo = torch.zeros((), device=self.device)
-        value, rows = self.processes.combine(self.learned, rows, elbo)
-        # The ELBO is not finite if the loss is not.
-        if not math.isfinite(value):
-            raise NonFiniteLoss(
-                f"the ELBO became {value} in epoch {self.epoch + 1}, step {self.step + 1}: "
-                f"{why_not_finite(self.program, batch)}. Parameters of the last checkpoint are "
-                "kept. Try a smaller learning rate, or a KL warm-up."
-            )
+        self.unread.append(self.processes.combine(self.learned, rows, elbo))
+        self.step += 1
+        if len(self.unread) >= _LOOK_EVERY.get(self.device.type, _LOOK_EVERY_ELSE):
+            self._look(batch)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
-        self.epoch_elbo += value
-        self.epoch_data += rows
+
+    def _look(self, batch: tuple[Tensor, ...] = ()) -> None:
+        """Add up the ELBOs of the last steps; one that is not finite ends the run."""
+        unread, self.unread = self.unread, []
+        if not unread:
+            return
+        values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
+        for place, value in enumerate(values, self.step - len(values) + 1):
+            if not math.isfinite(value):  # as it is if the loss is not
+                cause = f": {why_not_finite(self.program, batch)}" if batch else ""
+                raise NonFiniteLoss(
+                    f"the ELBO became {value} in epoch {self.epoch + 1}, step {place}{cause}. "
+                    "Parameters of the last checkpoint are kept. Try a smaller learning rate, or "
+                    "a KL warm-up."
+                )
+            self.epoch_elbo += value
+        self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:
         return kl_weight(
@@ -170,6 +186,7 @@ class Loop:
         return self.history.best(after=self.settings["kl_warmup"])
 
     def _finish_epoch(self) -> None:
+        self._look()
         if self.epoch_data == 0:
             raise ValueError("the training data gave no batch.")
         self.history.epochs.append(
@@ -212,6 +229,7 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as tensors and plain values."""
+        self._look()
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -84,7 +84,9 @@ class Processes:
                 for tensor in (*module.parameters(), *module.buffers()):
                     distributed.broadcast(tensor, 0)
 
-    def combine(self, parameters: Sequence[Tensor], rows: int, elbo: Tensor) -> tuple[float, int]:
+    def combine(
+        self, parameters: Sequence[Tensor], rows: int, elbo: Tensor
+    ) -> tuple[Tensor, int | Tensor]:
         r"""Make the gradients of all processes those of all their rows together.
 
         .. math:: g = \sum_r n_r g_r \Big/ \sum_r n_r
@@ -101,16 +103,16 @@ class Processes:
             ELBO and number of rows of all.
         """
         if self.world == 1:
-            return elbo.item(), rows
+            return elbo, rows
         sums = torch.stack([elbo.double(), torch.full_like(elbo, rows, dtype=torch.float64)])
-        total, count = self.add_up(sums).tolist()
+        total, count = self.add_up(sums).unbind()
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([gradient.flatten() for gradient in grads])
-        flat = self.add_up(flat * (rows / count))
+        flat = self.add_up(flat * (rows / count).to(flat.dtype))
         pieces = flat.split([p.numel() for p in parameters])
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter)
-        return total, int(count)
+        return total, count
 
 
 def _leave() -> None:

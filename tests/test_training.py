@@ -15,7 +15,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae as pv
-from pyro_vae import checkpoint
+from pyro_vae import checkpoint, loop
 
 
 def _vae(config, **changes):
@@ -410,6 +410,26 @@ def test_nan_loss_names_step_and_cause_and_keeps_the_checkpoint(small_config, di
     kept = checkpoint.read(tmp_path / "checkpoint.pt")
     assert kept["step"] == 4
     assert all(value.isfinite().all() for value in kept["parameters"].values())
+
+
+def test_losses_looked_at_now_and_then_are_the_same(small_config, digits, monkeypatch):
+    """As on a GPU, where every look would make the host wait."""
+    often = pv.fit(_vae(small_config), digits.train, epochs=2)
+    monkeypatch.setattr(loop, "_LOOK_EVERY", {})
+    monkeypatch.setattr(loop, "_LOOK_EVERY_ELSE", 5)
+    vae, seldom = _vae(small_config), {}
+
+    class Poisoned(pv.ELBO):
+        def terms(self, *args, **kwargs):
+            seldom["steps"] = seldom.get("steps", 0) + 1
+            loss, elbo = super().terms(*args, **kwargs)
+            return loss, elbo + (math.inf if seldom["steps"] == 8 else 0.0)
+
+    again = pv.fit(_vae(small_config), digits.train, epochs=2)
+    assert again.columns()["train_elbo"] == often.columns()["train_elbo"]
+    with pytest.raises(pv.NonFiniteLoss, match="epoch 1, step 8:"):
+        pv.fit(vae, digits.train, objective=Poisoned(), epochs=1)
+    assert seldom["steps"] == 10  # the next look
 
 
 def test_nan_density_is_named(digits):
