@@ -84,6 +84,16 @@ def test_float32_with_fast_products(digits):
     assert isinstance(onednn_is_faster(), bool)
 
 
+def test_labels_summed_out(digits):
+    config = pv.Config(latent_dim=3, hidden=(16,))
+    program = pv.SemiSupervisedVAE.from_config(config, event_shape=(8, 8), classes=10).double()
+    y = torch.tensor([3, 1, -1, -1, 0, 9])
+    plain, compiled = _both(program, pv.EnumeratedELBO(), digits.train.x[:6].double(), y)
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-10, atol=0)
+    for mine, reference in zip(compiled[1], plain[1], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
+
+
 def test_fit_gives_the_same_run(digits):
     """Same seed, same noise: the histories agree; the last, smaller batch takes the plain path."""
     histories = []

@@ -583,6 +583,44 @@ def test_enumerated_elbo_is_that_of_pyro(digits, particles):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+def test_enumeration_weighs_terms_by_the_plates_they_are_in():
+    """A latent outside the plate of an enumerated one counts once; two plates do not mix."""
+    x, w = torch.randn(5).double(), torch.randn(4).double()
+    logits = torch.randn(5, 3).double().requires_grad_()
+    other = torch.randn(4, 2).double().requires_grad_()
+    loc = torch.tensor(0.3).double().requires_grad_()
+    enumerated = {"enumerate": "parallel"}
+
+    def model(x, w):
+        shift = pyro.sample("shift", dist.Normal(torch.zeros(()).double(), 1.0))
+        with pyro.plate("data", len(x)):
+            y = pyro.sample("y", dist.Categorical(logits=torch.zeros(3).double()))
+            pyro.sample("x", dist.Normal(shift + y, 1.0), obs=x)
+        with pyro.plate("others", len(w)):
+            k = pyro.sample("k", dist.Categorical(logits=torch.zeros(2).double()))
+            pyro.sample("w", dist.Normal(shift * (k + 1), 1.0), obs=w)
+
+    def guide(x, w):
+        pyro.sample("shift", dist.Normal(loc, 0.7))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), infer=enumerated)
+        with pyro.plate("others", len(w)):
+            pyro.sample("k", dist.Categorical(logits=other), infer=enumerated)
+
+    losses, gradients = [], []
+    for loss in (TraceEnum_ELBO(max_plate_nesting=1).differentiable_loss, _terms_of):
+        torch.manual_seed(0)
+        losses.append(torch.as_tensor(loss(model, guide, x, w)))
+        gradients.append(torch.autograd.grad(losses[-1], [logits, other, loc]))
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-12)
+
+
+def _terms_of(model, guide, *args):
+    return EnumeratedELBO().terms(model, guide, *args)[0]
+
+
 @pytest.mark.parametrize("particles", [1, 3])
 def test_the_reported_elbo_has_neither_regularizer_nor_scale(digits, particles):
     program = _semi_supervised().double()
