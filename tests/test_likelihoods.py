@@ -621,3 +621,30 @@ class TestScale:
         with torch.no_grad():
             learned.raw_degrees.fill_(-1e4)
         assert learned.degrees_of_freedom > 2
+
+
+@pytest.mark.parametrize("shape", [(1,), (7,), (8,), (29,), (28, 28), (2, 3, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_in_groups_are_the_plain_sum(shape, dtype):
+    """Without gradients a product stands in for eight logarithms; extreme logits included."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 30 * torch.randn(4, 1, *shape, generator=generator).to(dtype)
+    logits[0] *= 5
+    x = torch.rand(4, 3, *shape, generator=generator).round().to(dtype)
+    plain = dist.Bernoulli(logits=logits.double()).to_event(len(shape)).log_prob(x.double())
+    grouped = densities.Bernoulli(logits=logits).to_event(len(shape))
+    with torch.no_grad():
+        close = 1e-6 if dtype == torch.float32 else 1e-14
+        torch.testing.assert_close(grouped.log_prob(x).double(), plain, rtol=close, atol=close)
+        with pytest.raises(ValueError, match="support"):
+            grouped.log_prob(x + 0.5)
+    assert grouped.expand((2, 4, 3)).log_prob(x).shape == (2, 4, 3)
+
+
+def test_bits_keep_their_gradient():
+    logits = torch.randn(5, 9, dtype=torch.float64, requires_grad=True)
+    x = torch.rand(5, 9).round().double()
+    (gradient,) = torch.autograd.grad(
+        densities.Bernoulli(logits=logits).to_event(1).log_prob(x).sum(), logits
+    )
+    torch.testing.assert_close(gradient, x - logits.sigmoid())

@@ -27,7 +27,7 @@ class Bernoulli(Likelihood):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the distributions of single bits."""
-        bits: dist.TorchDistribution = dist.Bernoulli(logits=output)
+        bits: dist.TorchDistribution = densities.Bernoulli(logits=output)
         return bits
 
     def initialize(self, x: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -11,9 +12,11 @@ from torch.distributions import register_kl
 
 from .special import log_rising
 
-__all__ = ["ContinuousBernoulli", "Laplace", "StudentT"]
+__all__ = ["Bernoulli", "ContinuousBernoulli", "Laplace", "StudentT"]
 
 _NEAR_ZERO = 0.5
+_GROUP = 8  # factors from 1 to 2: their product is at most 256
+
 # Bernoulli numbers B_2, B_4, ..., B_16.
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
 
@@ -138,3 +141,41 @@ def _away_from_zero(size: Tensor, least: float = 1e-6) -> Tensor:
 
 register_kl(ContinuousBernoulli, ContinuousBernoulli)(_kl_continuous_bernoulli)
 register_kl(Laplace, Laplace)(_kl_laplace)
+
+
+class Bernoulli(dist.Bernoulli):  # type: ignore[misc, unused-ignore]
+    r"""Pyro's Bernoulli distribution, with a faster sum over the bits of a datum.
+
+    .. math:: \sum_d \log p(x_d) = \sum_d (x_d l_d - \max(l_d, 0))
+        - \sum_g \log \prod_{d \in g} (1 + e^{-|l_d|})
+
+    for logits l: one logarithm for each group g of eight bits. It is taken where no gradient is
+    asked for, and equals the plain sum up to rounding.
+    """
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:
+        """Make the last dimensions those of one datum."""
+        if reinterpreted_batch_ndims is None:
+            reinterpreted_batch_ndims = len(self.batch_shape)
+        return _Bits(self, reinterpreted_batch_ndims)
+
+
+class _Bits(dist.Independent):  # type: ignore[misc, unused-ignore]
+    """Bits of a datum."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        bits, dims = self.base_dist, self.reinterpreted_batch_ndims
+        if torch.is_grad_enabled() or "logits" not in bits.__dict__ or dims == 0:
+            density: Tensor = super().log_prob(value)
+            return density
+        if bits._validate_args:
+            bits._validate_sample(value)
+        value, logits = torch.broadcast_tensors(value, bits.logits)
+        value, logits = value.flatten(-dims), logits.flatten(-dims)
+        linear = (value * logits - logits.clamp_min(0)).sum(-1)
+        factors = 1 + (-logits.abs()).exp()
+        whole = factors.shape[-1] // _GROUP * _GROUP
+        groups = factors[..., :whole].unflatten(-1, (_GROUP, -1)).prod(-2)
+        rest = factors[..., whole:].prod(-1)
+        total: Tensor = linear - groups.log().sum(-1) - rest.log()
+        return total
