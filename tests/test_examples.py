@@ -2,6 +2,8 @@
 
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pyro
@@ -18,7 +20,10 @@ def test_example_runs(path, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(path), "--smoke"])
     runpy.run_path(str(path), run_name="__main__")
-    assert "log p(x)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "log p(x)" in printed or "nats" in printed
+    for figure in re.findall(r"figure: (\S+)", printed):
+        assert Path(figure).stat().st_size > 1000
     pyro.clear_param_store()
 
 
@@ -57,3 +62,15 @@ def test_readme_names_only_commands_that_exist():
     named = set(re.findall(r"pyro-vae ([a-z]+)", text))
     assert named <= set(_COMMANDS), named
     assert set(_COMMANDS) <= named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "figure"), [("speed", "speed.png"), ("scaling", "scaling.png")], ids=lambda x: x
+)
+def test_benchmark_runs(name, figure, tmp_path):
+    script = _ROOT / "benchmarks" / f"{name}.py"
+    command = [sys.executable, str(script), "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (tmp_path / figure).stat().st_size > 10_000
