@@ -78,8 +78,8 @@ class Data:
     def batch(self, index: Tensor) -> Tensor:
         """Data at ``index`` for one training step: drawn anew where they are drawn at all."""
         if self.intensities is None:
-            return self.x[index]
-        gray = self.intensities[index]
+            return self.x.index_select(0, index)
+        gray = self.intensities.index_select(0, index)
         return _draw(gray, torch.rand_like(gray), self.binarization, self.levels)
 
     def to(self, device: torch.device | str) -> Data:

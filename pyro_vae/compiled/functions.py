@@ -59,7 +59,8 @@ def compile_function(
         reached[:] = [p for p, g in zip(learned, found, strict=True) if g is not None]
         return loss.detach(), *others, *(g for g in found if g is not None)
 
-    compiled = _compile(call, precision)
+    on_cpu = all(tensor.device.type == "cpu" for tensor in state_of(module))
+    compiled = _compile(call, precision, on_cpu=on_cpu)
     if not gradients:
         return compiled
 
@@ -80,10 +81,11 @@ def _call(
     return torch.func.functional_call(module, given, args, tie_weights=False)
 
 
-def _compile(call: Callable[..., Any], precision: Precision) -> Callable[..., Any]:
+def _compile(call: Callable[..., Any], precision: Precision, *, on_cpu: bool) -> Callable[..., Any]:
     allowed = torch.compiler.allow_in_graph(call)
     options: dict[str, Any] = {
         "fallback_random": True,
+        "cpp_wrapper": on_cpu,  # kernels are called from C++, not from Python
         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # shapes are the caller's care
     }
     products = products_pass(precision)
