@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from .config import Config, Method, parse_setting
+from .config import Config, Method, Precision, parse_setting
 from .errors import Interrupted, suggestion
 
 __all__ = ["main"]
@@ -103,6 +103,8 @@ class Evaluate:
     """Samples evaluated at once; bounds the memory, changes no result."""
     compiled: tyro.conf.FlagCreatePairsOff[bool] = False
     """Compile log p(x, z) first: worth its seconds from millions of samples on."""
+    precision: Precision = "float32"
+    """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
     data_root: DataRoot = None
@@ -122,6 +124,7 @@ class Evaluate:
             seed=self.seed,
             chunk=self.chunk,
             compiled=self.compiled,
+            precision=self.precision,
             root=self.data_root,
             device=self.device,
         )

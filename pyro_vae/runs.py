@@ -10,7 +10,7 @@ import torch
 
 from . import checkpoint, plots
 from .checkpoint import Run, load_run, read_config
-from .config import Config, Method
+from .config import Config, Method, Precision
 from .data import Data, Splits, load
 from .errors import CheckpointError
 from .evidence import Comparison, Evidence, compare, log_evidence
@@ -111,6 +111,7 @@ def evaluate_run(
     seed: int = 0,
     chunk: int | None = None,
     compiled: bool = False,
+    precision: Precision = "float32",
     root: str | Path | None = None,
     device: str = "auto",
     progress: bool | None = None,
@@ -125,6 +126,7 @@ def evaluate_run(
         seed: seed of the samples.
         chunk: samples evaluated at once.
         compiled: compile the evaluation first.
+        precision: of matrix products, if compiled.
         root: folder of downloaded data.
         device: where to evaluate.
         progress: show a progress bar; by default if the output is a terminal.
@@ -143,6 +145,7 @@ def evaluate_run(
         seed=seed,
         chunk=chunk,
         compiled=compiled,
+        precision=precision,
         progress=progress,
     )
     evidence.save(run.folder / EVIDENCE)

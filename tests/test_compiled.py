@@ -18,6 +18,11 @@ from pyro_vae.compiled import (
     reason,
     state_of,
 )
+from pyro_vae.likelihoods import LIKELIHOODS
+from pyro_vae.networks import NETWORKS
+from pyro_vae.objectives import objective_of
+from pyro_vae.posteriors import POSTERIORS
+from pyro_vae.priors import PRIORS
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -69,6 +74,41 @@ def test_is_the_plain_step(digits, options, objective):
     vae = pv.VAE.from_config(config, event_shape=(8, 8), data=digits.train.x).double()
     x = digits.train.x[:12].double()
     plain, compiled = _both(vae, objective, x)
+    torch.testing.assert_close(compiled[0], plain[0], rtol=1e-10, atol=0)
+    for mine, reference in zip(compiled[1], plain[1], strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
+
+
+_EVERY = [
+    *({"prior": name} for name in PRIORS),
+    *({"posterior": name} for name in POSTERIORS),
+    *({"network": name} for name in NETWORKS),
+    *({"likelihood": name} for name in LIKELIHOODS),
+    *({"program": name} for name in ("bottom-up", "top-down")),
+    *({"objective": "elbo", "gradient": name} for name in ("reparameterized", "stl")),
+    {"objective": "elbo", "kl": "analytic"},
+    {"objective": "elbo", "free_bits": 0.1},
+    *(
+        {"objective": objective, "particles": 3, "gradient": name}
+        for objective in ("iwae", "renyi")
+        for name in ("reparameterized", "stl", "dreg")
+    ),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options", _EVERY, ids=lambda options: "-".join(map(str, options.values()))
+)
+def test_every_part_is_the_plain_step(digits, options):
+    """Float64: 1e-10 of the ELBO and 1e-8 of the gradients, as Pyro's handlers compute them."""
+    settings = {"hidden": (16,), **options, **_OPTIONS.get(options.get("prior"), {})}
+    if options.get("network") in ("conv", "residual"):
+        settings["hidden"] = (4,)
+    config = pv.Config(latent_dim=4, **settings)
+    x = digits.train.x[:12]
+    program = pv.build_program(config, event_shape=(8, 8), data=digits.train.x).double()
+    plain, compiled = _both(program, objective_of(config), x.double())
     torch.testing.assert_close(compiled[0], plain[0], rtol=1e-10, atol=0)
     for mine, reference in zip(compiled[1], plain[1], strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
@@ -127,6 +167,25 @@ def test_evidence_is_the_same(digits):
     torch.testing.assert_close(one.standard_error, two.standard_error, rtol=1e-3, atol=1e-5)
 
 
+def test_evidence_in_reduced_precision_reports_its_bias(digits, tmp_path):
+    vae, x = _vae(digits), digits.test.x[:70]
+    whole, reduced = (
+        pv.log_evidence(vae.model, vae.guide, x, samples=128, compiled=True, precision=precision)
+        for precision in ("float32", "bfloat16")
+    )
+    added = (reduced.log_px - whole.log_px)[:64]  # the measured ones; the same draws
+    assert 1e-6 < added.abs().max() < 0.2
+    assert reduced.precision_bias == pytest.approx(added.mean().item(), abs=1e-6)
+    assert reduced.precision_bias_error == pytest.approx(added.std().item() / 8, rel=1e-4)
+    assert abs(reduced.precision_bias) < 0.02
+    assert "bfloat16 products, which add" in str(reduced)
+    assert (whole.precision_bias, whole.precision_bias_error) == (0, 0)
+    again = pv.evidence.Evidence.load(reduced.save(tmp_path / "evidence.json"))
+    assert again.precision_bias == reduced.precision_bias
+    with pytest.raises(ValueError, match="add compiled=True"):
+        pv.log_evidence(vae.model, vae.guide, x, precision="bfloat16")
+
+
 class _ReadsValues(nn.Module):
     """A program whose control flow depends on the data."""
 
@@ -157,6 +216,16 @@ def test_falls_back_and_says_why():
     with pytest.warns(pv.PyroVAEWarning, match="evaluation goes on without compilation"):
         one = pv.log_evidence(program.model, program.guide, x, samples=20, compiled=True)
     assert torch.equal(one.log_px, pv.log_evidence(twin.model, twin.guide, x, samples=20).log_px)
+
+
+def test_no_compiler_on_the_machine(digits, monkeypatch):
+    from torch._inductor import config
+
+    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
+    monkeypatch.setattr(config, "force_disable_caches", True)
+    with pytest.warns(pv.PyroVAEWarning, match=r"training goes on .*C\+\+ compiler"):
+        history = pv.fit(_vae(digits), digits.train.head(100), epochs=2, compiled=True)
+    assert len(history.epochs) == 2
 
 
 def test_the_trial_leaves_running_statistics_alone():

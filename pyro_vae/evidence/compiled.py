@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..checks import modules_of
 from ..compiled import compile_function, quietly, reason, state_of
+from ..config import Precision
 from ..errors import PyroVAEWarning
 from ..seeding import seeded
 from .program import Batch, Program, Values
@@ -32,12 +33,14 @@ class CompiledProgram(Program):
         PyroVAEWarning: the programs could not be compiled.
     """
 
+    precision: Precision = "float32"
     functions: dict[str, _Function] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, program: Program) -> CompiledProgram:
-        """Compile a pair that was inspected."""
-        return cls(**{item.name: getattr(program, item.name) for item in fields(program)})
+    def of(cls, program: Program, *, precision: Precision = "float32") -> CompiledProgram:
+        """Compile a pair that was inspected, with matrix products of this precision."""
+        own = {item.name: getattr(program, item.name) for item in fields(program)}
+        return cls(**own, precision=precision)
 
     def propose(self, batch: Batch, samples: int, *, check: bool = True) -> tuple[Values, Tensor]:
         """Draw latents from the guide, as :meth:`Program.propose` does."""
@@ -67,7 +70,7 @@ class CompiledProgram(Program):
         if torch.is_grad_enabled():
             return None
         if name not in self.functions:
-            self.functions[name] = _Function(key, module(), args)
+            self.functions[name] = _Function(key, module(), args, self.precision)
         function = self.functions[name]
         return function.run if function.key == key else None
 
@@ -79,14 +82,18 @@ class _Function:
         key: what it is compiled for.
         module: its call is to be compiled.
         args: arguments to try it with.
+        precision: of matrix products.
     """
 
-    def __init__(self, key: list[Any], module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, key: list[Any], module: nn.Module, args: tuple[Tensor, ...], precision: Precision
+    ) -> None:
         self.key = key
         self.run: Callable[..., Any] | None = None
         try:
             with seeded("compile", 0):
-                compiled, state = compile_function(module), state_of(module)
+                compiled = compile_function(module, precision=precision)
+                state = state_of(module)
                 with quietly():
                     compiled(*args, *state)
         except Exception as error:  # whatever a user's program brings up under tracing

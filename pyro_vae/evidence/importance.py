@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..checks import check_data, check_support, check_type, module_device
-from ..config import Method
+from ..config import Method, Precision
 from ..data import Data, fingerprint
 from ..errors import UnreliableEvidence
 from ..processes import Processes
@@ -51,6 +51,7 @@ def log_evidence(
     mask: Tensor | None = None,
     chunk: int | None = None,
     compiled: bool = False,
+    precision: Precision = "float32",
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -102,6 +103,9 @@ def log_evidence(
             once, 1024 on a GPU.)
         compiled: compile the guide's draws and log p(x, z) first (some seconds); the estimates stay
             the same up to rounding.
+        precision: of matrix products in a compiled evaluation. ``"bfloat16"`` rounds their factors
+            and results to 8 bits, and what that does to log p(x) is measured on the first 64 data,
+            against float32 with the same draws, and stands in the result.
         seed: seed of the draws.
         progress: show a progress bar; by default if the output is a terminal.
 
@@ -127,6 +131,12 @@ def log_evidence(
         raise ValueError(f"defensive must be in [0, 1); got {defensive}.")
     if method not in get_args(Method):
         raise ValueError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}.")
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}."
+        )
+    if precision != "float32" and not compiled:
+        raise ValueError("precision is of a compiled evaluation; add compiled=True.")
     for name, target in (("target_error", target_error), ("datum_error", datum_error)):
         if target is not None and not target > 0:
             raise ValueError(f"{name} must be positive; got {target}.")
@@ -166,7 +176,7 @@ def log_evidence(
             max_samples=max_samples,
         )
         if compiled:
-            program = CompiledProgram.of(program)
+            program = CompiledProgram.of(program, precision=precision)
         columns = {name: torch.zeros(n, dtype=torch.float64) for name in COLUMNS}
         with tqdm(
             total=n,
@@ -189,6 +199,30 @@ def log_evidence(
                     raise error.shifted(first) from None
     for values in columns.values():  # every row was written by one process, and is zero elsewhere
         processes.add_up(values)
+    bias = bias_error = 0.0
+    if precision != "float32":
+        some = tuple(argument[:_DATA_BLOCK] for argument in batch)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableEvidence)
+            reference = log_evidence(
+                model,
+                guide,
+                some,
+                samples=samples,
+                method=method,
+                defensive=defensive,
+                annealing=annealing,
+                target_error=target_error,
+                datum_error=datum_error,
+                max_samples=max_samples,
+                chunk=chunk,
+                compiled=True,
+                seed=seed,
+                progress=False,
+            )
+        added = columns["log_px"][: len(reference)] - reference.log_px
+        bias = added.mean().item()
+        bias_error = added.std().item() / math.sqrt(len(added)) if len(added) > 1 else math.inf
     evidence = Evidence(
         **columns,  # type: ignore[arg-type]
         samples=samples,
@@ -198,6 +232,9 @@ def log_evidence(
         data_sha256=fingerprint(*batch),
         data=description,
         seconds=time.perf_counter() - start,
+        precision=precision,
+        precision_bias=bias,
+        precision_bias_error=bias_error,
     )
     _warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)

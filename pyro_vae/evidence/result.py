@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import Method
+from ..config import Method, Precision
 from ..files import write_json
 from .diagnostics import pareto_k_threshold
 
@@ -88,6 +88,10 @@ class Evidence:
         seconds: time taken.
         method: the method asked for: a rung of the ladder, or ``"auto"``.
         bound: direction of the bias.
+        precision: of matrix products.
+        precision_bias: what reduced precision adds to mean log p(x), measured on the first data
+            against float32 with the same draws; 0 for float32.
+        precision_bias_error: standard error of that.
     """
 
     log_px: Tensor
@@ -106,6 +110,9 @@ class Evidence:
     seconds: float = math.nan
     method: str = "guide"
     bound: Bound = "lower"
+    precision: Precision = "float32"
+    precision_bias: float = 0.0
+    precision_bias_error: float = 0.0
 
     def __len__(self) -> int:
         return len(self.log_px)
@@ -184,6 +191,11 @@ class Evidence:
             "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
             "proposals": ", ".join(f"{name} {count}" for name, count in self.rungs().items()),
         }
+        if self.precision != "float32":
+            rows["precision"] = (
+                f"{self.precision} products, which add {self.precision_bias:+.3f} ± "
+                f"{self.precision_bias_error:.3f} nats to log p(x)"
+            )
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
