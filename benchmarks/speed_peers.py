@@ -396,12 +396,10 @@ class PyroVAEHalf(PyroVAE):
 
 
 class Evidence(Task):
-    """``log_evidence`` of this package, which compiles in every call.
+    """``log_evidence`` of this package, which compiles in every call, and then measures a bias.
 
-    What its samples take is the difference between a call with all and one with few of them.
+    What data take is the difference between a call with more and one with few of them.
     """
-
-    few = 64
 
     def __init__(self, contender: PyroVAE, samples: int) -> None:
         self.contender, self.samples = contender, samples
@@ -411,21 +409,26 @@ class Evidence(Task):
 
     def first(self) -> tuple[float, float]:
         """Make the first call; return its seconds, and mean log p(x)."""
-        return self._call(self.samples, 1)
+        return self._call(1)
 
     def turn(self, count: int) -> tuple[float, float]:
         """Return seconds a datum and the mean of log p(x)."""
         blocks = max(1, round(count / BLOCK))
-        none, _ = self._call(self.few, blocks)
-        whole, value = self._call(self.samples, blocks)
-        share = 1 - self.few / self.samples
-        return (whole - none) / (share * blocks * BLOCK), value
+        few, _ = self._call(1)
+        more, value = self._call(1 + blocks)
+        return (more - few) / (blocks * BLOCK), value
 
-    def _call(self, samples: int, blocks: int) -> tuple[float, float]:
+    def _call(self, blocks: int) -> tuple[float, float]:
         vae, x = self.contender.vae, self.x.repeat(blocks, 1)
         started = time.perf_counter()
         evidence = self.contender.pv.log_evidence(
-            vae.model, vae.guide, x, samples=samples, compiled=True, progress=False
+            vae.model,
+            vae.guide,
+            x,
+            samples=self.samples,
+            compiled=True,
+            precision=self.contender.precision,
+            progress=False,
         )
         return time.perf_counter() - started, evidence.mean().value
 

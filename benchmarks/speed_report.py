@@ -22,7 +22,7 @@ OURS, HALF, LIMIT = "pyro_vae, fp32", "pyro_vae, bf16", "matrix product"
 FIT, BARE = "fit, compiled", "bare compiled steps"
 
 STEP = (PYRO, EAGER, "PyTorch, torch.compile", NUMPYRO, OURS, HALF)
-EVIDENCE = (EAGER, PYTHAE, NUMPYRO, OURS)
+EVIDENCE = (EAGER, PYTHAE, NUMPYRO, OURS, HALF)
 
 _ENCODER = EVENT * HIDDEN + 2 * HIDDEN * LATENT
 _DECODER = LATENT * HIDDEN + HIDDEN * EVENT

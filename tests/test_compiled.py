@@ -239,6 +239,32 @@ def test_the_trial_leaves_running_statistics_alone():
     assert program.statistics.num_batches_tracked == 1  # of the step itself
 
 
+def test_running_statistics_run_as_plain():
+    program, x = _ReadsValues(), torch.randn(50, 1)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(program.statistics(x) + program.loc, 1.0).to_event(1))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    program.model, program.guide = model, guide
+    buffers = []
+    for kind in (Gradients, CompiledGradients):
+        program.statistics = nn.BatchNorm1d(1)
+        gradients = kind(program, pv.ELBO())
+        with pyro.validation_enabled(False), warnings.catch_warnings():
+            warnings.simplefilter("error", pv.PyroVAEWarning)
+            for _ in range(3):
+                gradients(x)
+        buffers.append([buffer.clone() for buffer in program.statistics.buffers()])
+    torch.testing.assert_close(*buffers)
+    assert buffers[0][2] == 3
+
+
 class _Times(nn.Module):
     def __init__(self, factor):
         super().__init__()
