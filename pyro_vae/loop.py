@@ -161,7 +161,10 @@ class Loop:
         unread, self.unread = self.unread, []
         if not unread:
             return
-        values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
+        if len(unread) == 1:
+            values = [unread[0][0].item()]
+        else:
+            values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
         for place, value in enumerate(values, self.step - len(values) + 1):
             if not math.isfinite(value):  # as it is if the loss is not
                 cause = f": {why_not_finite(self.program, batch)}" if batch else ""

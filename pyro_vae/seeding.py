@@ -31,7 +31,10 @@ def derive(stream: str, *keys: int) -> int:
 def seeded(stream: str, *keys: int) -> Iterator[None]:
     """Seed torch's generators for a named stream inside the block; restore them after it."""
     seed = derive(stream, *keys)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+    on_gpu = torch.cuda.is_initialized()
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        # torch.manual_seed would note down the call stack each time, for a GPU used later.
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
         yield
