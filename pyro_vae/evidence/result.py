@@ -193,8 +193,8 @@ class Evidence:
         }
         if self.precision != "float32":
             rows["precision"] = (
-                f"{self.precision} products, which add {self.precision_bias:+.3f} ± "
-                f"{self.precision_bias_error:.3f} nats to log p(x)"
+                f"{self.precision} products, which add {self.precision_bias:+.4f} ± "
+                f"{self.precision_bias_error:.4f} nats to log p(x)"
             )
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
