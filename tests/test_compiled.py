@@ -218,12 +218,15 @@ def test_falls_back_and_says_why():
     assert torch.equal(one.log_px, pv.log_evidence(twin.model, twin.guide, x, samples=20).log_px)
 
 
-def test_no_compiler_on_the_machine(digits, monkeypatch):
+def test_no_compiler_on_the_machine(digits, monkeypatch, tmp_path):
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(config, "force_disable_caches", True)
-    with pytest.warns(pv.PyroVAEWarning, match=r"training goes on .*C\+\+ compiler"):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # or it would find what it needs
+    no_compiler = config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False})
+    with (
+        no_compiler,
+        pytest.warns(pv.PyroVAEWarning, match=r"training goes on .*C\+\+ compiler"),
+    ):
         history = pv.fit(_vae(digits), digits.train.head(100), epochs=2, compiled=True)
     assert len(history.epochs) == 2
 

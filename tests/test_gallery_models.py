@@ -189,6 +189,10 @@ def test_interval_without_spread_of_images_is_students(prior_study):
     one = prior_study.Difference(seeds[:, None].expand(3, 10))
     expected = stats.t.interval(0.95, 2, seeds.mean(), seeds.std() / math.sqrt(3))
     assert one.interval == pytest.approx(expected)
+    # Images that change places between seeds have no part of their own.
+    one = prior_study.Difference(torch.tensor([[0.0, 1.0], [1.0, 0.5]]).double())
+    assert one.image_error == pytest.approx(0.25 / 2)
+    assert one.seed_error == pytest.approx(0.25 / 2)
 
 
 def test_prior_study_is_pvs_and_goes_on_where_it_was(prior_study, monkeypatch, tmp_path, capsys):
