@@ -2,9 +2,9 @@
 
 Two classic tests. First, a class of digits is left out of training and has to be told from the
 others. Second, digits have to be told from other images. In both, simple images fail: 1s, digits
-without the noise of binarization, and on MNIST faint digits get more log p(x) than the data
-themselves, as less in them is left to chance. So what is improbable is an anomaly, but not every
-anomaly is improbable. Remedies, of which each has its price where log p(x) alone does well:
+without the noise of binarization, and on MNIST faint digits and nearly blank images get more
+log p(x) than the data themselves, as less in them is left to chance. So what is improbable is an
+anomaly, but not every anomaly is improbable. Remedies, each at a price where log p(x) does well:
 
 - typicality: how far log p(x) is from its mean over the validation data, to either side
   (in the manner of Nalisnick et al. 2019, https://arxiv.org/abs/1906.02994);
@@ -241,8 +241,9 @@ def draw(x: torch.Tensor, unseen: dict[str, Case], others: dict[str, Case]) -> F
     right.set_title(f"ROC, {worst}")
     best = max(list(COLOURS)[1:], key=lambda name: case.auc(name)[0])
     (failed, _), (mended, _) = case.auc("log p(x)"), case.auc(best)
-    title = f"{worst.capitalize()} are more probable than the data: scored by log p(x), AUC "
-    return titled(figure, title + f"{failed:.2f}; by {best}, {mended:.2f}", "")
+    best = best.replace("several", "several statistics")
+    title = f"{worst.capitalize()}: more probable than the data. AUC by log p(x) {failed:.2f}, "
+    return titled(figure, title + f"by {best} {mended:.2f}", "")
 
 
 def roc(anomalies: np.ndarray, usual: np.ndarray, share: np.ndarray) -> np.ndarray:
