@@ -1,6 +1,7 @@
 """Pyro programs as compiled functions."""
 
 from .functions import compile_function, quietly, reason, state_of
+from .hoisted import HoistedFunction
 from .products import onednn_is_faster
 from .step import CompiledGradients, CompiledStep, Gradients
 
@@ -8,6 +9,7 @@ __all__ = [
     "CompiledGradients",
     "CompiledStep",
     "Gradients",
+    "HoistedFunction",
     "compile_function",
     "onednn_is_faster",
     "quietly",

@@ -15,31 +15,28 @@ from torch import Tensor, nn
 from ..config import Precision
 from .products import products_pass
 
-__all__ = ["compile_function", "quietly", "reason", "state_of"]
+__all__ = ["as_function", "compile_call", "compile_function", "quietly", "reason", "state_of"]
 
 _number = itertools.count()
 
 
-def compile_function(
-    module: nn.Module, *, gradients: bool = False, precision: Precision = "float32"
-) -> Callable[..., Any]:
-    """Compile the call of a module, with its parameters and buffers as arguments.
+def compile_function(module: nn.Module, *, precision: Precision = "float32") -> Callable[..., Any]:
+    """Compile the call of a module and its gradients, with parameters and buffers as arguments.
 
     ``torch.compile`` cannot look through Pyro's handlers and need not: a function allowed in its
     graph is traced below Python, handlers and all. Nothing in the call may depend on values of
     tensors. It is compiled for the shapes of the first arguments, and must be given no others.
 
     Args:
-        module: its call takes tensors. If gradients are asked for it returns the loss first.
-        gradients: also differentiate the loss, in the same graph.
+        module: its call takes tensors, and returns the loss first.
         precision: of matrix products.
 
     Returns:
-        Function of the module's arguments, followed by :func:`state_of` the module. With gradients
-        its results are what the module returns, without a graph, and a list of the loss's gradients
-        by the parameters: ``None`` for those that the loss does not depend on.
+        Function of the module's arguments, followed by :func:`state_of` the module. Its results are
+        what the module returns, without a graph, and a list of the loss's gradients by the
+        parameters: ``None`` for those that the loss does not depend on.
     """
-    names = _names(module)
+    function = as_function(module)
     parameters = list(module.parameters())
     number = len(state_of(module))
     learned = [place for place, parameter in enumerate(parameters) if parameter.requires_grad]
@@ -48,21 +45,17 @@ def compile_function(
     def call(*tensors: Tensor) -> Any:
         split = len(tensors) - number
         state = list(tensors[split:])
-        if not gradients:
-            return _call(module, names, state, tensors[:split])
         with torch.enable_grad():
             for place in learned:
                 state[place] = state[place].detach().requires_grad_()
-            loss, *others = _call(module, names, state, tensors[:split])
+            loss, *others = function(*tensors[:split], *state)
             inputs = [state[place] for place in learned]
             found = torch.autograd.grad(loss, inputs, allow_unused=True)
         reached[:] = [p for p, g in zip(learned, found, strict=True) if g is not None]
         return loss.detach(), *others, *(g for g in found if g is not None)
 
     on_cpu = all(tensor.device.type == "cpu" for tensor in state_of(module))
-    compiled = _compile(call, precision, on_cpu=on_cpu)
-    if not gradients:
-        return compiled
+    compiled = compile_call(call, products=products_pass(precision), on_cpu=on_cpu)
 
     def run(*tensors: Tensor) -> Any:
         with torch.no_grad():
@@ -74,21 +67,31 @@ def compile_function(
     return run
 
 
-def _call(
-    module: nn.Module, names: dict[str, int], state: list[Tensor], args: tuple[Tensor, ...]
-) -> Any:
-    given = {name: state[place] for name, place in names.items()}
-    return torch.func.functional_call(module, given, args, tie_weights=False)
+def as_function(module: nn.Module) -> Callable[..., Any]:
+    """Return the call of a module as a function of its arguments, then :func:`state_of` it."""
+    names, number = _names(module), len(state_of(module))
+
+    def call(*tensors: Tensor) -> Any:
+        split = len(tensors) - number
+        given = {name: tensors[split + place] for name, place in names.items()}
+        return torch.func.functional_call(module, given, tensors[:split], tie_weights=False)
+
+    return call
 
 
-def _compile(call: Callable[..., Any], precision: Precision, *, on_cpu: bool) -> Callable[..., Any]:
+def compile_call(
+    call: Callable[..., Any], *, products: Any = None, on_cpu: bool
+) -> Callable[..., Any]:
+    """Compile a function of tensors, with a pass over its matrix products.
+
+    It is compiled for the shapes of the first arguments, and must be given no others.
+    """
     allowed = torch.compiler.allow_in_graph(call)
     options: dict[str, Any] = {
         "fallback_random": True,
         "cpp_wrapper": on_cpu,  # kernels are called from C++, not from Python
         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # shapes are the caller's care
     }
-    products = products_pass(precision)
     if products is not None:
         options["post_grad_custom_post_pass"] = products
 

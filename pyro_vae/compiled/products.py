@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from ..config import Precision
 from ..seeding import seeded
 
-__all__ = ["onednn_is_faster", "products_pass"]
+__all__ = ["onednn_is_faster", "products_pass", "second_factors"]
 
 
 def products_pass(precision: Precision) -> Any:
@@ -130,6 +130,12 @@ def _pass(multiply: Callable[..., fx.Node], name: str, device: str | None) -> An
             return f"pyro_vae {name} 2"
 
     return Products()
+
+
+def second_factors(graph: fx.Graph) -> set[fx.Node]:
+    """Second factors of the matrix products of a graph."""
+    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, _operator()[0]}
+    return {node.args[1] for node in graph.nodes if node.target in products}
 
 
 def _call(graph: fx.Graph, op: Any, *args: Any) -> fx.Node:

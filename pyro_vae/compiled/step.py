@@ -93,7 +93,7 @@ class CompiledGradients(Gradients):
                 self.objective.terms(self.program.model, self.program.guide, *batch)
             try:
                 run = compile_function(
-                    _Loss(self.program, self.objective), gradients=True, precision=self.precision
+                    _Loss(self.program, self.objective), precision=self.precision
                 )
                 with quietly():
                     run(_scalar(1.0), *batch, *state_of(self.program))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import modules_of
-from ..compiled import compile_function, quietly, reason, state_of
+from ..compiled import HoistedFunction, quietly, reason
 from ..config import Precision
 from ..errors import PyroVAEWarning
 from ..seeding import seeded
@@ -24,8 +24,9 @@ __all__ = ["CompiledProgram"]
 class CompiledProgram(Program):
     """The same pair, with the guide's draws and log p(x, z) compiled.
 
-    Each is compiled for the first numbers of samples and of data it is asked for. Others (the last
-    pieces of the samples or the data) take the plain path; so does what is differentiated, and
+    Each is compiled for the first numbers of samples and of data it is asked for. What a batch
+    alone decides (the guide's moments) is computed once for many calls with the same tensors. Other
+    numbers of draws, and of data, take the plain path; so does what is differentiated, and
     everything if the programs cannot be compiled, after one warning that says why. Random numbers
     are those of the plain path, and results the same up to rounding.
 
@@ -44,58 +45,77 @@ class CompiledProgram(Program):
 
     def propose(self, batch: Batch, samples: int, *, check: bool = True) -> tuple[Values, Tensor]:
         """Draw latents from the guide, as :meth:`Program.propose` does."""
-        key = [samples, *(argument.shape for argument in batch)]
-        run = self._function("propose", key, lambda: _Draw(self, samples), batch)
+        run = self._function("propose", samples, lambda: _Draw(self, samples), [], batch)
         if run is not None:
-            log_q, *drawn = run(*batch)
+            log_q, *drawn = run()
             if not check or (log_q < torch.inf).all():
                 return dict(zip(self.latents, drawn, strict=True)), log_q
         return super().propose(batch, samples, check=check)  # names the site and the data
 
     def log_joint(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
         """Return log p(x, z) for given latents, as :meth:`Program.log_joint` does."""
-        tensors = (*(values[name] for name in self.latents), *batch)
-        key = [tensor.shape for tensor in tensors]
-        run = self._function("log_joint", key, lambda: _Joint(self), tensors)
+        given = [values[name] for name in self.latents]
+        samples = number = len(given[0])
+        if "log_joint" in self.functions and samples < self.functions["log_joint"].samples:
+            number = self.functions["log_joint"].samples
+            given = [torch.cat([v, v[-1:].expand(number - samples, *v.shape[1:])]) for v in given]
+        run = self._function("log_joint", number, lambda: _Joint(self), given, batch)
         if run is not None:
-            log_p: Tensor = run(*tensors)
+            log_p: Tensor = run(*given)[:samples]
             if not check or (log_p < torch.inf).all():
                 return log_p
         return super().log_joint(batch, values, check=check)
 
     def _function(
-        self, name: str, key: list[Any], module: Callable[[], nn.Module], args: tuple[Tensor, ...]
+        self,
+        name: str,
+        samples: int,
+        module: Callable[[], nn.Module],
+        given: list[Tensor],
+        batch: Batch,
     ) -> Callable[..., Any] | None:
-        """Compiled function for arguments of these shapes, if there is one."""
+        """Compiled function of the given tensors for this batch, if there is one."""
         if torch.is_grad_enabled():
             return None
         if name not in self.functions:
-            self.functions[name] = _Function(key, module(), args, self.precision)
+            self.functions[name] = _Function(samples, module(), given, batch, self.precision)
         function = self.functions[name]
-        return function.run if function.key == key else None
+        shapes = [tensor.shape for tensor in (*given, *batch)]
+        if (function.samples, function.shapes) != (samples, shapes):
+            return None
+        return function.of(batch)
 
 
 class _Function:
     """A compiled function, tried once.
 
     Args:
-        key: what it is compiled for.
+        samples: the number that it is compiled for.
         module: its call is to be compiled.
-        args: arguments to try it with.
+        given: arguments to try it with that change from call to call;
+        batch: those that stay for many calls.
         precision: of matrix products.
     """
 
     def __init__(
-        self, key: list[Any], module: nn.Module, args: tuple[Tensor, ...], precision: Precision
+        self,
+        samples: int,
+        module: nn.Module,
+        given: list[Tensor],
+        batch: Batch,
+        precision: Precision,
     ) -> None:
-        self.key = key
-        self.run: Callable[..., Any] | None = None
+        self.samples = samples
+        self.shapes = [tensor.shape for tensor in (*given, *batch)]
+        self.batch: Batch = ()
+        self.prepared: list[Tensor] = []
+        self.compiled: HoistedFunction | None = None
         try:
-            with seeded("compile", 0):
-                compiled = compile_function(module, precision=precision)
-                state = state_of(module)
-                with quietly():
-                    compiled(*args, *state)
+            with seeded("compile", 0), quietly():
+                function = HoistedFunction(
+                    module, moving=(*given,), fixed=batch, precision=precision
+                )
+                function(function.prepare(*batch), *given)
         except Exception as error:  # whatever a user's program brings up under tracing
             warnings.warn(
                 f"evaluation goes on without compilation: {reason(error)}",
@@ -103,7 +123,17 @@ class _Function:
                 stacklevel=2,
             )
         else:
-            self.run = lambda *tensors: compiled(*tensors, *state)
+            self.compiled = function
+
+    def of(self, batch: Batch) -> Callable[..., Any] | None:
+        """Return the function for a batch, which is prepared once."""
+        if self.compiled is None:
+            return None
+        same = len(batch) == len(self.batch)
+        if not same or any(a is not b for a, b in zip(batch, self.batch, strict=True)):
+            self.batch, self.prepared = batch, self.compiled.prepare(*batch)
+        compiled, prepared = self.compiled, self.prepared
+        return lambda *given: compiled(prepared, *given)
 
 
 class _Draw(nn.Module):

@@ -33,7 +33,7 @@ __all__ = ["log_evidence"]
 # random numbers a datum gets.
 _DATA_BLOCK = 64
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
-_DEFAULT_ROWS = {"cpu": 2048, "cuda": 65536}
+_DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
 
 
 def log_evidence(
@@ -99,7 +99,7 @@ def log_evidence(
         max_samples: most samples of a datum under a target.
         mask: True where a value of x is observed, shape of x: log p of the observed values.
         chunk: samples of 64 data that go through the model at once; bounds the memory. By
-            default 32 on a CPU and 1024 on a GPU. (The guide is asked for 64 samples of 64 data at
+            default 16 on a CPU and 1024 on a GPU. (The guide is asked for 64 samples of 64 data at
             once, 1024 on a GPU.)
         compiled: compile the guide's draws and log p(x, z) first (some seconds); the estimates stay
             the same up to rounding.
@@ -168,7 +168,7 @@ def log_evidence(
         ladder = Ladder(
             method=method,
             samples=samples,
-            chunk=chunk or max(1, _DEFAULT_ROWS.get(device.type, 2048) // block),
+            chunk=chunk or max(1, _DEFAULT_ROWS.get(device.type, 1024) // block),
             defensive=defensive,
             annealing=annealing or Annealing(),
             mean_error=None if target_error is None else target_error * math.sqrt(n),

@@ -167,7 +167,15 @@ class Ladder:
         with seeded("anneal", *key):
             return anneal(normal.space, stand.batch, normal, self.annealing, moves)
 
-    def _draw(self, stand: _Stand, samples: int, stream: str, key: tuple[int, ...]) -> Tensor:
+    def _draw(
+        self,
+        stand: _Stand,
+        samples: int,
+        stream: str,
+        key: tuple[int, ...],
+        *,
+        check: bool = False,
+    ) -> Tensor:
         """Log weights of draws from a proposal, ``(samples, n)``, float64."""
         program, batch = stand.program, stand.batch
         proposal: Proposal = stand.normal or GuideProposal(program, batch)
@@ -183,9 +191,11 @@ class Ladder:
                 values, log_q = proposal.draw(count)
             for a in range(0, count, self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}
-                log_p = program.log_joint(batch, piece)
+                log_p = program.log_joint(batch, piece, check=check)
                 log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + self.chunk]
-        return log_weights
+        if check or (log_weights < torch.inf).all():
+            return log_weights
+        return self._draw(stand, samples, stream, key, check=True)  # names the site and the data
 
 
 @dataclass(frozen=True)

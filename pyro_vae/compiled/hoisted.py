@@ -1,0 +1,132 @@
+"""Compiled functions that are called again and again with some arguments unchanged."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ..config import Precision
+from .functions import as_function, compile_call, state_of
+from .products import products_pass, second_factors
+
+__all__ = ["HoistedFunction"]
+
+
+class HoistedFunction:
+    """The call of a module in two parts, of which the first does not change from call to call.
+
+    What depends on the fixed arguments and the module's state alone (an encoder's means, weights in
+    lower precision, weights as their products read them) is computed by :meth:`prepare`; the rest,
+    which depends on the other arguments or on random numbers, is compiled. ::
+
+        function = HoistedFunction(module, moving=(z,), fixed=(x,))
+        prepared = function.prepare(x)
+        for z in draws:
+            function(prepared, z)  # module(z, x)
+
+    Nothing in the call may depend on values of tensors, or change a tensor in place that it is
+    given. It is compiled for the shapes of these arguments, and must be given no others.
+
+    Args:
+        module: its call takes tensors, first the moving ones, and returns tensors.
+        moving: arguments that change.
+        fixed: arguments that stay.
+        precision: of matrix products.
+
+    Raises:
+        RuntimeError: the call depends on values of tensors, or changes one that it is given.
+        Exception: whatever else the call or the compiler brings up.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        moving: tuple[Tensor, ...],
+        fixed: tuple[Tensor, ...],
+        precision: Precision = "float32",
+    ) -> None:
+        self.state = state_of(module)
+        tensors = (*moving, *fixed, *self.state)
+        traced = _traced(module, tensors)
+        products = products_pass(precision)
+        if products is not None:
+            products(traced.graph)
+        self._first, second = _split(traced, len(moving))
+        on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
+        self._second = compile_call(second, on_cpu=on_cpu)
+
+    def prepare(self, *fixed: Tensor) -> list[Tensor]:
+        """Compute what depends on the fixed arguments and the module's state alone."""
+        with torch.no_grad():
+            prepared: list[Tensor] = self._first(*fixed, *self.state)
+        return prepared
+
+    def __call__(self, prepared: list[Tensor], *moving: Tensor) -> Any:
+        """Compute the rest: what the module returns, without a graph."""
+        with torch.no_grad():
+            return self._second(*moving, *prepared)
+
+
+def _traced(module: nn.Module, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Operations of the module's call on its arguments and its state; nothing is computed."""
+    from torch._subclasses.fake_tensor import (
+        DataDependentOutputException,
+        DynamicOutputShapeException,
+        FakeTensorMode,
+    )
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    with mode, torch.no_grad():
+        fakes = [mode.from_tensor(tensor) for tensor in tensors]
+        try:
+            traced = make_fx(torch.func.functionalize(as_function(module)))(*fakes)
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise RuntimeError(f"the program depends on values of tensors ({error.func})") from None
+    for node in traced.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable:
+            raise RuntimeError(f"a tensor given to the program is changed in place ({node.target})")
+    return traced
+
+
+def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.GraphModule]:
+    """Split a graph into what does not depend on its first arguments or on chance, and the rest."""
+    moving = _depending(traced.graph, number)
+    for node in second_factors(traced.graph) - moving:  # read row by row, many times
+        with traced.graph.inserting_after(node):
+            packed = traced.graph.call_function(
+                torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
+            )
+        node.replace_all_uses_with(packed, lambda user: user in moving)
+    nodes = list(traced.graph.nodes)
+    (output,) = (node for node in nodes if node.op == "output")
+    moving.add(output)
+    border = [n for n in nodes if n not in moving and any(user in moving for user in n.users)]
+
+    first, second = fx.Graph(), fx.Graph()
+    known: dict[fx.Node, fx.Node] = {}
+    for node in nodes:
+        if node not in moving:
+            known[node] = first.node_copy(node, known.__getitem__)
+    first.output([known[node] for node in border])
+
+    arguments = [node for node in nodes if node.op == "placeholder" and node in moving]
+    known = {node: second.placeholder(node.name) for node in (*arguments, *border)}
+    for node in nodes:
+        if node in moving and node.op != "placeholder":
+            known[node] = second.node_copy(node, known.__getitem__)
+    return fx.GraphModule(traced, first), fx.GraphModule(traced, second)
+
+
+def _depending(graph: fx.Graph, number: int) -> set[fx.Node]:
+    """Nodes that depend on the first arguments of a graph, or on chance."""
+    arguments = [node for node in graph.nodes if node.op == "placeholder"]
+    moving = set(arguments[:number])
+    for node in graph.nodes:
+        random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if node.op != "output" and (random or not moving.isdisjoint(node.all_input_nodes)):
+            moving.add(node)
+    return moving
