@@ -206,14 +206,7 @@ def draw(x: torch.Tensor, unseen: dict[str, Case], others: dict[str, Case]) -> F
     figure = Figure((13.2, 4.6), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(0.75, 1.1, 1))
     shown = {"usual": x} | {worst: case.images} | {name: one.images for name, one in others.items()}
-    padded = torch.nn.functional.pad(
-        torch.stack([some[:6] for some in shown.values()]), (1, 1, 1, 1), value=0.5
-    )
-    left.imshow(padded.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray")
-    height = padded.shape[2]
-    left.set_yticks([(i + 0.5) * height - 0.5 for i in range(len(shown))], list(shown))
-    left.tick_params(length=0)
-    left.set(xticks=[], frame_on=False)
+    pv.plots.picture_rows(left, torch.stack([some[:6] for some in shown.values()]), list(shown))
 
     sides = {"usual data": (case.usual, BLUE), worst: (case.anomalies, ORANGE)}
     log_px = {name: -scores["log p(x)"].numpy() for name, (scores, _) in sides.items()}

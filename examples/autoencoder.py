@@ -17,7 +17,7 @@ import torch
 from pyro import poutine
 from sklearn.neighbors import KNeighborsClassifier
 from torch.distributions import kl_divergence
-from torch.nn.functional import pad, softplus
+from torch.nn.functional import softplus
 
 import pyro_vae as pv
 from pyro_vae.plots.style import CLASSES, INK, Figure, styled, titled
@@ -145,16 +145,6 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, dict[str, fl
     return {name: {key: value for key, (value, _) in row.items()} for name, row in found.items()}
 
 
-def mosaic(axes, pictures: torch.Tensor, columns: int) -> None:
-    """Tile pictures (N, H, W) with thin white lines between them."""
-    padded = pad(pictures, (0, 1, 0, 1), value=1.0)
-    height, width = padded.shape[1:]
-    rows = padded.reshape(-1, columns, height, width).transpose(1, 2)
-    image = rows.reshape(-1, columns * width)[:-1, :-1].numpy()
-    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[], frame_on=False)
-
-
 @styled()
 @torch.no_grad()
 def draw(models: dict[str, pv.VAE], test: pv.Data) -> Figure:
@@ -173,9 +163,9 @@ def draw(models: dict[str, pv.VAE], test: pv.Data) -> Figure:
         reach = 1.12 * max(RADIUS, codes.abs().quantile(0.995).item())
         top.set(title=name[0].upper() + name[1:], xlim=(-reach, reach), ylim=(-reach, reach))
         top.set_aspect("equal")
-        mosaic(middle, vae.decode(z), 10)
-        paths = vae.interpolate(test.x[first], test.x[second], steps=10).transpose(0, 1)
-        mosaic(bottom, paths.flatten(0, 1), 10)
+        pv.plots.picture_rows(middle, vae.decode(z).unflatten(0, (4, 10)))
+        paths = vae.interpolate(test.x[first], test.x[second], steps=10)
+        pv.plots.picture_rows(bottom, paths.transpose(0, 1))
     for y, colour in enumerate(CLASSES):
         place = {"transform": panels[0, 0].transAxes, "weight": "bold"}
         panels[0, 0].text(0.03 + 0.045 * y, 0.94, str(y), color=colour, **place)

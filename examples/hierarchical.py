@@ -109,11 +109,7 @@ def draw(pictures: dict[str, torch.Tensor], gains: dict[str, str]) -> Figure:
     """Show rows of one z2 and z1 drawn anew, for both forms."""
     figure = Figure((12.6, 4.5), layout="constrained")
     for axes, (form, some) in zip(figure.subplots(1, 2), pictures.items(), strict=True):
-        gap = some.shape[-1] // 14 + 1
-        padded = torch.nn.functional.pad(some, (0, gap, 0, gap), value=1.0)
-        mosaic = padded.transpose(1, 2).flatten(2).flatten(0, 1)
-        axes.imshow(mosaic.numpy(), cmap="gray", vmin=0, vmax=1)
-        axes.set(xticks=[], yticks=[], frame_on=False)
+        pv.plots.picture_rows(axes, some)
         axes.set_title(f"{form}: {gains[form]} nats to one layer", color=INK)
         axes.set_xlabel("z1 drawn anew")
         axes.set_ylabel("z2 held")

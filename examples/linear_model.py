@@ -234,20 +234,12 @@ def draw(
     left.set(xlabel="iteration", ylabel="nats per datum", ylim=(None, known + 0.12 * height))
     left.set_title("log p(x) = ELBO + KL along EM")
 
-    rows, columns = 6, 11
+    columns = 11
     z = torch.randn(2 * columns, LATENT_DIM, dtype=torch.float64)
     drawn = linear.likelihood(z).mean, deep.sample(2 * columns, seed=0, mean=True)
     pictures = [p.reshape(-1, *train.event_shape) for p in (train.x[: 2 * columns], *drawn)]
-    padded = torch.nn.functional.pad(torch.cat(pictures), (0, 1, 0, 1), value=1.0)
-    height, width = padded.shape[1:]
-    mosaic = padded.reshape(rows, columns, height, width).transpose(1, 2)
-    right.imshow(
-        mosaic.reshape(rows * height, columns * width).numpy(), cmap="gray", vmin=0, vmax=1
-    )
     names = ["data", "linear,\nmean of x\ngiven z ~ p(z)", "deep,\nthe same"]
-    right.set_yticks([(2 * i + 1) * height - 1 for i in range(3)], names)
-    right.tick_params(length=0)
-    right.set(xticks=[], frame_on=False)
+    pv.plots.picture_rows(right, torch.cat(pictures).unflatten(0, (-1, columns)), names)
     title = f"EM climbs to the exact solution; a deep model of {LATENT_DIM} latents has "
     title += f"{gain:.0f} nats more per test image"
     return titled(figure, title, "")

@@ -170,16 +170,7 @@ def draw(
     holed = torch.where(mask, x, torch.nan)
     rows = {"seen": holed} | {name: one.filled for name, one in found[share].items()} | {"truth": x}
     pictures = torch.stack([some[:count] for some in rows.values()])
-    gap = x.shape[-1] // 14 + 1
-    colours = torch.stack([pictures.nan_to_num(0.80), pictures.nan_to_num(0.86)], -1)
-    colours = torch.cat([colours, pictures.nan_to_num(0.92)[..., None]], -1)  # holes in pale blue
-    padded = torch.nn.functional.pad(colours, (0, 0, 0, gap, 0, gap), value=1.0)
-    mosaic = padded.transpose(1, 2).flatten(2, 3).flatten(0, 1)
-    left.imshow(mosaic.numpy())
-    height = padded.shape[2]
-    left.set_yticks([(i + 0.5) * height - gap / 2 for i in range(len(rows))], list(rows))
-    left.tick_params(length=0)
-    left.set(xticks=[], frame_on=False)
+    pv.plots.picture_rows(left, pictures, list(rows))
     left.set_title(f"{share:.0%} of the pixels missing, in training too")
     for name, colour in COLOURS.items():
         nats = [scores[name].nats for scores in found.values()]

@@ -19,6 +19,7 @@ from torch.distributions import constraints
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import pyro_vae as pv
+from pyro_vae.plots.style import Figure, styled, titled
 
 SETTINGS = {
     "digits": {"latent_dim": 16, "hidden": (200, 200), "epochs": 200, "patience": 20},
@@ -160,16 +161,25 @@ def main(
     print(evidence)  # of log p(x) given the condition
 
     count, draws = 10, 4
-    rows = [fill(mask, seen[2][:count], torch.full((count, target), 0.5))]
-    rows.append(conditions[2][:count].reshape(count, *mask.shape))
+    rows = {"seen": fill(mask, seen[2][:count], torch.full((count, target), torch.nan))}
+    rows["baseline"] = conditions[2][:count].reshape(count, *mask.shape)
     for seed in range(draws):
         drawn = cvae.sample(conditions[2][:count], seed=seed, mean=True)
-        rows.append(fill(mask, seen[2][:count], drawn))
-    rows.append(images[2][:count])
-    title = f"{data}: seen, baseline, {draws} completions, truth"
-    figure = pv.plots.images(torch.cat(rows), columns=count, title=title)
+        rows[f"draw {seed + 1}"] = fill(mask, seen[2][:count], drawn)
+    rows["truth"] = images[2][:count]
+    gain = shown(scores["baseline - conditional VAE"]).strip()
+    title = f"What was not seen, drawn from the conditional VAE: {gain} better than one guess"
+    figure = draw(rows, title)
     print(f"\nfigure: {pv.plots.save(figure, f'quadrants-{data}-{observed}.png')}")
     return evidence
+
+
+@styled()
+def draw(rows: dict[str, torch.Tensor], title: str) -> Figure:
+    """Show an image of each kind in every column."""
+    figure = Figure((9.2, 6.6), layout="constrained")
+    pv.plots.picture_rows(figure.subplots(), torch.stack(list(rows.values())), list(rows))
+    return titled(figure, title, "")
 
 
 def fill(mask: torch.Tensor, seen: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:

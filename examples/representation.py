@@ -124,16 +124,7 @@ def draw(samples: dict[str, torch.Tensor], found: dict[str, dict]) -> Figure:
     figure = Figure((13.2, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
     pictures = torch.stack([some[:12] for some in samples.values()])
-    gap = pictures.shape[-1] // 14 + 1
-    padded = torch.nn.functional.pad(pictures, (0, gap, 0, gap), value=1.0)
-    height = padded.shape[2]
-    left.imshow(
-        padded.transpose(1, 2).flatten(2).flatten(0, 1).numpy(), cmap="gray", vmin=0, vmax=1
-    )
-    places = [(i + 0.5) * height - gap / 2 - 0.5 for i in range(len(samples))]
-    left.set_yticks(places, list(samples), fontsize=11, color=INK)
-    left.tick_params(length=0)
-    left.set(xticks=[], frame_on=False)
+    pv.plots.picture_rows(left, pictures, list(samples))
     left.set_title("means of x given z, drawn from each prior")
 
     labels = f"{FEW} labels"

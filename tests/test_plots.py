@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_hex, to_rgba
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from pyro_vae import plots
@@ -24,6 +25,10 @@ HISTORY = {
 
 def canvas(figure):
     return np.asarray(figure.axes[0].images[0].get_array())
+
+
+def axis_labels(axes):
+    return zip(axes.get_yticklabels(), axes.get_yticks().tolist(), strict=True)
 
 
 def texts(axes):
@@ -275,6 +280,36 @@ def test_interpolation_runs_from_left_to_right():
     assert (ticks[0], ticks[-1]) == ("0", "1")
 
 
+def test_picture_rows_are_tiled_and_named():
+    pictures = RNG.uniform(size=(4, 3, 14, 14))
+    axes = Figure().add_subplot()
+    plots.picture_rows(axes, pictures, ["data", "samples"])
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (4 * 15 - 1, 3 * 15 - 1)
+    for row in range(4):
+        for column in range(3):
+            top, left = 15 * row, 15 * column
+            tile = shown[top : top + 14, left : left + 14]
+            np.testing.assert_array_equal(tile, pictures[row, column])
+    assert (shown[14::15] == 1).all()  # white between them
+    names = {label.get_text(): place for label, place in axis_labels(axes)}
+    assert names == {"data": 14.0, "samples": 44.0}  # the middles of two rows each
+
+
+def test_picture_rows_show_missing_pixels_in_blue():
+    pictures = torch.rand(1, 2, 8, 8)
+    pictures[0, 1, 2] = torch.nan
+    axes = Figure().add_subplot()
+    plots.picture_rows(axes, pictures)
+    shown = np.asarray(axes.images[0].get_array())
+    assert shown.shape == (8, 17, 3)
+    hole = shown[2, 9:17]
+    assert (hole[:, 2] > hole[:, 0]).all()
+    grey = np.delete(shown, 2, axis=0)
+    np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
+    assert len(axes.get_yticks()) == 0
+
+
 def test_comparison_ranks_best_first():
     names, values, errors = ["low", "top", "mid"], [-9.0, -7.0, -7.5], [0.2, 0.1, 0.3]
     figure = plots.comparison(
@@ -398,6 +433,18 @@ ONES = np.ones(2)
         (lambda: plots.manifold(np.ones((3, 8, 8))), r"\(rows, columns, H, W\); got \(3, 8, 8\)"),
         (lambda: plots.manifold(PICTURES[None], extent=(0, 1)), r"extent: shape \(4,\)"),
         (lambda: plots.interpolation(np.ones((3, 8, 8))), r"\(steps, N, H, W\); got \(3, 8, 8\)"),
+        (
+            lambda: plots.picture_rows(Figure().add_subplot(), np.ones((3, 8, 8))),
+            r"\(rows, columns, H, W\); got \(3, 8, 8\)",
+        ),
+        (
+            lambda: plots.picture_rows(Figure().add_subplot(), PICTURES[None, :4], ["a", "b"]),
+            "names: as many as rows, 1, or a divisor of it; got 2",
+        ),
+        (
+            lambda: plots.picture_rows(Figure().add_subplot(), np.full((1, 2, 8, 8), np.inf)),
+            "NaN for missing ones; got infinity",
+        ),
         (lambda: plots.comparison(["a"], ONES, ONES), r"values: shape \(1,\); got \(2,\)"),
         (lambda: plots.comparison(["a", "b"], ONES, -ONES), "none below 0"),
         (

@@ -6,7 +6,7 @@ input that is empty, ragged, not finite or not of the shape it says. Pictures ar
 """
 
 from .charts import comparison, evidence_diagnostics, latent_space, learning_curves
-from .pictures import images, interpolation, manifold, reconstructions
+from .pictures import images, interpolation, manifold, picture_rows, reconstructions
 from .style import Figure, save
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "latent_space",
     "learning_curves",
     "manifold",
+    "picture_rows",
     "reconstructions",
     "save",
 ]

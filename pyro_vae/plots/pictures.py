@@ -28,7 +28,9 @@ from .style import (
     titled,
 )
 
-__all__ = ["images", "interpolation", "manifold", "reconstructions"]
+__all__ = ["images", "interpolation", "manifold", "picture_rows", "reconstructions"]
+
+_HOLE = (0.80, 0.86, 0.92)  # pale blue
 
 
 @styled()
@@ -133,6 +135,31 @@ def interpolation(frames: Data, *, title: str | None = None) -> Figure:
     return titled(axes.figure, title, "Interpolation in latent space")
 
 
+def picture_rows(axes: Axes, pictures: Data, names: Sequence[str] = ()) -> None:
+    """Draw rows of pictures into axes of a figure; missing pixels (NaN) are pale blue.
+
+    Args:
+        axes: Where to draw.
+        pictures: Pictures ``(rows, columns, H, W)``.
+        names: One for each row, or for each group of equally many, written at the left.
+    """
+    data = as_array(pictures, "pictures", finite=False)
+    require(not np.isinf(data).any(), "pictures: numbers, or NaN for missing ones", "infinity")
+    known = _pictures(np.nan_to_num(data), "pictures", lead=2)
+    require(known.size > 0, "pictures: pictures (rows, columns, H, W)", data.shape)
+    missing = _pictures(np.isnan(data).astype(float), "pictures", lead=2)
+    if missing.any():
+        known = np.where(missing > 0, _HOLE, known)
+    rows, columns, height = known.shape[:3]
+    groups = max(1, len(names))
+    require(rows % groups == 0, f"names: as many as rows, {rows}, or a divisor of it", groups)
+    gap = math.ceil(height / 14)
+    _show(axes, _canvas(known.reshape(-1, *known.shape[2:]), columns, gap, gap))
+    if names:
+        size = rows // groups * (height + gap)
+        axes.set_yticks([(i + 0.5) * size - (gap + 1) / 2 for i in range(groups)], names, color=INK)
+
+
 def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
     """Bring pictures to (..., H, W, channels); nothing if the events are no pictures."""
     event, whole = data.shape[lead:], data.max() > 1 and bool((data == data.round()).all())
@@ -147,6 +174,17 @@ def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
 
 
 def _mosaic(pictures: Floats, columns: int, below: int, beside: int) -> Axes:
+    """Tile pictures (N, H, W, channels), row by row, into a figure of their own."""
+    canvas = _canvas(pictures, columns, below, beside)
+    high, wide = canvas.shape[:2]
+    scale = min(8 / wide, 6.5 / high, 1.1 / min(pictures.shape[1:3]))
+    axes = Figure((wide * scale + 1, high * scale + 1), layout="constrained").add_subplot()
+    _show(axes, canvas)
+    axes.set_anchor("NW")
+    return axes
+
+
+def _canvas(pictures: Floats, columns: int, below: int, beside: int) -> Floats:
     """Tile pictures (N, H, W, channels), row by row, into one image on white."""
     count, height, width, channels = pictures.shape
     down, across = height + below, width + beside
@@ -155,13 +193,14 @@ def _mosaic(pictures: Floats, columns: int, below: int, beside: int) -> Axes:
     for index, picture in enumerate(pictures):
         top, left = index // columns * down, index % columns * across
         canvas[top : top + height, left : left + width] = picture
-    high, wide = canvas.shape[:2]
-    scale = min(8 / wide, 6.5 / high, 1.1 / min(height, width))
-    axes = Figure((wide * scale + 1, high * scale + 1), layout="constrained").add_subplot()
-    axes.imshow(canvas if channels == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=1)
-    axes.set(xticks=[], yticks=[], anchor="NW", frame_on=False)
+    return canvas
+
+
+def _show(axes: Axes, canvas: Floats) -> None:
+    """Show an image without a frame."""
+    axes.imshow(canvas if canvas.shape[2] == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.set(xticks=[], yticks=[], frame_on=False)
     axes.tick_params(length=0)
-    return axes
 
 
 def _features(data: Floats, title: str | None) -> Figure:
