@@ -114,3 +114,20 @@ def test_nothing_to_prepare():
     function = HoistedFunction(Twice(), moving=(torch.ones(2),), fixed=())
     assert function.prepare() == []
     assert torch.equal(function([], torch.arange(2.0)), torch.tensor([0.0, 2.0]))
+
+
+def test_what_takes_more_memory_than_the_arguments_is_not_kept():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(7))
+
+        def forward(self, z):
+            return z / self.scale.expand(z.shape).exp() - self.scale.log()
+
+    module, z = Scaled(), torch.randn(100, 7)
+    function = HoistedFunction(module, moving=(z,), fixed=())
+    prepared = function.prepare()
+    assert sum(tensor.untyped_storage().nbytes() for tensor in prepared) <= 2 * 7 * 4
+    assert len(prepared) == 2  # the scale, and its logarithm
+    torch.testing.assert_close(function(prepared, z), module(z))

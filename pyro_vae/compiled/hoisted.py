@@ -95,6 +95,7 @@ def _traced(module: nn.Module, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
 def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Split a graph into what does not depend on its first arguments or on chance, and the rest."""
     moving = _depending(traced.graph, number)
+    moving |= _large(traced.graph, moving)
     for node in second_factors(traced.graph) - moving:  # read row by row, many times
         with traced.graph.inserting_after(node):
             packed = traced.graph.call_function(
@@ -130,3 +131,21 @@ def _depending(graph: fx.Graph, number: int) -> set[fx.Node]:
         if node.op != "output" and (random or not moving.isdisjoint(node.all_input_nodes)):
             moving.add(node)
     return moving
+
+
+def _large(graph: fx.Graph, moving: set[fx.Node]) -> set[fx.Node]:
+    """Elementwise results that would take more memory than all arguments: cheaper made anew."""
+    arguments = [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
+    most = sum(_bytes(node) for node in arguments)
+    large: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        pointwise = torch.Tag.pointwise in getattr(node.target, "tags", ())
+        used = any(user in moving or user in large for user in node.users)
+        if node not in moving and pointwise and used and _bytes(node) > most:
+            large.add(node)
+    return large
+
+
+def _bytes(node: fx.Node) -> int:
+    value = node.meta["val"]
+    return value.untyped_storage().nbytes() if isinstance(value, Tensor) else 0
