@@ -211,7 +211,7 @@ def draw(results: dict[str, Result]) -> Figure:
         axes.grid(axis="y")
     sides[0].set_ylabel("estimate of log p(x) - reference, nats")
     for i, (name, colour) in enumerate(COLOURS.items()):
-        sides[0].text(0.6, 0.27 - 0.08 * i, name, color=colour, transform=sides[0].transAxes)
+        sides[0].text(0.6, 0.18 - 0.075 * i, name, color=colour, transform=sides[0].transAxes)
     return titled(figure, "Draws from the prior fall short by many nats once x tells much of z", "")
 
 

@@ -207,7 +207,7 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
     numbers |= {f"encoder, {name}": value for name, value in encoder.items()}
 
     last = len(curves["exp"][0])
-    shown = [*(epoch for epoch in (1, 3, 10, 30) if epoch < last), last]
+    shown = milestones(last)
     rows = [["scale by", *(f"epoch {epoch}" for epoch in shown)]]
     for scale, runs in curves.items():
         numbers[f"ELBO, {scale}"] = runs[:, -1].mean().item()
@@ -219,6 +219,11 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
     figure = draw(numbers, deviations, curves)
     print(f"\nfigure: {pv.plots.save(figure, f'reparameterization-{data}.png')}")
     return numbers
+
+
+def milestones(last: int) -> list[int]:
+    """Epochs to look at."""
+    return [*(epoch for epoch in (1, 3, 10, 30) if epoch < last), last]
 
 
 @styled()
@@ -249,6 +254,9 @@ def draw(numbers: dict, deviations: dict, curves: dict) -> Figure:
         right.plot(torch.arange(1, runs.shape[1] + 1), runs.mean(0), color=colour)
         right.text(0.7, 0.25 - 0.08 * i, scale, color=colour, transform=right.transAxes)
     right.set(xscale="log", xlabel="epoch", ylabel="validation ELBO, nats")
+    shown = milestones(runs.shape[1])
+    right.set_xticks(shown, [str(epoch) for epoch in shown])
+    right.minorticks_off()
     right.set_title("Training by the function of the scale")
     right.grid(axis="y")
     title = "Through the draw a gradient is quiet; by score function it needs a good baseline"

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 
 import torch
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
@@ -139,7 +139,8 @@ def draw(samples: dict[str, torch.Tensor], found: dict[str, dict]) -> Figure:
     right.set_yticks(range(len(found)), list(found), fontsize=11, color=INK)
     right.invert_yaxis()
     right.tick_params(axis="y", length=0)
-    right.xaxis.set_major_formatter(PercentFormatter(1))
+    right.xaxis.set_major_locator(MultipleLocator(0.05))
+    right.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set(xlabel=f"test accuracy from {labels}, ± 2 standard errors")
     right.grid(axis="x")
     means = {name: max(estimate(r[labels, c])[0] for c in CLASSIFIERS) for name, r in found.items()}
