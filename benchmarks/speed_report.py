@@ -158,7 +158,7 @@ def speed_figure(tasks: dict[str, dict[str, dict]], about: dict[str, Any]) -> Fi
             axes.set_xlabel("data per second (× Pyro's tutorial)")
             _bars(axes, results, STEP, PYRO, number, number * STEP_FLOP)
         else:
-            axes.set_title(f"log p(x), {number:,} samples a datum")
+            axes.set_title(f"log p(x), K = {number:,}")
             axes.set_xlabel("data per second (× eager PyTorch)")
             _bars(axes, results, EVIDENCE, EAGER, 1, number * WEIGHT_FLOP)
     where = about["processor"] if about["device"] == "cpu" else about["gpu"]
