@@ -1,7 +1,9 @@
 """Ground truths and rules that hold for every test."""
 
+import importlib.util
 import math
 import warnings
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -93,3 +95,20 @@ def small_config():
 def normal_log_prob(x, loc, scale):
     """Written out, so that a test need not trust a library."""
     return -0.5 * ((x - loc) / scale) ** 2 - math.log(scale) - 0.5 * math.log(2 * math.pi)
+
+
+def _script(path):
+    """Fixture of an example's name: the script as a module."""
+
+    @pytest.fixture(scope="session", name=path.stem)
+    def script():
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    return script
+
+
+for _path in (Path(__file__).parent.parent / "examples").glob("*.py"):
+    globals()[f"script_{_path.stem}"] = _script(_path)

@@ -1,9 +1,7 @@
 """The gallery's first scripts: information, linear model, prior sampling, reparameterization."""
 
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -16,35 +14,6 @@ from torch.distributions import kl_divergence
 import pyro_vae as pv
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
-
-_FOLDER = Path(__file__).parent.parent / "examples"
-
-
-def _script(name):
-    spec = importlib.util.spec_from_file_location(name, _FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def information():
-    return _script("information")
-
-
-@pytest.fixture(scope="module")
-def linear_model():
-    return _script("linear_model")
-
-
-@pytest.fixture(scope="module")
-def prior_sampling():
-    return _script("prior_sampling")
-
-
-@pytest.fixture(scope="module")
-def reparameterization():
-    return _script("reparameterization")
 
 
 @pytest.fixture(scope="module")

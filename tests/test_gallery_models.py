@@ -1,8 +1,6 @@
 """The gallery's scripts on models: anomalies, priors, evidence, layers, missing pixels, codes."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,45 +13,6 @@ from torch import nn
 import pyro_vae as pv
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
-
-_FOLDER = Path(__file__).parent.parent / "examples"
-
-
-def _script(name):
-    spec = importlib.util.spec_from_file_location(name, _FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def anomaly():
-    return _script("anomaly")
-
-
-@pytest.fixture(scope="module")
-def prior_study():
-    return _script("prior_study")
-
-
-@pytest.fixture(scope="module")
-def evidence_study():
-    return _script("evidence_study")
-
-
-@pytest.fixture(scope="module")
-def hierarchical():
-    return _script("hierarchical")
-
-
-@pytest.fixture(scope="module")
-def missing_pixels():
-    return _script("missing_pixels")
-
-
-@pytest.fixture(scope="module")
-def representation():
-    return _script("representation")
 
 
 @pytest.fixture

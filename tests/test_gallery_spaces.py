@@ -1,10 +1,8 @@
 """The gallery's scripts on latent spaces: autoencoder, manifold, the ELBO as a bound."""
 
 import copy
-import importlib.util
 import itertools
 import math
-from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -16,30 +14,6 @@ from torch.distributions import kl_divergence
 import pyro_vae as pv
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
-
-_FOLDER = Path(__file__).parent.parent / "examples"
-
-
-def _script(name):
-    spec = importlib.util.spec_from_file_location(name, _FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def autoencoder():
-    return _script("autoencoder")
-
-
-@pytest.fixture(scope="module")
-def manifold():
-    return _script("manifold")
-
-
-@pytest.fixture(scope="module")
-def elbo_bound():
-    return _script("elbo_bound")
 
 
 @pytest.fixture(scope="module")
