@@ -171,7 +171,7 @@ def test_evidence_is_the_same(digits, options):
     with warnings.catch_warnings():
         warnings.simplefilter("error", pv.PyroVAEWarning)  # no falling back
         warnings.simplefilter("ignore", pv.UnreliableEvidence)
-        _same_evidence(_vae(digits), digits.test.x[:70], samples=150, **options)
+        _same_evidence(_vae(digits), digits.test.x[:130], samples=150, **options)  # three blocks
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ class _Function:
     ) -> None:
         self.samples = samples
         self.shapes = [tensor.shape for tensor in (*given, *batch)]
-        self.batch: Batch = ()
+        self.batch: Batch | None = None
         self.prepared: list[Tensor] = []
         self.compiled: HoistedFunction | None = None
         try:
@@ -129,8 +129,7 @@ class _Function:
         """Return the function for a batch, which is prepared once."""
         if self.compiled is None:
             return None
-        same = len(batch) == len(self.batch)
-        if not same or any(a is not b for a, b in zip(batch, self.batch, strict=True)):
+        if self.batch is None or any(a is not b for a, b in zip(batch, self.batch, strict=True)):
             self.batch, self.prepared = batch, self.compiled.prepare(*batch)
         compiled, prepared = self.compiled, self.prepared
         return lambda *given: compiled(prepared, *given)
