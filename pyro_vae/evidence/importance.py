@@ -136,7 +136,7 @@ def log_evidence(
             f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}."
         )
     if precision != "float32" and not compiled:
-        raise ValueError("precision is of a compiled evaluation; add compiled=True.")
+        raise ValueError("precision is of a compiled evaluation; add compiled=True (--compiled).")
     for name, target in (("target_error", target_error), ("datum_error", datum_error)):
         if target is not None and not target > 0:
             raise ValueError(f"{name} must be positive; got {target}.")
