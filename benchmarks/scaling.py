@@ -17,9 +17,9 @@ import torch
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots import Figure, save
 from pyro_vae.plots.style import BLUE, TEAL, styled, titled
-from pyro_vae.tables import align
 
 EVIDENCE, EPOCH = "log p(x)", "training epoch"
 COLOURS = {EVIDENCE: BLUE, EPOCH: TEAL}

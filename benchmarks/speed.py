@@ -44,7 +44,7 @@ from speed_report import (
     step_table,
 )
 
-from pyro_vae.files import write_json
+from pyro_vae.common.files import write_json
 from pyro_vae.plots import save
 
 

@@ -8,9 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from speed_peers import EVENT, HIDDEN, LATENT
 
+from pyro_vae.common.tables import align
 from pyro_vae.plots import Figure
 from pyro_vae.plots.style import BLUE, EDGE, INK, MUTED, ORANGE, SKY, styled, titled
-from pyro_vae.tables import align
 
 PYRO, EAGER, NUMPYRO, PYTHAE = (
     "Pyro, as in its tutorial",

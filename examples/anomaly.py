@@ -27,8 +27,8 @@ import torch
 from sklearn.covariance import EmpiricalCovariance
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, EDGE, INK, ORANGE, SKY, TEAL, Figure, styled, titled
-from pyro_vae.tables import align
 
 SETTINGS = {
     "digits": {"latent_dim": 8, "hidden": (100,), "epochs": 60, "left_out": tuple(range(10))},

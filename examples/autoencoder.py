@@ -20,8 +20,8 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import CLASSES, INK, Figure, styled, titled
-from pyro_vae.tables import align
 
 RADIUS = math.sqrt(-2 * math.log(0.01))  # of the circle that holds 99 % of the prior
 SETTINGS = {

@@ -24,9 +24,9 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.evidence.diagnostics import log_mean_exp
 from pyro_vae.plots.style import BLUE, INK, MINUS, ORANGE, SKY, Figure, styled, titled
-from pyro_vae.tables import align
 
 STEP, NODES = 0.02, 40
 SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)

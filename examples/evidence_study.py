@@ -16,8 +16,8 @@ import warnings
 import torch
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, EDGE, INK, ORANGE, SKY, TEAL, Figure, beside, styled, titled
-from pyro_vae.tables import align
 
 SETTINGS = {
     "digits": {"latent_dim": 8, "hidden": (100,), "epochs": 150, "likelihood": "normal"},

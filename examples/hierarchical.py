@@ -15,8 +15,8 @@ from dataclasses import replace
 import torch
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import INK, Figure, styled, titled
-from pyro_vae.tables import align
 
 SETTINGS = {
     "digits": {"latent_dim": 12, "hidden": (150,), "epochs": 150, "number": 360},

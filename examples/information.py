@@ -15,8 +15,8 @@ import torch
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, EDGE, GREY, INK, MUTED, ORANGE, Figure, styled, titled
-from pyro_vae.tables import align
 
 BIT = math.log(2)  # nats
 COINS = {"fair": dist.Bernoulli(0.5), "biased": dist.Bernoulli(0.9)}

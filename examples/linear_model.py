@@ -19,8 +19,8 @@ import torch
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, GREY, INK, ORANGE, Figure, styled, titled
-from pyro_vae.tables import align
 
 LATENT_DIM = 4
 SETTINGS = {

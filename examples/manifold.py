@@ -18,8 +18,8 @@ import torch
 from torch.nn.functional import pad
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, CLASSES, INK, MINUS, ORANGE, Figure, styled, titled
-from pyro_vae.tables import align
 
 SIDE, STEPS, REACH = 20, 9, 2.5
 PAIRS = ((0, 7), (6, 3), (4, 1))

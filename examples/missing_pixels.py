@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, GREY, MINUS, TEAL, Figure, styled, titled
-from pyro_vae.tables import align
 
 SETTINGS = {
     "digits": {"latent_dim": 8, "hidden": (150,), "epochs": 120, "number": 360},

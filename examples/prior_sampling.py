@@ -19,8 +19,8 @@ import torch
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, INK, MINUS, ORANGE, TEAL, Figure, styled, titled
-from pyro_vae.tables import align
 
 LATENT_DIM, REPEATS = 8, 3
 TARGET = 0.1  # standard error of an image's log p(x) to reach, in nats

@@ -20,8 +20,8 @@ import torch
 from scipy import stats
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, EDGE, INK, ORANGE, SKY, Figure, styled, titled
-from pyro_vae.tables import align
 
 BASELINE = "normal"
 PRIORS = [BASELINE, "mixture", "vamp", "flow"]

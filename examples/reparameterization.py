@@ -23,8 +23,8 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import softplus
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, CLASSES, INK, ORANGE, SKY, TEAL, Figure, styled, titled
-from pyro_vae.tables import align
 
 LATENT_DIM, BATCH, WARM_UP, SEEDS = 8, 50, 50, 3
 MEAN, SCALE, DIMENSIONS = 0.5, 0.5, (1, 4, 16, 64)

@@ -22,8 +22,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import pyro_vae as pv
+from pyro_vae.common.tables import align
 from pyro_vae.plots.style import BLUE, INK, ORANGE, Figure, styled, titled
-from pyro_vae.tables import align
 
 PRIORS = ["normal", "mixture", "vamp", "flow"]
 SETTINGS = {

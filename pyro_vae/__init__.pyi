@@ -1,26 +1,31 @@
 from . import (
     analysis,
-    checkpoint,
     compiled,
     data,
     distributions,
     evidence,
-    flows,
     likelihoods,
+    models,
     networks,
     objectives,
     plots,
     posteriors,
     priors,
     programs,
+    runs,
     training,
 )
-from .checkpoint import Run, load_run
+from .common import errors
+from .common.errors import (
+    CheckpointError,
+    Interrupted,
+    NonFiniteLoss,
+    PyroVAEWarning,
+    UnreliableEvidence,
+)
 from .compiled import CompiledStep
 from .config import Config
 from .data import Data, load
-from .enumeration import EnumeratedELBO
-from .errors import CheckpointError, Interrupted, NonFiniteLoss, PyroVAEWarning, UnreliableEvidence
 from .evidence import (
     Annealing,
     Certificate,
@@ -31,19 +36,18 @@ from .evidence import (
     compare,
     log_evidence,
 )
-from .objectives import ELBO, IWAE, Renyi
-from .programs import (
+from .models import (
+    VAE,
     ConditionalVAE,
     HierarchicalVAE,
-    Masked,
     SemiSupervisedVAE,
     build_program,
     partially_labelled,
 )
-from .stored import as_program
-from .studies import Study, study
-from .training import History, fit
-from .vae import VAE
+from .objectives import ELBO, IWAE, EnumeratedELBO, Renyi
+from .programs import Masked, as_program
+from .runs import Run, Study, load_run, study
+from .training import History, checkpoint, fit
 
 __version__: str
 
@@ -82,13 +86,14 @@ __all__ = [
     "compiled",
     "data",
     "distributions",
+    "errors",
     "evidence",
     "fit",
-    "flows",
     "likelihoods",
     "load",
     "load_run",
     "log_evidence",
+    "models",
     "networks",
     "objectives",
     "partially_labelled",
@@ -96,6 +101,7 @@ __all__ = [
     "posteriors",
     "priors",
     "programs",
+    "runs",
     "study",
     "training",
 ]

@@ -13,15 +13,15 @@ from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .checks import check_data, module_device
-from .data import Data
-from .errors import UnreliableEvidence
+from .common.checks import check_data, module_device
+from .common.errors import UnreliableEvidence
+from .common.seeding import seeded
+from .data.sets import Data
 from .evidence.annealing import Annealing
 from .evidence.importance import log_evidence
-from .evidence.mode import evaluation_mode
-from .evidence.program import Batch, Program, Values
 from .evidence.result import Evidence
-from .seeding import seeded
+from .programs.mode import evaluation_mode
+from .programs.pair import Batch, Program, Values
 
 __all__ = [
     "ActiveUnits",

@@ -15,8 +15,9 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from .config import Config, Method, Precision, parse_setting
-from .errors import Interrupted, suggestion
+from .common.errors import Interrupted, suggestion
+from .common.options import Method, Precision
+from .config import Config, parse_setting
 
 __all__ = ["main"]
 
@@ -39,7 +40,7 @@ class Demo:
 
     def run(self) -> None:
         """Run the command."""
-        from .demo import demo
+        from .runs.demo import demo
 
         out, number = self.out, 2
         while out.exists() and any(out.iterdir()):
@@ -68,7 +69,7 @@ class Fit:
 
     def run(self) -> None:
         """Run the command."""
-        from .runs import train_run
+        from .runs.run import train_run
 
         history = train_run(
             self.config, self.out, root=self.data_root, device=self.device, resume=self.resume
@@ -114,7 +115,7 @@ class Evaluate:
         """Run the command."""
         import json
 
-        from .runs import EVIDENCE, METRICS, evaluate_run
+        from .runs.run import EVIDENCE, METRICS, evaluate_run
 
         evidence = evaluate_run(
             self.folder,
@@ -147,8 +148,8 @@ class Compare:
 
     def run(self) -> None:
         """Run the command."""
-        from .files import write_json
-        from .runs import compare_runs
+        from .common.files import write_json
+        from .runs.run import compare_runs
 
         comparison = compare_runs(self.folders)
         print(comparison)
@@ -187,7 +188,7 @@ class Study:
 
     def run(self) -> None:
         """Run the command."""
-        from .studies import study
+        from .runs.study import study
 
         setting = self.setting.strip("-").replace("-", "_").replace(".", "_")
         result = study(
@@ -224,7 +225,7 @@ class Sample:
 
     def run(self) -> None:
         """Run the command."""
-        from .runs import sample_run
+        from .runs.run import sample_run
 
         for path in sample_run(self.folder, number=self.number, seed=self.seed, device=self.device):
             print(path)
@@ -241,7 +242,7 @@ class Plot:
 
     def run(self) -> None:
         """Run the command."""
-        from .runs import draw_run
+        from .runs.run import draw_run
 
         for path in draw_run(self.folder, root=self.data_root):
             print(path)
@@ -305,7 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> Any:
     command = _cli(arguments, Config())
     if isinstance(command, Fit | Study):  # not for --help, which ended the program
-        from .checkpoint import holds_run, read_config
+        from .runs.folder import read_config
+        from .training.checkpoint import holds_run
 
         resumed = isinstance(command, Fit) and command.resume and holds_run(command.out)
         source = command.out if resumed else command.config_file

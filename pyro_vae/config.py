@@ -11,68 +11,25 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from .errors import suggestion
+from .common.errors import suggestion
+from .common.options import (
+    KL,
+    Activation,
+    Binarize,
+    Gradient,
+    LikelihoodName,
+    NetworkName,
+    ObjectiveName,
+    PosteriorName,
+    Precision,
+    PriorName,
+    ProgramName,
+    ScaleOf,
+    Schedule,
+    Start,
+)
 
-__all__ = [
-    "KL",
-    "Activation",
-    "Binarize",
-    "Config",
-    "Gradient",
-    "LikelihoodName",
-    "Method",
-    "NetworkName",
-    "ObjectiveName",
-    "PosteriorName",
-    "Precision",
-    "PriorName",
-    "ProgramName",
-    "ScaleOf",
-    "Schedule",
-    "Start",
-    "parse_setting",
-]
-
-# Names only: this module imports no torch, so that the command line answers at once.
-# Tests hold them equal to the registries of the modules that own the parts.
-PriorName = Literal[
-    "normal",
-    "diagonal",
-    "student-t",
-    "laplace",
-    "mixture",
-    "vamp",
-    "exemplar",
-    "flow",
-    "hierarchical",
-]
-LikelihoodName = Literal[
-    "bernoulli",
-    "continuous-bernoulli",
-    "normal",
-    "laplace",
-    "student-t",
-    "discretized-logistic",
-    "logistic-mixture",
-    "categorical",
-    "binomial",
-    "poisson",
-    "negative-binomial",
-]
-PosteriorName = Literal["normal", "full", "low-rank", "flow", "hierarchical"]
-ProgramName = Literal["vae", "bottom-up", "top-down"]
-NetworkName = Literal["mlp", "gated", "conv", "residual"]
-ObjectiveName = Literal["elbo", "iwae", "renyi"]
-Gradient = Literal["reparameterized", "stl", "dreg"]
-Start = Literal["data", "random"]
-ScaleOf = Literal["shared", "value", "network"]
-Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
-Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
-Schedule = Literal["constant", "one-cycle", "cosine"]
-KL = Literal["sampled", "analytic"]
-Precision = Literal["float32", "bfloat16"]
-Method = Literal["guide", "refined", "laplace", "annealed", "auto"]
-"""Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
+__all__ = ["Config", "parse_setting"]
 
 
 def _named(name: str) -> Any:

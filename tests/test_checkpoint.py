@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae import checkpoint
+from pyro_vae.training import checkpoint
 
 
 @pytest.fixture

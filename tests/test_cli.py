@@ -185,7 +185,8 @@ def test_help_loads_no_torch():
 
 
 def test_ctrl_c(tmp_path, monkeypatch, capsys):
-    from pyro_vae import Interrupted, runs
+    from pyro_vae import Interrupted
+    from pyro_vae.runs import run as runs
 
     def stopped(*args, **kwargs):
         raise Interrupted("stopped in epoch 3; saved")

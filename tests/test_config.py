@@ -4,16 +4,18 @@ from typing import get_args
 import pytest
 
 import pyro_vae as pv
-from pyro_vae import config, data, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import config, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae.common import options
+from pyro_vae.data import sets as data
 
 
 def test_names_are_those_of_the_registries():
-    assert set(get_args(config.PriorName)) == set(priors.PRIORS)
-    assert set(get_args(config.LikelihoodName)) == set(likelihoods.LIKELIHOODS)
-    assert set(get_args(config.PosteriorName)) == set(posteriors.POSTERIORS)
-    assert set(get_args(config.NetworkName)) == set(networks.NETWORKS)
-    assert set(get_args(config.ObjectiveName)) == set(objectives.OBJECTIVES)
-    assert set(get_args(config.Activation)) == set(networks.ACTIVATIONS)
+    assert set(get_args(options.PriorName)) == set(priors.PRIORS)
+    assert set(get_args(options.LikelihoodName)) == set(likelihoods.LIKELIHOODS)
+    assert set(get_args(options.PosteriorName)) == set(posteriors.POSTERIORS)
+    assert set(get_args(options.NetworkName)) == set(networks.NETWORKS)
+    assert set(get_args(options.ObjectiveName)) == set(objectives.OBJECTIVES)
+    assert set(get_args(options.Activation)) == set(networks.ACTIVATIONS)
     assert "digits" in data.DATASETS
 
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from pyro_vae import files
+from pyro_vae.common import files
 
 
 def test_old_content_survives_a_failure(tmp_path):

@@ -12,17 +12,13 @@ from torch import nn
 from torch.distributions import constraints, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.checks import check_support
-from pyro_vae.evidence.missing import masked
-from pyro_vae.likelihoods import (
-    LIKELIHOODS,
-    build_likelihood,
-    densities,
-    likelihood_network_shape,
-    masses,
-)
-from pyro_vae.likelihoods.special import log_rising
+from pyro_vae.common.checks import check_support
+from pyro_vae.distributions import discrete as masses
+from pyro_vae.distributions import real as densities
+from pyro_vae.distributions.special import log_rising
+from pyro_vae.likelihoods import LIKELIHOODS, build_likelihood, likelihood_network_shape
 from pyro_vae.networks import MLP
+from pyro_vae.programs.missing import masked
 
 _EVENT = (2, 3)
 _SMALL = {

@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
-from pyro_vae.config import ObjectiveName
+from pyro_vae.common.options import ObjectiveName
 from pyro_vae.objectives import ELBO, IWAE, OBJECTIVES, Renyi, build_objective, kl_weight
 
 

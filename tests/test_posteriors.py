@@ -15,12 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 import pyro_vae as pv
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
-from pyro_vae.posteriors import (
-    POSTERIORS,
-    DiagonalNormal,
-    build_posterior,
-    posterior_network_shape,
-)
+from pyro_vae.posteriors import POSTERIORS, DiagonalNormal, build_posterior, posterior_network_shape
 from pyro_vae.priors import StandardNormal
 
 _EVENT = (2, 3)

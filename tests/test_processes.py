@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.processes import Processes
+from pyro_vae.common.processes import Processes
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 

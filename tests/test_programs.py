@@ -10,8 +10,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.enumeration import EnumeratedELBO
-from pyro_vae.programs import (
+from pyro_vae.models import (
     Classifier,
     ConditionalVAE,
     HierarchicalVAE,
@@ -21,6 +20,7 @@ from pyro_vae.programs import (
     one_hot,
     partially_labelled,
 )
+from pyro_vae.objectives.enumeration import EnumeratedELBO
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.seeding import derive, seeded
+from pyro_vae.common.seeding import derive, seeded
 
 
 def test_no_two_streams_are_alike():

@@ -8,8 +8,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import cli
-from pyro_vae.runs import EVIDENCE
-from pyro_vae.tables import align
+from pyro_vae.common.tables import align
+from pyro_vae.runs.run import EVIDENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 

@@ -15,7 +15,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO
 
 import pyro_vae as pv
-from pyro_vae import checkpoint, loop
+from pyro_vae.training import checkpoint, loop
 
 
 def _vae(config, **changes):
@@ -200,7 +200,8 @@ _SETTINGS = {
 _SCRIPT = """
     import os, signal, sys
     import pyro_vae as pv
-    from pyro_vae import files, loop
+    from pyro_vae.common import files
+    from pyro_vae.training import loop
 
     moment, out = int(sys.argv[1]), sys.argv[2]
     steps = 0

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..config import Precision
+from ..common.options import Precision
 from .products import products_pass
 
 __all__ = ["as_function", "compile_call", "compile_function", "quietly", "reason", "state_of"]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from ..config import Precision
+from ..common.options import Precision
 from .functions import as_function, compile_call, state_of
 from .products import products_pass, second_factors
 

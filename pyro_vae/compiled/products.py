@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..config import Precision
-from ..seeding import seeded
+from ..common.options import Precision
+from ..common.seeding import seeded
 
 __all__ = ["onednn_is_faster", "products_pass", "second_factors"]
 

@@ -10,9 +10,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..config import Precision
-from ..errors import PyroVAEWarning
-from ..seeding import seeded
+from ..common.errors import PyroVAEWarning
+from ..common.options import Precision
+from ..common.seeding import seeded
 from .functions import compile_function, quietly, reason, state_of
 
 __all__ = ["CompiledGradients", "CompiledStep", "Gradients"]

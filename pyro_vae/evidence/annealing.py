@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .program import Batch
+from ..programs.pair import Batch
 from .proposals import NormalProposal
 from .space import Space
 

@@ -11,14 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..checks import check_data, check_support, check_type, module_device
-from ..data import Data
-from ..seeding import seeded
-from ..sites import NonFiniteDensity
+from ..common.checks import check_data, check_support, check_type, module_device
+from ..common.seeding import seeded
+from ..data.sets import Data
+from ..programs.mode import evaluation_mode
+from ..programs.pair import Program, pad
+from ..programs.sites import NonFiniteDensity
 from .diagnostics import jackknife, log_mean_exp, standard_error
 from .ladder import Ladder
-from .mode import evaluation_mode
-from .program import Program, pad
 
 __all__ = [
     "Convergence",

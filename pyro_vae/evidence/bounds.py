@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checks import check_data, module_device
-from ..config import Method
-from ..data import Data
-from ..seeding import seeded
+from ..common.checks import check_data, module_device
+from ..common.options import Method
+from ..common.seeding import seeded
+from ..data.sets import Data
+from ..programs.mode import evaluation_mode
+from ..programs.pair import Batch, Program
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
 from .importance import log_evidence
-from .mode import evaluation_mode
-from .program import Batch, Program
 from .refinement import laplace, moments_of_guide, refine
 from .result import Evidence
 from .space import Space

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ..tables import align
+from ..common.tables import align
 from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]

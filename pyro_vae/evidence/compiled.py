@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import modules_of
+from ..common.checks import modules_of
+from ..common.errors import PyroVAEWarning
+from ..common.options import Precision
+from ..common.seeding import seeded
 from ..compiled import HoistedFunction, quietly, reason
-from ..config import Precision
-from ..errors import PyroVAEWarning
-from ..seeding import seeded
-from .program import Batch, Program, Values
+from ..programs.pair import Batch, Program, Values
 
 __all__ = ["CompiledProgram"]
 

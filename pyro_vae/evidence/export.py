@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import write_text
+from ..common.files import write_text
 from .result import METHODS, Evidence
 
 if TYPE_CHECKING:

@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..checks import check_data, check_support, check_type, module_device
-from ..config import Method, Precision
-from ..data import Data, fingerprint
-from ..errors import UnreliableEvidence
-from ..processes import Processes
-from ..sites import NonFiniteDensity
+from ..common.checks import check_data, check_support, check_type, module_device
+from ..common.errors import UnreliableEvidence
+from ..common.options import Method, Precision
+from ..common.processes import Processes
+from ..data.sets import Data, fingerprint
+from ..programs.missing import masked
+from ..programs.mode import evaluation_mode
+from ..programs.pair import Batch, Program, pad
+from ..programs.sites import NonFiniteDensity
 from .annealing import Annealing
 from .compiled import CompiledProgram
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder, Weighed
-from .missing import masked
-from .mode import evaluation_mode
-from .program import Batch, Program, pad
 from .result import COLUMNS, Evidence
 
 __all__ = ["log_evidence"]

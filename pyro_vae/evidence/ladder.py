@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..config import Method
-from ..seeding import seeded
+from ..common.options import Method
+from ..common.seeding import seeded
+from ..programs.pair import Batch, Program
 from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size, pareto_k
-from .program import Batch, Program
 from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
 from .refinement import laplace, moments_of_guide, moments_of_prior, refine
 from .result import METHODS

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .program import Batch, Program, Values
+from ..programs.pair import Batch, Program, Values
 from .space import Space
 
 __all__ = ["GuideProposal", "Mixture", "NormalProposal", "PriorProposal", "Proposal"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .program import Batch, Values
+from ..programs.pair import Batch, Values
 from .proposals import NormalProposal
 from .space import Space
 

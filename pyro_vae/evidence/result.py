@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..config import Method, Precision
-from ..files import write_json
+from ..common.files import write_json
+from ..common.options import Method, Precision
 from .diagnostics import pareto_k_threshold
 
 __all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence"]

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ..seeding import seeded
-from .program import Batch, Program, Values
+from ..common.seeding import seeded
+from ..programs.pair import Batch, Program, Values
 
 __all__ = ["Space"]
 

@@ -8,9 +8,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from . import densities
+from ..distributions import real as densities
+from ..distributions.special import solve_increasing
 from .base import Likelihood, as_float, initialize_output
-from .special import solve_increasing
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 

@@ -9,10 +9,10 @@ import pyro.distributions as dist
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from . import masses
+from ..distributions import discrete as masses
+from ..distributions.special import inverse_softplus
 from .base import Likelihood, as_float, initialize_output, whole_number
 from .scale import Scaled
-from .special import inverse_softplus
 
 __all__ = ["Binomial", "NegativeBinomial", "Poisson"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from . import masses
+from ..distributions import discrete as masses
+from ..distributions.special import inverse_softplus, solve_increasing
 from .base import Likelihood, as_float, initialize_output, whole_number
 from .scale import Scaled
-from .special import inverse_softplus, solve_increasing
 
 __all__ = ["Categorical", "DiscretizedLogistic", "LogisticMixture"]
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..errors import suggestion
-from . import densities
+from ..common.errors import suggestion
+from ..distributions import real as densities
+from ..distributions.special import inverse_softplus
 from .scale import Scaled
-from .special import inverse_softplus
 
 __all__ = ["Laplace", "Normal", "StudentT"]
 

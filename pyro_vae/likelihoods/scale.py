@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..errors import suggestion
+from ..common.errors import suggestion
+from ..distributions.special import inverse_softplus
 from .base import Likelihood, as_float, initialize_output
-from .special import inverse_softplus
 
 __all__ = ["Scaled"]
 

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import nn
 
-from ..errors import lookup
+from ..common.errors import lookup
 from .base import ACTIVATIONS
 from .images import Double, Halve, ImageDecoder, ImageEncoder, image_sizes
 

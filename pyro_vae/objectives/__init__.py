@@ -2,6 +2,7 @@
 
 from .base import Objective
 from .elbo import ELBO
+from .enumeration import EnumeratedELBO
 from .importance import IWAE, Renyi
 from .registry import OBJECTIVES, build_objective, objective_of
 from .schedules import kl_weight
@@ -10,6 +11,7 @@ __all__ = [
     "ELBO",
     "IWAE",
     "OBJECTIVES",
+    "EnumeratedELBO",
     "Objective",
     "Renyi",
     "build_objective",

@@ -20,8 +20,8 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_if_enumerated, check_model_guide_match
 from torch import Tensor
 
-from ..seeding import seeded
-from ..sites import data_frames, latent_sites, sample_sites
+from ..common.seeding import seeded
+from ..programs.sites import data_frames, latent_sites, sample_sites
 from .gradients import PathGradient
 
 __all__ = ["DataPlate", "Objective", "Traces"]

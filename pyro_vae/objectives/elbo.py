@@ -12,8 +12,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ..config import KL, Gradient
-from ..sites import check_match, is_delta, latent_sites, sample_sites
+from ..common.options import KL, Gradient
+from ..programs.sites import check_match, is_delta, latent_sites, sample_sites
 from .base import Objective, Traces
 from .free_bits import floored_kl
 

@@ -10,8 +10,8 @@ import torch
 from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
-from ..config import Gradient
-from ..sites import check_match, check_shape, sample_sites
+from ..common.options import Gradient
+from ..programs.sites import check_match, check_shape, sample_sites
 from .base import DataPlate, Objective, Traces
 
 __all__ = ["IWAE", "Renyi"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..config import KL, Config, Gradient
-from ..errors import lookup
+from ..common.errors import lookup
+from ..common.options import KL, Gradient
+from ..config import Config
 from .base import Objective
 from .elbo import ELBO
 from .importance import IWAE, Renyi

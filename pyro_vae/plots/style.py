@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
-from ..files import write_atomically
+from ..common.files import write_atomically
 
 __all__ = [
     "BLUE",

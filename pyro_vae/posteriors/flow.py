@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from ..flows import FlowDistribution, FlowTransform
+from ..distributions.flows import FlowDistribution, FlowTransform
 from .base import AmortizedPosterior, positive_scale
 
 __all__ = ["FlowPosterior"]

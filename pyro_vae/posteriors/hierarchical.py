@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..distributions import BlockAutoregressive, bound
+from ..distributions.mixtures import BlockAutoregressive, bound
 from ..networks import MLP
 from .base import AmortizedPosterior, positive_scale
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import check_options, lookup
-from ..flows import FlowPrior
+from ..common.errors import check_options, lookup
 from .factorized import Laplace, LearnedNormal, StandardNormal, StudentT
 from .fixed import Fixed
+from .flow import FlowPrior
 from .hierarchical import HierarchicalPrior
 from .mixtures import ExemplarPrior, MixtureOfNormals, VampPrior
 

@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..distributions import BlockAutoregressive
+from ..distributions.mixtures import BlockAutoregressive
 from ..networks import MLP
 from ..posteriors import DiagonalNormal
 

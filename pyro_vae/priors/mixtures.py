@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..config import Start
-from ..distributions import NormalMixture
+from ..common.options import Start
+from ..distributions.mixtures import NormalMixture
 from .factorized import ONE
 
 __all__ = ["ExemplarPrior", "MixtureOfNormals", "VampPrior", "mixture"]

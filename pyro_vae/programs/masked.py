@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batches import number_of_arguments
-from ..masking import Observed, check_mask
-from ..module import ProgramModule
+from ..data.batches import number_of_arguments
+from .masking import Observed, check_mask
+from .module import ProgramModule
 
 __all__ = ["Masked"]
 

@@ -8,10 +8,10 @@ from conftest import LinearGaussian
 
 from pyro_vae.evidence import diagnostics as d
 from pyro_vae.evidence.annealing import Annealing, anneal, anneal_reverse, tune
-from pyro_vae.evidence.program import Program
 from pyro_vae.evidence.proposals import GuideProposal, Mixture, NormalProposal, PriorProposal
 from pyro_vae.evidence.refinement import laplace, moments_of_guide, refine
 from pyro_vae.evidence.space import Space
+from pyro_vae.programs.pair import Program
 
 
 def _space(model, guide, x):

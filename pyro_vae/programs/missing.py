@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..masking import Observed, check_mask
-from .program import Batch
+from .masking import Observed, check_mask
+from .pair import Batch
 
 __all__ = ["masked"]
 

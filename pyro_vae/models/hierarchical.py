@@ -10,11 +10,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ..common.seeding import seeded
 from ..config import Config
-from ..module import ProgramModule
-from ..parts import decoder_part, encoder_part, inner_part
 from ..priors import build_prior
-from ..seeding import seeded
+from ..programs.module import ProgramModule
+from .parts import decoder_part, encoder_part, inner_part
 
 __all__ = ["Form", "HierarchicalVAE"]
 

@@ -8,20 +8,22 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .analysis import active_units, rate
-from .checkpoint import CONFIG, Run, load_run, read_config
-from .config import Config, Method
-from .data import Data
-from .errors import UnreliableEvidence, options_of, suggestion
-from .evidence import Comparison, Evidence, compare
-from .files import write_json
-from .likelihoods import LIKELIHOODS
-from .objectives import objective_of
-from .posteriors import POSTERIORS
-from .priors import PRIORS
-from .programs import build_program
-from .runs import EVIDENCE, draw_comparison, evaluate_run, load_data, train_run
-from .tables import align
+from ..analysis import active_units, rate
+from ..common.errors import UnreliableEvidence, options_of, suggestion
+from ..common.files import write_json
+from ..common.options import Method
+from ..common.tables import align
+from ..config import Config
+from ..data.sets import Data
+from ..evidence import Comparison, Evidence, compare
+from ..likelihoods import LIKELIHOODS
+from ..models import build_program
+from ..objectives import objective_of
+from ..posteriors import POSTERIORS
+from ..priors import PRIORS
+from ..training.checkpoint import CONFIG
+from .folder import Run, load_run, read_config
+from .run import EVIDENCE, draw_comparison, evaluate_run, load_data, train_run
 
 __all__ = ["Study", "Usage", "study"]
 

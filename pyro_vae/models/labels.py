@@ -6,7 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..seeding import derive
+from ..common.seeding import derive
 
 __all__ = ["UNKNOWN", "Classifier", "LabelPrior", "check_labels", "one_hot", "partially_labelled"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from .checks import check_data
-from .data import Data
+from ..common.checks import check_data
+from .sets import Data
 
 __all__ = ["Source", "batches", "evaluation_batches", "number_of_arguments", "prepare"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import pyro
 import torch
 
-from ..checks import modules_of
-from ..seeding import seeded
+from ..common.checks import modules_of
+from ..common.seeding import seeded
 
 __all__ = ["evaluation_mode"]
 

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from ..common.checks import why_not_finite
+from ..common.errors import Interrupted, NonFiniteLoss
+from ..common.files import write_text
+from ..common.processes import Processes
+from ..common.seeding import derive, seeded
+from ..compiled import CompiledGradients, Gradients
+from ..config import Config
+from ..data.batches import Source, batches, evaluation_batches
+from ..data.sets import Data
+from ..objectives import Objective, kl_weight
 from . import checkpoint
-from .batches import Source, batches, evaluation_batches
-from .checks import why_not_finite
-from .compiled import CompiledGradients, Gradients
-from .config import Config
-from .data import Data
-from .errors import Interrupted, NonFiniteLoss
-from .files import write_text
 from .history import Epoch, History
-from .objectives import Objective, kl_weight
-from .processes import Processes
-from .seeding import derive, seeded
 
 __all__ = ["Loop", "Saver"]
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from .config import Config
-from .runs import draw_run, train_run
-from .studies import Study, study
+from ..config import Config
+from .run import draw_run, train_run
+from .study import Study, study
 
 __all__ = ["demo"]
 

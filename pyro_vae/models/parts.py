@@ -8,10 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from .config import Config
-from .likelihoods import build_likelihood, likelihood_network_shape
-from .networks import Joint, build_network
-from .posteriors import build_posterior, posterior_network_shape
+from ..config import Config
+from ..likelihoods import build_likelihood, likelihood_network_shape
+from ..networks import Joint, build_network
+from ..posteriors import build_posterior, posterior_network_shape
 
 __all__ = ["decoder_part", "encoder_part", "inner_part", "joint_network", "one_layer"]
 

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, plots
-from .checkpoint import Run, load_run, read_config
-from .config import Config, Method, Precision
-from .data import Data, Splits, load
-from .errors import CheckpointError
-from .evidence import Comparison, Evidence, compare, log_evidence
-from .files import write_atomically, write_json
-from .history import History
-from .objectives import objective_of
-from .programs import build_program
-from .training import fit
-from .vae import VAE
+from .. import plots
+from ..common.errors import CheckpointError
+from ..common.files import write_atomically, write_json
+from ..common.options import Method, Precision
+from ..config import Config
+from ..data.sets import Data, Splits, load
+from ..evidence import Comparison, Evidence, compare, log_evidence
+from ..models import build_program
+from ..models.vae import VAE
+from ..objectives import objective_of
+from ..training import checkpoint
+from ..training.fit import fit
+from ..training.history import History
+from .folder import Run, load_run, read_config
 
 __all__ = [
     "compare_runs",

@@ -13,18 +13,19 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ..common.checks import check_support, check_type, resolve_device
+from ..common.errors import PyroVAEWarning
+from ..common.files import write_json
+from ..common.options import Precision, Schedule
+from ..common.processes import Processes
+from ..common.seeding import seeded
+from ..config import Config
+from ..data.batches import Source, evaluation_batches, number_of_arguments, prepare
+from ..data.sets import Data
+from ..objectives import ELBO, Objective
 from . import checkpoint
-from .batches import Source, evaluation_batches, number_of_arguments, prepare
-from .checks import check_support, check_type, resolve_device
-from .config import Config, Precision, Schedule
-from .data import Data
-from .errors import PyroVAEWarning
-from .files import write_json
 from .history import History
 from .loop import Loop, Saver
-from .objectives import ELBO, Objective
-from .processes import Processes
-from .seeding import seeded
 from .signals import stop_on_signal
 
 __all__ = ["History", "fit"]

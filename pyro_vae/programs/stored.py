@@ -12,8 +12,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from .checks import modules_of
-from .seeding import seeded
+from ..common.checks import modules_of
+from ..common.seeding import seeded
 
 __all__ = ["as_program"]
 

@@ -11,12 +11,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from ..common.seeding import seeded
 from ..config import Config
-from ..module import ProgramModule
-from ..parts import decoder_part, encoder_part, joint_network, one_layer
 from ..priors import build_prior
-from ..seeding import seeded
+from ..programs.module import ProgramModule
 from .labels import UNKNOWN, Classifier, LabelPrior, check_labels, one_hot
+from .parts import decoder_part, encoder_part, joint_network, one_layer
 
 __all__ = ["SemiSupervisedVAE"]
 

@@ -10,11 +10,11 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from .config import Config
-from .module import ProgramModule
+from ..common.seeding import seeded
+from ..config import Config
+from ..priors import Fixed, build_prior
+from ..programs.module import ProgramModule
 from .parts import decoder_part, encoder_part, one_layer
-from .priors import Fixed, build_prior
-from .seeding import seeded
 
 __all__ = ["VAE"]
 

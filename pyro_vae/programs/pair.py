@@ -17,8 +17,8 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from ..seeding import seeded
-from ..sites import (
+from ..common.seeding import seeded
+from .sites import (
     NonFiniteDensity,
     check_densities,
     check_match,

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_data
-from .config import Binarize
-from .errors import suggestion
-from .seeding import derive
+from ..common.checks import check_data
+from ..common.errors import suggestion
+from ..common.options import Binarize
+from ..common.seeding import derive
 
 __all__ = ["DATASETS", "Data", "Splits", "fingerprint", "load"]
 

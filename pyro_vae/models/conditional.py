@@ -11,12 +11,12 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ..common.seeding import seeded
 from ..config import Config
-from ..module import ProgramModule
-from ..parts import decoder_part, encoder_part, inner_part, one_layer
 from ..priors import build_prior
-from ..seeding import seeded
+from ..programs.module import ProgramModule
 from .labels import one_hot
+from .parts import decoder_part, encoder_part, inner_part, one_layer
 
 __all__ = ["ConditionalVAE"]
 

@@ -13,7 +13,7 @@ from pyro.ops import packed
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from .sites import latent_sites, sample_sites
+from ..programs.sites import latent_sites, sample_sites
 
 __all__ = ["EnumeratedELBO"]
 

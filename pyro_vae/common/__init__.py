@@ -1,0 +1,1 @@
+"""What every room stands on: errors, names, options, seeds, files, processes, checks."""

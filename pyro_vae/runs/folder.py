@@ -1,0 +1,93 @@
+"""A run folder: its files, and the trained model that they describe."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..common.checks import resolve_device
+from ..common.errors import CheckpointError
+from ..config import Config
+from ..models import HierarchicalVAE, build_program
+from ..models.vae import VAE
+from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
+from ..training.history import History
+
+__all__ = ["Run", "load_run", "read_config"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, loaded.
+
+    Attributes:
+        vae: the trained model, on the device asked for.
+        config: what was run.
+        history: one row an epoch.
+        folder: where it is.
+        finished: whether training came to its end.
+    """
+
+    vae: VAE | HierarchicalVAE
+    config: Config
+    history: History
+    folder: Path
+    finished: bool
+
+
+def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
+    """Load a run folder: the model that its config describes, with its trained parameters.
+
+    Args:
+        folder: folder that ``fit`` wrote.
+        device: where to put the model.
+
+    Raises:
+        CheckpointError: the folder or its checkpoint is absent, damaged, or made by ``fit`` of a
+            model that no config describes (load that one with ``checkpoint.read``).
+    """
+    folder = Path(folder)
+    target = resolve_device(device)
+    state = read(folder / CHECKPOINT)
+    if state.get("config") is None:
+        raise CheckpointError(
+            f"{folder} holds a model that was not built from a config; build it yourself and load "
+            "checkpoint.read(path)['parameters'] into it."
+        )
+    try:
+        config = Config.from_dict(state["config"])
+        vae = build_program(config, event_shape=state["event_shape"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder / CHECKPOINT} has no valid config: {error}") from error
+    load_parameters(vae, state["parameters"], source=str(folder / CHECKPOINT))
+    return Run(
+        vae=vae.to(target).eval(),
+        config=config,
+        history=History.from_rows(
+            state["history"],
+            stopped_early=state["stopped_early"],
+            restored_epoch=state["restored_epoch"],
+        ),
+        folder=folder,
+        finished=state["finished"],
+    )
+
+
+def read_config(folder: str | Path) -> Config:
+    """Read the config of a run, which is there before its first checkpoint.
+
+    Args:
+        folder: run folder, or a JSON file.
+
+    Raises:
+        CheckpointError: absent or not a config.
+    """
+    path = Path(folder)
+    path = path / CONFIG if path.suffix != ".json" or path.is_dir() else path
+    try:
+        return Config.from_dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not the config of a run: {error}") from error
