@@ -15,8 +15,9 @@ from typing import Annotated, Any, TypeAlias
 
 import tyro
 
-from .common.errors import Interrupted, suggestion
+from .common.errors import Interrupted
 from .common.options import Method, Precision
+from .common.registry import suggestion
 from .config import Config, parse_setting
 
 __all__ = ["main"]

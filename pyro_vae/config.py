@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from .common.errors import suggestion
 from .common.options import (
     KL,
     Activation,
@@ -28,6 +27,7 @@ from .common.options import (
     Schedule,
     Start,
 )
+from .common.registry import suggestion
 
 __all__ = ["Config", "parse_setting"]
 
@@ -100,9 +100,19 @@ class Config:
     """Number of latent dimensions."""
     program: ProgramName = "vae"
     """One layer of latents (vae), or two: bottom-up (as Burda et al.) or top-down (as Tomczak and
-    Welling)."""
+    Welling); of data given their label (conditional), or with labels known for some of them
+    (semi-supervised)."""
     top_dim: int | None = None
     """Dimensions of the top layer of two; by default half of --latent-dim."""
+    classes: int | None = None
+    """Number of classes of the labels; by default as many as the training data have."""
+    labels: int | None = None
+    """Training data that keep their label, as many of each class (semi-supervised). By default
+    all."""
+    learned_prior: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
+    classification_weight: float = 10.0
+    """Weight of the classification term of labelled data (semi-supervised)."""
     network: NetworkName = "mlp"
     """Encoder and decoder: mlp, gated (multiplicative gates), conv or residual (for images)."""
     hidden: tuple[int, ...] | None = None
@@ -161,7 +171,7 @@ class Config:
                 raise ValueError(f"{name} must be at least {least}; got {value}.")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive; got {self.learning_rate}.")
-        for name in ("free_bits", "beta"):
+        for name in ("free_bits", "beta", "classification_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
         if any(width < 1 for width in self.hidden or ()):
@@ -239,6 +249,8 @@ _AT_LEAST = {
     "posterior_top": 1,
     "latent_dim": 1,
     "top_dim": 1,
+    "classes": 1,
+    "labels": 1,
     "epochs": 1,
     "batch_size": 1,
     "kl_warmup": 0,

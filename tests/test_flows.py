@@ -13,10 +13,11 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_vae as pv
-from pyro_vae.distributions.flows import FLOWS, FlowDistribution, FlowKind, FlowPrior, FlowTransform
+from pyro_vae.distributions.flows import FLOWS, FlowDistribution, FlowKind, FlowTransform
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
 from pyro_vae.posteriors import DiagonalNormal
+from pyro_vae.priors import FlowPrior
 
 pytestmark = pytest.mark.skipif(find_spec("zuko") is None, reason="flows need zuko")
 

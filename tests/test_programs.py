@@ -15,12 +15,12 @@ from pyro_vae.models import (
     ConditionalVAE,
     HierarchicalVAE,
     LabelPrior,
-    Masked,
     SemiSupervisedVAE,
     one_hot,
     partially_labelled,
 )
 from pyro_vae.objectives.enumeration import EnumeratedELBO
+from pyro_vae.programs import Masked
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 

@@ -1,11 +1,6 @@
-"""The package's own errors and warnings, and the words they share."""
+"""The package's own errors and warnings."""
 
 from __future__ import annotations
-
-import difflib
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
 
 __all__ = [
     "CheckpointError",
@@ -13,13 +8,7 @@ __all__ = [
     "NonFiniteLoss",
     "PyroVAEWarning",
     "UnreliableEvidence",
-    "check_options",
-    "lookup",
-    "options_of",
-    "suggestion",
 ]
-
-T = TypeVar("T")
 
 
 class PyroVAEWarning(UserWarning):
@@ -40,39 +29,3 @@ class NonFiniteLoss(FloatingPointError):
 
 class Interrupted(KeyboardInterrupt):
     """Training was stopped by a signal after it had saved its state."""
-
-
-def suggestion(word: str, choices: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest choice, or nothing."""
-    near = difflib.get_close_matches(word, list(choices), n=1)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``, or raise a ``ValueError`` that lists what there is."""
-    if name not in table:
-        raise ValueError(
-            f"unknown {kind} {name!r}; there are {', '.join(map(repr, table))}."
-            + suggestion(name, table)
-        )
-    return table[name]
-
-
-def options_of(constructor: Callable[..., Any]) -> list[str]:
-    """Return the names of a constructor's keyword-only parameters."""
-    parameters = inspect.signature(constructor).parameters.values()
-    return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
-
-
-def check_options(
-    kind: str, name: str, constructor: Callable[..., Any], options: Iterable[str]
-) -> None:
-    """Raise a ``ValueError`` that names an option which a constructor does not take."""
-    own = options_of(constructor)
-    for option in options:
-        if option not in own:
-            takes = ", ".join(own) or "no options"
-            raise ValueError(
-                f"{kind} {name!r} does not take {option}; it takes {takes}."
-                + suggestion(option, own)
-            )

@@ -47,7 +47,7 @@ LikelihoodName = Literal[
     "negative-binomial",
 ]
 PosteriorName = Literal["normal", "full", "low-rank", "flow", "hierarchical"]
-ProgramName = Literal["vae", "bottom-up", "top-down"]
+ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised"]
 NetworkName = Literal["mlp", "gated", "conv", "residual"]
 ObjectiveName = Literal["elbo", "iwae", "renyi"]
 Gradient = Literal["reparameterized", "stl", "dreg"]

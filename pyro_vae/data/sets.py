@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..common.checks import check_data
-from ..common.errors import suggestion
 from ..common.options import Binarize
+from ..common.registry import suggestion
 from ..common.seeding import derive
 
 __all__ = ["DATASETS", "Data", "Splits", "fingerprint", "load"]

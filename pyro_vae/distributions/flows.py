@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ..common.errors import lookup
+from ..common.registry import lookup
 from .mixtures import LastDraw, bound
 
 __all__ = ["FLOWS", "FlowDistribution", "FlowKind", "FlowTransform"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ..common.errors import check_options, lookup
+from ..common.registry import check_options, lookup
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
 from .counts import Binomial, NegativeBinomial, Poisson

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.errors import suggestion
+from ..common.registry import suggestion
 from ..distributions import real as densities
 from ..distributions.special import inverse_softplus
 from .scale import Scaled

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.errors import suggestion
+from ..common.registry import suggestion
 from ..distributions.special import inverse_softplus
 from .base import Likelihood, as_float, initialize_output
 

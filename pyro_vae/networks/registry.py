@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..common.errors import check_options, lookup
+from ..common.registry import check_options, lookup
 from .base import Network
 from .conv import ConvDecoder, ConvEncoder
 from .dense import MLP, GatedMLP

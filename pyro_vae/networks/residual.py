@@ -8,7 +8,7 @@ from math import prod
 
 from torch import Tensor, nn
 
-from ..common.errors import lookup
+from ..common.registry import lookup
 from .base import ACTIVATIONS, he_normal
 from .images import Double, Halve, ImageDecoder, ImageEncoder, image_sizes
 

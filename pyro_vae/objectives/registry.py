@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.errors import lookup
 from ..common.options import KL, Gradient
+from ..common.registry import lookup
 from ..config import Config
 from .base import Objective
 from .elbo import ELBO

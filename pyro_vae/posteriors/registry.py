@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ..common.errors import check_options, lookup
+from ..common.registry import check_options, lookup
 from .flow import FlowPosterior
 from .hierarchical import HierarchicalPosterior
 from .normal import DiagonalNormal, FullNormal, LowRankNormal

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..common.errors import check_options, lookup
+from ..common.registry import check_options, lookup
 from .factorized import Laplace, LearnedNormal, StandardNormal, StudentT
 from .fixed import Fixed
 from .flow import FlowPrior

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from ..analysis import active_units, rate
-from ..common.errors import UnreliableEvidence, options_of, suggestion
+from ..common.errors import UnreliableEvidence
 from ..common.files import write_json
 from ..common.options import Method
+from ..common.registry import options_of, suggestion
 from ..common.tables import align
 from ..config import Config
 from ..data.sets import Data
