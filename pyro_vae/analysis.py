@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .common.checks import check_data, module_device
 from .common.errors import UnreliableEvidence
 from .common.seeding import seeded
-from .data.sets import Data
+from .data import AnyData
 from .evidence.annealing import Annealing
 from .evidence.importance import log_evidence
 from .evidence.result import Evidence
-from .programs.mode import evaluation_mode
-from .programs.pair import Batch, Program, Values
+from .programs.evaluation import BLOCK, Block, Evaluation, evaluating
+from .programs.pair import Values
+from .programs.traces import Fn, run_both
 
 __all__ = [
     "ActiveUnits",
@@ -33,7 +31,6 @@ __all__ = [
     "rate",
 ]
 
-_BLOCK = 64
 _ACTIVE = 0.01
 
 
@@ -63,11 +60,12 @@ class Gaps:
 
 
 def inference_gaps(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
     samples: int = 1000,
+    mask: Tensor | None = None,
     seed: int = 0,
     annealing: Annealing | None = None,
 ) -> Gaps:
@@ -81,6 +79,7 @@ def inference_gaps(
         guide: Pyro program.
         x: data, as for ``log_evidence``.
         samples: draws for each datum and estimate.
+        mask: True where a value is observed, as for ``log_evidence``.
         seed: seed of the draws.
         annealing: settings of the ladder's last rung.
 
@@ -92,10 +91,17 @@ def inference_gaps(
         warnings.simplefilter("ignore", UnreliableEvidence)  # of the first two: gaps tell more
         for method in ("guide", "refined"):
             results[method] = log_evidence(
-                model, guide, x, samples=samples, seed=seed, method=method
+                model, guide, x, samples=samples, mask=mask, seed=seed, method=method
             ).elbo
     evidence = log_evidence(
-        model, guide, x, samples=samples, seed=seed, method="auto", annealing=annealing
+        model,
+        guide,
+        x,
+        samples=samples,
+        mask=mask,
+        seed=seed,
+        method="auto",
+        annealing=annealing,
     )
     return Gaps(
         inference=evidence.log_px - results["guide"],
@@ -130,11 +136,12 @@ class ActiveUnits:
 
 
 def active_units(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
     samples: int = 100,
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> ActiveUnits:
     """Count the latent dimensions that tell data apart.
@@ -145,38 +152,40 @@ def active_units(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        x: data of shape ``(N, *event_shape)``, or the programs' arguments.
+        x: data, as for ``log_evidence``.
         samples: draws for each datum.
+        mask: True where a value is observed, as for ``log_evidence``.
         seed: seed of the draws.
 
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
-    means: dict[str, list[Tensor]] = {}
-    noise: dict[str, list[Tensor]] = {}
-    with evaluation_mode(model, guide):
-        program, batches = _prepare(model, guide, x)
-        for number, batch in enumerate(batches):
-            with seeded("analysis", seed, number):
-                values, _ = program.propose(batch, samples)
+    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+        pair = evaluation.pair
+
+        def work(block: Block) -> dict[str, tuple[Tensor, Tensor]]:
+            with seeded("analysis", seed, block.first // BLOCK):
+                values, _ = pair.propose(block.batch, samples)
+            moments = {}
             for name, value in values.items():
-                flat = (
-                    value.movedim(1 + program.plate_dims + program.data_dim, 1).double().flatten(2)
-                )
-                means.setdefault(name, []).append(flat.mean(0))
-                noise.setdefault(name, []).append(flat.var(0) / samples)
-    variance = {
-        name: (torch.cat(parts).var(0) - torch.cat(noise[name]).mean(0)).clamp_min(0).cpu()
-        for name, parts in means.items()
-    }
+                flat = value.movedim(pair.data_axis, 1).double().flatten(2)[:, : block.count]
+                moments[name] = flat.mean(0).cpu(), (flat.var(0) / samples).cpu()
+            return moments
+
+        parts = evaluation.map(work)
+    variance = {}
+    for name in pair.latents:
+        means, noise = (torch.cat([part[name][i] for part in parts]) for i in range(2))
+        variance[name] = (means.var(0) - noise.mean(0)).clamp_min(0)
     return ActiveUnits(variance)
 
 
 def kl_per_dimension(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
     r"""Mean over the data of :math:`KL(q(z_d | x) \,\|\, p(z_d))`, in nats, in closed form.
@@ -187,31 +196,34 @@ def kl_per_dimension(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        x: data of shape ``(N, *event_shape)``, or the programs' arguments.
+        x: data, as for ``log_evidence``.
+        mask: True where a value is observed, likewise.
         seed: seed of the draws.
 
     Returns:
         KL by latent site, shape ``(D,)``, float64. Sites are left out whose dimensions are not
         independent in guide and prior (a mixture, a flow), or for which torch has no closed form.
     """
-    sums: dict[str, Tensor] = {}
-    count = 0
-    with evaluation_mode(model, guide):
-        program, batches = _prepare(model, guide, x)
-        for number, batch in enumerate(batches):
-            with seeded("analysis", seed, number):
-                drawn = poutine.trace(guide).get_trace(*batch)
-                replayed = poutine.trace(poutine.replay(model, drawn)).get_trace(*batch)
-            q: Any = drawn.nodes
-            p: Any = replayed.nodes
-            count += len(batch[0])
-            for name in program.latents:
-                kl = _site_kl(q[name]["fn"], p[name]["fn"]) if name in p else None
+    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+        pair = evaluation.pair
+
+        def work(block: Block) -> dict[str, Tensor]:
+            with seeded("analysis", seed, block.first // BLOCK):
+                p_trace, q_trace = run_both(pair.model, pair.guide, block.batch)
+            p: Any = p_trace.nodes
+            q: Any = q_trace.nodes
+            sums = {}
+            for name in (name for name in pair.latents if name in p):
+                kl = _site_kl(q[name]["fn"], p[name]["fn"])
                 if kl is not None:
-                    axis = kl.dim() - q[name]["fn"].event_dim + program.data_dim
-                    total = kl.double().movedim(axis, 0).flatten(1).sum(0).cpu()
-                    sums[name] = sums.get(name, torch.zeros_like(total)) + total
-    return {name: total / count for name, total in sums.items()}
+                    axis = kl.dim() - q[name]["fn"].event_dim + pair.data_dim
+                    rows = kl.double().movedim(axis, 0).flatten(1)
+                    sums[name] = rows[: block.count].sum(0).cpu()
+            return sums
+
+        parts = evaluation.map(work)
+        totals = {name: sum(part[name] for part in parts) for name in parts[0]}
+        return {name: torch.as_tensor(total) / len(evaluation) for name, total in totals.items()}
 
 
 def _site_kl(q: Any, p: Any) -> Tensor | None:
@@ -265,10 +277,11 @@ class Rate:
 
 
 def rate(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> Rate:
     r"""Decompose the rate into mutual information and KL of the aggregate posterior.
@@ -280,25 +293,27 @@ def rate(
     Args:
         model: Pyro program.
         guide: Pyro program.
-        x: N data; every pair costs one density of the guide.
+        x: N data, as for ``log_evidence``; every pair costs one density of the guide.
+        mask: True where a value is observed, likewise.
         seed: seed of the draws.
 
     References:
         Hoffman and Johnson (2016). http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
-    conditional, prior, draws = [], [], []
-    with evaluation_mode(model, guide):
-        program, batches = _prepare(model, guide, x)
-        for number, batch in enumerate(batches):
-            with seeded("analysis", seed, number):
-                values, log_q = program.propose(batch, 1)
-            draws.append(values)
-            conditional.append(log_q[0])
-            prior.append(program.log_prior(batch, values)[0])
-        log_q, log_p = torch.cat(conditional), torch.cat(prior)
-        aggregate = torch.cat(
-            [_log_aggregate(program, batches, values, len(log_q)) for values in draws]
-        )
+    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+        pair = evaluation.pair
+
+        def draw(block: Block) -> tuple[Values, Tensor, Tensor]:
+            with seeded("analysis", seed, block.first // BLOCK):
+                values, log_q = pair.propose(block.batch, 1)
+            log_p = pair.log_prior(block.batch, values)
+            pair.check_finite(block.batch, values, log_q, log_p)
+            return values, log_q[0, : block.count], log_p[0, : block.count]
+
+        parts = evaluation.map(draw)
+        draws, of_guide, of_prior = map(list, zip(*parts, strict=True))
+        log_q, log_p = torch.cat(of_guide), torch.cat(of_prior)
+        aggregate = _log_aggregate(evaluation, draws, len(log_q))
     difference = log_q - log_p
     return Rate(
         rate=difference.mean().item(),
@@ -309,28 +324,20 @@ def rate(
     )
 
 
-def _log_aggregate(program: Program, batches: list[Batch], values: Values, n: int) -> Tensor:
+def _log_aggregate(evaluation: Evaluation, draws: list[Values], n: int) -> Tensor:
     """Log q(z) of each datum's draw under the guide's average over all data."""
-    axis = 1 + program.plate_dims + program.data_dim
-    terms = []
-    for batch in batches:
-        # Each datum's draw becomes a sample, the same for every datum of the batch.
-        spread = {}
-        for name, value in values.items():
-            drawn = value.transpose(0, axis)
-            shape = (*drawn.shape[:axis], len(batch[0]), *drawn.shape[axis + 1 :])
-            spread[name] = drawn.expand(shape)
-        terms.append(program.log_guide(batch, spread))
-    return torch.cat(terms, 1).logsumexp(1) - math.log(n)
+    pair, axis = evaluation.pair, evaluation.pair.data_axis
 
+    def work(block: Block) -> Tensor:
+        columns = []
+        for values in draws:
+            # Each datum's draw becomes a sample, the same for every datum of the block.
+            spread = {}
+            for name, value in values.items():
+                drawn = value.transpose(0, axis)
+                shape = (*drawn.shape[:axis], len(block.batch[0]), *drawn.shape[axis + 1 :])
+                spread[name] = drawn.to(block.batch[0].device).expand(shape)
+            columns.append(pair.log_guide(block.batch, spread))
+        return torch.cat(columns)[:n, : block.count]
 
-def _prepare(
-    model: Callable[..., Any], guide: Callable[..., Any], x: Tensor | Data | tuple[Tensor, ...]
-) -> tuple[Program, list[Batch]]:
-    arguments = x if isinstance(x, tuple) else (x.x if isinstance(x, Data) else x,)
-    for argument in arguments:
-        check_data(argument)
-    device = module_device(model, guide) or arguments[0].device
-    parts = zip(*(argument.split(_BLOCK) for argument in arguments), strict=True)
-    batches: list[Batch] = [tuple(part.to(device) for part in batch) for batch in parts]
-    return Program.inspect(model, guide, batches[0]), batches
+    return torch.cat(evaluation.map(work), 1).logsumexp(1) - math.log(n)

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this checkout, whatever is installed
+
 import pyro_vae as pv
 
 RECORD = Path(__file__).parent / "records" / "referee.json"

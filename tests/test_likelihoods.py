@@ -12,13 +12,13 @@ from torch import nn
 from torch.distributions import constraints, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.common.checks import check_support
 from pyro_vae.distributions import discrete as masses
 from pyro_vae.distributions import real as densities
 from pyro_vae.distributions.special import log_rising
 from pyro_vae.likelihoods import LIKELIHOODS, build_likelihood, likelihood_network_shape
 from pyro_vae.networks import MLP
-from pyro_vae.programs.missing import masked
+from pyro_vae.programs.checks import check_support
+from pyro_vae.programs.masks import fill, mask_model
 
 _EVENT = (2, 3)
 _SMALL = {
@@ -301,7 +301,7 @@ class TestContract:
             with pyro.plate("data", len(x)):
                 pyro.sample("x", likelihood(z), obs=x)
 
-        program, _, batch = masked(model, lambda x: None, (x_missing,), mask)
+        program, batch = mask_model(model), fill((x_missing,), mask)
         trace = pyro.poutine.trace(program).get_trace(*batch)
         trace.compute_log_prob()
         expected = (likelihood(z).base_dist.log_prob(x) * mask).sum((1, 2))

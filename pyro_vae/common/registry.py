@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["check_options", "lookup", "options_of", "suggestion"]
+__all__ = ["check_choice", "check_options", "lookup", "options_of", "suggestion"]
 
 T = TypeVar("T")
 
@@ -26,6 +26,15 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
             + suggestion(name, table)
         )
     return table[name]
+
+
+def check_choice(kind: str, word: str, choices: Iterable[str]) -> None:
+    """Raise a ``ValueError`` that lists what there is, unless a word is among it."""
+    choices = list(choices)
+    if word not in choices:
+        raise ValueError(
+            f"unknown {kind} {word!r}; there are {', '.join(choices)}.{suggestion(word, choices)}"
+        )
 
 
 def options_of(constructor: Callable[..., Any]) -> list[str]:

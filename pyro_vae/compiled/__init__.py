@@ -1,6 +1,6 @@
 """Pyro programs as compiled functions."""
 
-from .functions import compile_function, quietly, reason, state_of
+from .functions import attempt, compile_function, state_of
 from .hoisted import HoistedFunction
 from .products import onednn_is_faster
 from .step import CompiledGradients, CompiledStep, Gradients
@@ -10,9 +10,8 @@ __all__ = [
     "CompiledStep",
     "Gradients",
     "HoistedFunction",
+    "attempt",
     "compile_function",
     "onednn_is_faster",
-    "quietly",
-    "reason",
     "state_of",
 ]

@@ -7,15 +7,20 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import pyro
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import PyroVAEWarning
 from ..common.options import Precision
+from ..common.seeding import seeded
 from .products import products_pass
 
-__all__ = ["as_function", "compile_call", "compile_function", "quietly", "reason", "state_of"]
+__all__ = ["as_function", "attempt", "compile_call", "compile_function", "state_of"]
+
+T = TypeVar("T")
 
 _number = itertools.count()
 
@@ -122,7 +127,7 @@ def _validation_kept() -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
+def _quietly() -> Iterator[None]:
     """Keep what torch says to its own developers while it compiles from the user."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
@@ -155,7 +160,23 @@ def _names(module: nn.Module) -> dict[str, int]:
     return names
 
 
-def reason(error: BaseException) -> str:
+def attempt(build: Callable[[], T], *, what: str) -> T | None:
+    """Return what a function builds by compiling and trying a user's program, if that works.
+
+    Warns:
+        PyroVAEWarning: it does not; says why, and that ``what`` goes on without compilation.
+    """
+    try:
+        with seeded("compile", 0), pyro.validation_enabled(False), _quietly():
+            return build()
+    except Exception as error:  # whatever a user's program brings up under tracing
+        warnings.warn(
+            f"{what} goes on without compilation: {_reason(error)}", PyroVAEWarning, stacklevel=3
+        )
+        return None
+
+
+def _reason(error: BaseException) -> str:
     """Say in a line why a program could not be compiled."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error

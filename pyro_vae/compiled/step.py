@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +9,9 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import PyroVAEWarning
 from ..common.options import Precision
 from ..common.seeding import seeded
-from .functions import compile_function, quietly, reason, state_of
+from .functions import attempt, compile_function, state_of
 
 __all__ = ["CompiledGradients", "CompiledStep", "Gradients"]
 
@@ -88,23 +86,17 @@ class CompiledGradients(Gradients):
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
         buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
-        with seeded("compile", 0), pyro.validation_enabled(False):
-            with torch.no_grad():  # the objective finds the plates, Pyro's store the parameters
-                self.objective.terms(self.program.model, self.program.guide, *batch)
-            try:
-                run = compile_function(
-                    _Loss(self.program, self.objective), precision=self.precision
-                )
-                with quietly():
-                    run(_scalar(1.0), *batch, *state_of(self.program))
-            except Exception as error:  # whatever a user's program brings up under tracing
-                warnings.warn(
-                    f"training goes on without compilation: {reason(error)}",
-                    PyroVAEWarning,
-                    stacklevel=2,
-                )
-            else:
-                self._run, self._state = run, state_of(self.program)
+        with seeded("compile", 0), pyro.validation_enabled(False), torch.no_grad():
+            # The objective finds the plates, and Pyro's store the parameters.
+            self.objective.terms(self.program.model, self.program.guide, *batch)
+
+        def build() -> Callable[..., Any]:
+            loss = _Loss(self.program, self.objective)
+            run = compile_function(loss, precision=self.precision)
+            run(_scalar(1.0), *batch, *state_of(self.program))
+            return run
+
+        self._run, self._state = attempt(build, what="training"), state_of(self.program)
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics are not to know of the trial
                 buffer.copy_(before)

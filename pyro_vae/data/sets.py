@@ -18,7 +18,7 @@ from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.seeding import derive
 
-__all__ = ["DATASETS", "Data", "Splits", "fingerprint", "load"]
+__all__ = ["DATASETS", "Data", "Splits", "as_bytes", "fingerprint", "load"]
 
 Arrays = dict[str, tuple[Tensor, Tensor | None]]
 """Splits by name: gray values ``(N, *event_shape)`` and labels ``(N,)``."""
@@ -113,10 +113,15 @@ def fingerprint(*tensors: Tensor) -> str:
     """SHA-256 of tensors' values, shapes and types, as hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{array.dtype}{tuple(array.shape)}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(as_bytes(tensor))
     return digest.hexdigest()
+
+
+def as_bytes(tensor: Tensor) -> bytes:
+    """Return the values of a tensor as they lie in memory."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def load(

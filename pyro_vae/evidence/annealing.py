@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..programs.pair import Batch
+from ..programs.traces import Batch
 from .proposals import NormalProposal
 from .space import Space
 
@@ -88,7 +88,7 @@ class _Path:
     def ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities of the proposal and of p(x, u) in v, ``(C, N)``, float64."""
         log_base = self.base.log_noise(v) + self.volume
-        log_joint = self.space.log_joint(self.batch, self.base.place(v), check=False) + self.volume
+        log_joint = self.space.log_joint(self.batch, self.base.place(v)) + self.volume
         return log_base, log_joint.nan_to_num(nan=-math.inf)
 
     def difference(self, v: Tensor) -> Tensor:
@@ -110,8 +110,8 @@ class _Path:
 def tune(space: Space, batch: Batch, base: NormalProposal, settings: Annealing) -> Moves:
     """Adapt the step sizes in a pilot run, temperature by temperature and datum by datum.
 
-    The step grows by 2 % where the moving average of the acceptance is above the target and shrinks
-    where it is below; five moves are made at each of the pilot's temperatures.
+    At each temperature the pilot's chains make one move; the step then grows by 5 % where the
+    moving average of the acceptance is above the target, and shrinks by 5 % where it is below.
     """
     path = _Path(space, batch, base)
     n = len(base.mean)

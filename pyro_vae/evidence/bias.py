@@ -6,17 +6,16 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ..common.checks import check_data, check_support, check_type, module_device
+from ..common.registry import check_choice
 from ..common.seeding import seeded
-from ..data.sets import Data
-from ..programs.mode import evaluation_mode
-from ..programs.pair import Program, pad
-from ..programs.sites import NonFiniteDensity
+from ..data import AnyData
+from ..programs.evaluation import Block, evaluating
+from ..programs.traces import Fn
 from .diagnostics import jackknife, log_mean_exp, standard_error
 from .ladder import Ladder
 
@@ -30,7 +29,6 @@ __all__ = [
 ]
 
 _RATIO = 2**-1.5  # of the levels' probabilities: between 1/4 and 1/2 variance and cost are finite
-_DATA_BLOCK = 64
 _ROWS = {"cpu": 2048, "cuda": 65536}
 
 
@@ -222,52 +220,38 @@ def multilevel(
 
 
 def unbiased_log_evidence(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
     base: int = 64,
     method: Literal["guide", "laplace"] = "guide",
+    mask: Tensor | None = None,
     seed: int = 0,
 ) -> Multilevel:
     """Unbiased estimate of the mean of log p(x) in nats over data, by :func:`multilevel`.
 
     Args and errors are those of :func:`~pyro_vae.evidence.importance.log_evidence`, and ``base``,
-    the samples on level 0. With ``method="laplace"`` a normal is fitted to each datum.
+    the samples on level 0. With ``method="laplace"`` a normal is fitted to each datum. A loader is
+    read once for each level.
     """
-    if method not in ("guide", "laplace"):
-        raise ValueError(f"unknown method {method!r}; there are guide, laplace.")
-    batch = (x.x,) if isinstance(x, Data) else x if isinstance(x, tuple) else (x,)
-    check_data(batch[0])
-    check_type(batch[0], model, guide)
-    device = module_device(model, guide) or batch[0].device
-    with evaluation_mode(model, guide):
-        pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
-        program = Program.inspect(model, guide, pilot)
-        rows = program.fixed_rows or 0
-        if rows and method != "guide":
+    check_choice("method", method, ("guide", "laplace"))
+    with evaluating(model, guide, x, mask=mask) as evaluation:
+        pair = evaluation.pair
+        if pair.fixed_rows and method != "guide":
             raise ValueError(f"{method!r} wants any number of data: give the plate size len(x).")
-        size = rows or _DATA_BLOCK
-        chunk = max(1, _ROWS.get(device.type, 2048) // size)
-        for start in range(0, len(batch[0]), size):
-            part = pad(tuple(a[start : start + size].to(device) for a in batch), rows)
-            check_support(model, guide, part, first=start)
+        chunk = max(1, _ROWS.get(evaluation.device.type, 2048) // evaluation.rows)
 
         def draw(index: Tensor, samples: int, key: tuple[int, ...]) -> Tensor:
             ladder = Ladder(method=method, samples=samples, chunk=chunk)
-            log_weights = torch.empty(samples, len(index), dtype=torch.float64)
-            for first in range(0, len(index), size):
-                here = index[first : first + size]
-                part = pad(tuple(a[here.to(a.device)].to(device) for a in batch), rows)
-                try:
-                    (weighed,) = ladder.weigh(program, part, (*key, first))
-                except NonFiniteDensity as error:
-                    data = [int(here[min(row, len(here) - 1)]) for row in error.rows]
-                    raise NonFiniteDensity(error.site, error.role, data) from None
-                log_weights[:, first : first + size] = weighed.log_weights[:, : len(here)].cpu()
-            return log_weights
 
-        return multilevel(draw, len(batch[0]), base=base, seed=seed)
+            def work(block: Block) -> Tensor:
+                (weighed,) = ladder.weigh(pair, block.batch, (*key, block.first))
+                return weighed.log_weights[:, : block.count].cpu()
+
+            return torch.cat(evaluation.map(work, index=index), 1)
+
+        return multilevel(draw, len(evaluation), base=base, seed=seed)
 
 
 def _difference(log_weights: Tensor) -> Tensor:

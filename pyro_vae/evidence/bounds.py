@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..common.checks import check_data, module_device
 from ..common.options import Method
 from ..common.seeding import seeded
-from ..data.sets import Data
-from ..programs.mode import evaluation_mode
-from ..programs.pair import Batch, Program
+from ..data import AnyData
+from ..programs.evaluation import BLOCK, Block, evaluating
+from ..programs.pair import Values
+from ..programs.traces import Batch, Fn
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
 from .importance import log_evidence
@@ -26,7 +23,6 @@ from .space import Space
 
 __all__ = ["Certificate", "certify"]
 
-_BLOCK = 64
 _MARGIN = 3.0  # standard errors
 
 
@@ -84,14 +80,15 @@ class Certificate:
 
 
 def certify(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data,
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
     number: int = 100,
     samples: int = 1000,
     method: Method = "auto",
     annealing: Annealing | None = None,
+    mask: Tensor | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Certificate:
@@ -106,11 +103,13 @@ def certify(
     Args:
         model: Pyro program whose observed site takes the argument as it is (``obs=x``).
         guide: Pyro program.
-        x: any data; only their number and shape are used.
-        number: data to simulate.
+        x: data, as for ``log_evidence``; only their number and shape are used, and the values of
+            arguments that are not observed (conditions).
+        number: data to simulate; arguments are repeated if there are fewer.
         samples: importance samples of the estimate to certify.
         method: its proposal.
         annealing: settings of the bounds.
+        mask: True where a value is observed, as for ``log_evidence``: bounds of log p(x_obs).
         seed: seed of the simulation and all draws.
         progress: show a progress bar; by default if the output is a terminal.
 
@@ -121,42 +120,42 @@ def certify(
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
         Wu et al. (2017). https://arxiv.org/abs/1611.04273
     """
-    rows = x.x if isinstance(x, Data) else x
-    check_data(rows)
     if number < 1:
         raise ValueError(f"number of data to simulate must be at least 1; got {number}.")
     settings = annealing or Annealing()
-    template = rows[torch.arange(number) % len(rows)]
-    template = template.to(module_device(model, guide) or rows.device)
-    parts: list[tuple[Tensor, ...]] = []
-    simulated: list[Tensor] = []
-    with (
-        evaluation_mode(model, guide),
-        tqdm(
-            total=number,
-            desc="bounds",
-            unit="datum",
-            disable=None if progress is None else not progress,
-            leave=False,
-        ) as bar,
-    ):
-        program = Program.inspect(model, guide, (template[:_BLOCK],))
-        for first in range(0, number, _BLOCK):
+    simulated: list[Batch] = []
+    drawn: list[Values] = []
+    with evaluating(model, guide, x, checked=False, finite=mask is None) as evaluation:
+        index = torch.arange(number) % len(evaluation)
+        (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
+        if mask is not None and mask.dim() == rows[0].dim() and len(mask) == len(evaluation):
+            mask = mask[index.to(mask.device)]
+        template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)
+        for first in range(0, number, BLOCK):
+            part = tuple(argument[first : first + BLOCK] for argument in template)
             with seeded("simulate", seed, first):
-                batch, values = program.simulate((template[first : first + _BLOCK],))
-            space = Space.of(program, batch)
-            parts.append(_both_bounds(space, batch, space.vector(values)[0], settings, seed, first))
-            simulated.append(batch[0])
-            bar.update(len(batch[0]))
-    columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
-    lower, lower_error, upper, upper_error = columns
+                batch, values = evaluation.pair.simulate(part)
+            simulated.append(batch)
+            drawn.append(values)
+    data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
+
+    with evaluating(model, guide, data, mask=mask, checked=False) as evaluation:
+
+        def work(block: Block) -> tuple[Tensor, ...]:
+            space = Space.of(evaluation.pair, block.batch)
+            u = space.vector(drawn[block.first // BLOCK])[0]
+            return _both_bounds(space, block.batch, u, settings, seed, block.first)
+
+        parts = evaluation.map(work, rows=BLOCK, desc="bounds", progress=progress)
+    lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
     evidence = log_evidence(
         model,
         guide,
-        torch.cat(simulated),
+        data if len(data) > 1 else data[0],
         samples=samples,
         method=method,
         annealing=annealing,
+        mask=mask,
         seed=seed,
         progress=progress,
     )
@@ -166,14 +165,14 @@ def certify(
 def _both_bounds(
     space: Space, batch: Batch, u: Tensor, settings: Annealing, seed: int, first: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lower bound, its error, upper bound, its error, each ``(n,)``."""
+    """Lower bound, its error, upper bound, its error, each ``(n,)``, on the CPU."""
     with seeded("bounds: fit", seed, first):
         base = laplace(space, batch, refine(space, batch, moments_of_guide(space, batch)))
         moves = tune(space, batch, base, settings)
     with seeded("bounds: forward", seed, first):
-        forward = anneal(space, batch, base, settings, moves)
+        forward = anneal(space, batch, base, settings, moves).cpu()
     with seeded("bounds: reverse", seed, first):
-        backward = -anneal_reverse(space, batch, base, settings, moves, u)
+        backward = -anneal_reverse(space, batch, base, settings, moves, u).cpu()
     return (
         log_mean_exp(forward),
         standard_error(forward),

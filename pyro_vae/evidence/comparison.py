@@ -136,8 +136,7 @@ def compare(evidences: Mapping[str, Evidence]) -> Comparison:
 
     Raises:
         ValueError: nothing to compare; results on different data (the hash decides, so another
-            binarization is other data too), of data of different event sizes, or with different
-            directions of their bounds.
+            binarization is other data too), or of data of different event sizes.
     """
     if not evidences:
         raise ValueError("nothing to compare: give at least one result, {name: evidence}.")
@@ -168,11 +167,6 @@ def _check_comparable(one: tuple[str, Evidence], other: tuple[str, Evidence]) ->
         raise ValueError(
             f"{name!r} and {best!r} have data of different event sizes: {a.event_size} against "
             f"{b.event_size} values per datum. Evaluate both on data of one shape."
-        )
-    if a.bound != b.bound:
-        raise ValueError(
-            f"{name!r} and {best!r} are bounds in different directions: {a.bound!r} against "
-            f"{b.bound!r}, so that their difference means nothing. Evaluate both by log_evidence."
         )
 
 

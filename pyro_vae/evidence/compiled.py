@@ -1,8 +1,7 @@
-"""A Pyro model and guide whose draws and densities are compiled functions."""
+"""A pair of Pyro programs whose draws and densities are compiled functions."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -10,18 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..common.checks import modules_of
-from ..common.errors import PyroVAEWarning
 from ..common.options import Precision
-from ..common.seeding import seeded
-from ..compiled import HoistedFunction, quietly, reason
-from ..programs.pair import Batch, Program, Values
+from ..compiled import HoistedFunction, attempt
+from ..programs.modules import modules_of
+from ..programs.pair import Pair, Values
+from ..programs.traces import Batch
 
-__all__ = ["CompiledProgram"]
+__all__ = ["CompiledPair"]
 
 
 @dataclass(frozen=True)
-class CompiledProgram(Program):
+class CompiledPair(Pair):
     """The same pair, with the guide's draws and log p(x, z) compiled.
 
     Each is compiled for the first numbers of samples and of data it is asked for. What a batch
@@ -38,33 +36,28 @@ class CompiledProgram(Program):
     functions: dict[str, _Function] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, program: Program, *, precision: Precision = "float32") -> CompiledProgram:
+    def of(cls, pair: Pair, *, precision: Precision = "float32") -> CompiledPair:
         """Compile a pair that was inspected, with matrix products of this precision."""
-        own = {item.name: getattr(program, item.name) for item in fields(program)}
+        own = {item.name: getattr(pair, item.name) for item in fields(pair)}
         return cls(**own, precision=precision)
 
-    def propose(self, batch: Batch, samples: int, *, check: bool = True) -> tuple[Values, Tensor]:
-        """Draw latents from the guide, as :meth:`Program.propose` does."""
+    def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        """Draw latents from the guide, as :meth:`Pair.propose` does."""
         run = self._function("propose", samples, lambda: _Draw(self, samples), [], batch)
-        if run is not None:
-            log_q, *drawn = run()
-            if not check or (log_q < torch.inf).all():
-                return dict(zip(self.latents, drawn, strict=True)), log_q
-        return super().propose(batch, samples, check=check)  # names the site and the data
+        if run is None:
+            return super().propose(batch, samples)
+        log_q, *drawn = run()
+        return dict(zip(self.latents, drawn, strict=True)), log_q
 
-    def log_joint(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
-        """Return log p(x, z) for given latents, as :meth:`Program.log_joint` does."""
+    def log_joint(self, batch: Batch, values: Values) -> Tensor:
+        """Return log p(x, z) for given latents, as :meth:`Pair.log_joint` does."""
         given = [values[name] for name in self.latents]
         samples = number = len(given[0])
         if "log_joint" in self.functions and samples < self.functions["log_joint"].samples:
             number = self.functions["log_joint"].samples
             given = [torch.cat([v, v[-1:].expand(number - samples, *v.shape[1:])]) for v in given]
         run = self._function("log_joint", number, lambda: _Joint(self), given, batch)
-        if run is not None:
-            log_p: Tensor = run(*given)[:samples]
-            if not check or (log_p < torch.inf).all():
-                return log_p
-        return super().log_joint(batch, values, check=check)
+        return super().log_joint(batch, values) if run is None else run(*given)[:samples]
 
     def _function(
         self,
@@ -109,21 +102,13 @@ class _Function:
         self.shapes = [tensor.shape for tensor in (*given, *batch)]
         self.batch: Batch | None = None
         self.prepared: list[Tensor] = []
-        self.compiled: HoistedFunction | None = None
-        try:
-            with seeded("compile", 0), quietly():
-                function = HoistedFunction(
-                    module, moving=(*given,), fixed=batch, precision=precision
-                )
-                function(function.prepare(*batch), *given)
-        except Exception as error:  # whatever a user's program brings up under tracing
-            warnings.warn(
-                f"evaluation goes on without compilation: {reason(error)}",
-                PyroVAEWarning,
-                stacklevel=2,
-            )
-        else:
-            self.compiled = function
+
+        def build() -> HoistedFunction:
+            function = HoistedFunction(module, moving=(*given,), fixed=batch, precision=precision)
+            function(function.prepare(*batch), *given)
+            return function
+
+        self.compiled = attempt(build, what="evaluation")
 
     def of(self, batch: Batch) -> Callable[..., Any] | None:
         """Return the function for a batch, which is prepared once."""
@@ -138,25 +123,25 @@ class _Function:
 class _Draw(nn.Module):
     """Draws of the guide, and their log density, as the call of a module that holds all parts."""
 
-    def __init__(self, program: Program, samples: int) -> None:
+    def __init__(self, pair: Pair, samples: int) -> None:
         super().__init__()
-        self.program, self.samples = program, samples
-        self.parts = nn.ModuleList(modules_of(program.guide))
+        self.pair, self.samples = pair, samples
+        self.parts = nn.ModuleList(modules_of(pair.guide))
 
     def forward(self, *batch: Tensor) -> tuple[Tensor, ...]:
-        values, log_q = Program.propose(self.program, batch, self.samples, check=False)
-        return log_q, *(values[name] for name in self.program.latents)
+        values, log_q = Pair.propose(self.pair, batch, self.samples)
+        return log_q, *(values[name] for name in self.pair.latents)
 
 
 class _Joint(nn.Module):
     """The log density as the call of a module that holds every module of the model."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, pair: Pair) -> None:
         super().__init__()
-        self.program = program
-        self.parts = nn.ModuleList(modules_of(program.model))
+        self.pair = pair
+        self.parts = nn.ModuleList(modules_of(pair.model))
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        names = tuple(self.program.latents)
+        names = tuple(self.pair.latents)
         values = dict(zip(names, tensors, strict=False))
-        return Program.log_joint(self.program, tensors[len(names) :], values, check=False)
+        return Pair.log_joint(self.pair, tensors[len(names) :], values)

@@ -14,23 +14,13 @@ import torch
 from torch import Tensor
 
 from ..common.files import write_text
-from .result import METHODS, Evidence
+from .result import COLUMNS, METHODS, Evidence
 
 if TYPE_CHECKING:
     import xarray  # type: ignore[import-not-found,unused-ignore]
 
 __all__ = ["to_csv", "to_datatree", "write_csv"]
 
-_COLUMNS: dict[str, dict[str, str]] = {
-    "log_px": {"long_name": "log p(x), importance-sampled", "units": "nats"},
-    "standard_error": {"long_name": "Monte-Carlo standard error of log_px", "units": "nats"},
-    "ess": {"long_name": "effective sample size of the importance weights", "units": "samples"},
-    "pareto_k": {"long_name": "Pareto k-hat of the weights' tail", "units": "1"},
-    "jackknife": {"long_name": "jackknife bias-corrected log p(x)", "units": "nats"},
-    "elbo": {"long_name": "ELBO of the proposal", "units": "nats"},
-    "draws": {"long_name": "importance samples taken", "units": "samples"},
-    "rung": {"long_name": "proposal used", "units": "1", "flag_meanings": " ".join(METHODS)},
-}
 _COUNTS = ("draws", "rung")
 
 
@@ -44,7 +34,7 @@ def to_datatree(
 
     The group ``log_evidence`` has the dimension ``datum`` and every number of the result, bit by
     bit; ``rung`` is a flag variable (``flag_values``, ``flag_meanings``). Its attributes, and the
-    tree's, are the settings: samples, seed, method, data, their hash, bound, event_size, units.
+    tree's, are the settings: samples, seed, method, data, their hash, event_size, units.
     ArviZ reads the groups with ``sample_dims``, for example
     ``arviz_stats.summary(tree, group="log_evidence", sample_dims=["datum"], kind="stats")``.
 
@@ -82,7 +72,7 @@ def to_datatree(
     groups = {
         "/": xarray.Dataset(attrs=attributes),
         "/log_evidence": xarray.Dataset(
-            {name: ("datum", _numbers(evidence, name), _about(name)) for name in _COLUMNS},
+            {name: ("datum", _numbers(evidence, name), _about(name)) for name in COLUMNS},
             coords=coords,
             attrs=attributes,
         ),
@@ -118,8 +108,8 @@ def to_csv(evidence: Evidence) -> str:
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("datum", *_COLUMNS))
-    columns = {name: _numbers(evidence, name).tolist() for name in _COLUMNS}
+    writer.writerow(("datum", *COLUMNS))
+    columns = {name: _numbers(evidence, name).tolist() for name in COLUMNS}
     columns["rung"] = [METHODS[number] for number in columns["rung"]]
     writer.writerows(zip(range(len(evidence)), *columns.values(), strict=True))
     return text.getvalue()
@@ -144,12 +134,12 @@ def write_csv(evidence: Evidence, path: str | Path) -> Path:
 def _numbers(evidence: Evidence, name: str) -> np.ndarray[Any, Any]:
     """Return a copy, so that writing to the export does not change the result."""
     values = getattr(evidence, name).detach().to("cpu", torch.float64).numpy().copy()
-    return values.astype(np.int64) if name in _COUNTS else values  # type: ignore[no-any-return]
+    return values.astype(np.int64) if name in _COUNTS else values
 
 
 def _about(name: str) -> dict[str, Any]:
-    flags = {"flag_values": np.arange(len(METHODS))} if name == "rung" else {}
-    return {**_COLUMNS[name], **flags}
+    words = {"flag_values": np.arange(len(METHODS)), "flag_meanings": " ".join(METHODS)}
+    return {**COLUMNS[name], **(words if name == "rung" else {})}
 
 
 def _attributes(evidence: Evidence) -> dict[str, Any]:

@@ -5,41 +5,34 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, get_args
+from dataclasses import replace
+from typing import get_args
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from ..common.checks import check_data, check_support, check_type, module_device
 from ..common.errors import UnreliableEvidence
 from ..common.options import Method, Precision
-from ..common.processes import Processes
-from ..data.sets import Data, fingerprint
-from ..programs.missing import masked
-from ..programs.mode import evaluation_mode
-from ..programs.pair import Batch, Program, pad
-from ..programs.sites import NonFiniteDensity
+from ..common.registry import check_choice
+from ..data import AnyData, fingerprint_of
+from ..programs.evaluation import BLOCK, Block, evaluating
+from ..programs.traces import Fn
 from .annealing import Annealing
-from .compiled import CompiledProgram
+from .compiled import CompiledPair
 from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder, Weighed
 from .result import COLUMNS, Evidence
 
 __all__ = ["log_evidence"]
 
-# Draws are seeded by (block of data, block of samples): these sizes, and not `chunk`, decide which
-# random numbers a datum gets.
-_DATA_BLOCK = 64
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
 _DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
 
 
 def log_evidence(
-    model: Callable[..., Any],
-    guide: Callable[..., Any],
-    x: Tensor | Data | tuple[Tensor, ...],
+    model: Fn,
+    guide: Fn,
+    x: AnyData,
     *,
     samples: int = 1000,
     method: Method = "guide",
@@ -85,8 +78,9 @@ def log_evidence(
     Args:
         model: Pyro program; every site inside one outermost plate over the data.
         guide: Pyro program with the model's latent sites.
-        x: data of shape ``(N, *event_shape)``, or a tuple of tensors if the programs take several
-            arguments, each with the data along dimension 0.
+        x: data of shape ``(N, *event_shape)``; a tuple of tensors if the programs take several
+            arguments, each with the data along dimension 0; or, as for ``fit``, ``Data``, a
+            dataset or a loader (one that does not shuffle), which are read block by block.
         samples: importance samples K for each datum (on the last rung: ``annealing.chains``).
         method: rung of the ladder, or ``"auto"``.
         defensive: share of the draws to take from the prior, mixed into the proposal; bounds the
@@ -124,145 +118,98 @@ def log_evidence(
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
-    for name, value in (("samples", samples), ("chunk", chunk), ("max_samples", max_samples)):
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be at least 1, a whole number; got {value!r}.")
-    if not 0 <= defensive < 1:
-        raise ValueError(f"defensive must be in [0, 1); got {defensive}.")
-    if method not in get_args(Method):
-        raise ValueError(f"unknown method {method!r}; there are {', '.join(get_args(Method))}.")
-    if precision not in get_args(Precision):
-        raise ValueError(
-            f"unknown precision {precision!r}; there are {', '.join(get_args(Precision))}."
-        )
-    if precision != "float32" and not compiled:
-        raise ValueError("precision is of a compiled evaluation; add compiled=True (--compiled).")
     for name, target in (("target_error", target_error), ("datum_error", datum_error)):
         if target is not None and not target > 0:
             raise ValueError(f"{name} must be positive; got {target}.")
+    check_choice("precision", precision, get_args(Precision))
+    if precision != "float32" and not compiled:
+        raise ValueError("precision is of a compiled evaluation; add compiled=True (--compiled).")
     start = time.perf_counter()
-    batch, description = _arguments(x)
-    owners = (model, guide)
-    for number, argument in enumerate(batch):
-        if mask is None or number:
-            check_data(argument, what="x" if not number else f"argument {number}")
-        if len(argument) != len(batch[0]):
-            raise ValueError(f"argument {number} has {len(argument)} rows, x {len(batch[0])}.")
-    check_type(batch[0], *owners)
-    if mask is not None:
-        model, guide, batch = masked(model, guide, batch, mask)
-    processes = Processes.join()
-    device = module_device(*owners) or batch[0].device
-    n = len(batch[0])
-    with evaluation_mode(*owners):
-        pilot = tuple(argument[:_DATA_BLOCK].to(device) for argument in batch)
-        program = Program.inspect(model, guide, pilot)
-        if program.fixed_rows and method != "guide":
+    ladder = Ladder(
+        method=method,
+        samples=samples,
+        chunk=1 if chunk is None else chunk,
+        defensive=defensive,
+        annealing=annealing or Annealing(),
+        mean_error=target_error,
+        datum_error=datum_error,
+        max_samples=max_samples,
+    )
+    with evaluating(model, guide, x, mask=mask) as evaluation:
+        pair, n = evaluation.pair, len(evaluation)
+        if pair.fixed_rows and method != "guide":
             raise ValueError(
                 f"method {method!r} needs programs that take any number of data; theirs is "
-                f"{program.fixed_rows}. Give the data plate size len(x)."
+                f"{pair.fixed_rows}. Give the data plate size len(x)."
             )
-        adaptive = target_error is not None or datum_error is not None
-        most = max_samples if adaptive else samples
-        block = program.fixed_rows or min(_DATA_BLOCK, max(1, _MOST_WEIGHTS // most))
-        ladder = Ladder(
-            method=method,
-            samples=samples,
-            chunk=chunk or max(1, _DEFAULT_ROWS.get(device.type, 1024) // block),
-            defensive=defensive,
-            annealing=annealing or Annealing(),
-            mean_error=None if target_error is None else target_error * math.sqrt(n),
-            datum_error=datum_error,
-            max_samples=max_samples,
-        )
+        most = max_samples if ladder.adaptive else samples
+        rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
+        default = max(1, _DEFAULT_ROWS.get(evaluation.device.type, 1024) // rows)
+        mean_error = None if target_error is None else target_error * math.sqrt(n)
+        ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
+        reference = None
         if compiled:
-            program = CompiledProgram.of(program, precision=precision)
-        columns = {name: torch.zeros(n, dtype=torch.float64) for name in COLUMNS}
-        with tqdm(
-            total=n,
-            desc="log p(x)",
-            unit="datum",
-            disable=not processes.is_first or (None if progress is None else not progress),
-            leave=False,
-        ) as bar:
-            for first in range(0, n, block)[processes.share]:
-                part = tuple(argument[first : first + block].to(device) for argument in batch)
-                count = len(part[0])
-                part = pad(part, program.fixed_rows or 0)
-                if mask is None:
-                    check_support(model, guide, part, first=first)
-                try:
-                    for weighed in ladder.weigh(program, part, (seed, first)):
-                        _write(columns, weighed, first, count)
-                        bar.update(int((weighed.index < count).sum()))
-                except NonFiniteDensity as error:
-                    raise error.shifted(first) from None
-    for values in columns.values():  # every row was written by one process, and is zero elsewhere
-        processes.add_up(values)
-    bias = bias_error = 0.0
-    if precision != "float32":
-        some = tuple(argument[:_DATA_BLOCK] for argument in batch)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnreliableEvidence)
-            reference = log_evidence(
-                model,
-                guide,
-                some,
-                samples=samples,
-                method=method,
-                defensive=defensive,
-                annealing=annealing,
-                target_error=target_error,
-                datum_error=datum_error,
-                max_samples=max_samples,
-                chunk=chunk,
-                compiled=True,
-                seed=seed,
-                progress=False,
-            )
-        added = columns["log_px"][: len(reference)] - reference.log_px
-        bias = added.mean().item()
-        bias_error = added.std().item() / math.sqrt(len(added)) if len(added) > 1 else math.inf
-    evidence = Evidence(
-        **columns,  # type: ignore[arg-type]
-        samples=samples,
-        method=method,
-        seed=seed,
-        event_size=math.prod(batch[0].shape[1:]),
-        data_sha256=fingerprint(*batch),
-        data=description,
-        seconds=time.perf_counter() - start,
-        precision=precision,
-        precision_bias=bias,
-        precision_bias_error=bias_error,
-    )
+            pair = CompiledPair.of(evaluation.pair, precision=precision)
+        if precision != "float32":
+            reference = CompiledPair.of(evaluation.pair)
+
+        def work(block: Block) -> dict[str, Tensor]:
+            key = (seed, block.first)
+            columns = {name: torch.empty(block.count, dtype=torch.float64) for name in _MEASURED}
+            for weighed in ladder.weigh(pair, block.batch, key):
+                keep = weighed.fitted.index < block.count  # the rest is padding
+                found = _summary(weighed)
+                if reference is not None and block.first < BLOCK:
+                    exact = log_mean_exp(ladder.again(weighed, reference, key))
+                    found["added"] = found["log_px"] - exact
+                for name, values in found.items():
+                    columns[name][weighed.fitted.index[keep].cpu()] = values[keep].cpu()
+                block.done(int(keep.sum()))
+            return columns
+
+        parts = evaluation.map(work, rows=rows, desc="log p(x)", progress=progress)
+        columns = {name: torch.cat([part[name] for part in parts]) for name in _MEASURED}
+        added = columns.pop("added")[: BLOCK if reference is not None else 0]
+        evidence = Evidence(
+            **columns,
+            samples=samples,
+            method=method,
+            seed=seed,
+            event_size=math.prod(next(evaluation.source.blocks(1))[0].shape[1:]),
+            data_sha256=fingerprint_of(evaluation.source),
+            data=evaluation.source.description,
+            seconds=time.perf_counter() - start,
+            precision=precision,
+            precision_bias=added.mean().item() if len(added) else 0.0,
+            precision_bias_error=_error_of_mean(added),
+        )
     _warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)
     return evidence
 
 
-def _write(columns: dict[str, Tensor], weighed: Weighed, first: int, count: int) -> None:
-    """Summarize log weights into the rows of their data; padding is left out."""
-    keep = weighed.index < count
-    log_weights, rows = weighed.log_weights[:, keep], first + weighed.index[keep].cpu()
-    summary = {
+_MEASURED = (*COLUMNS, "added")
+
+
+def _summary(weighed: Weighed) -> dict[str, Tensor]:
+    """Columns of a result from log weights."""
+    log_weights = weighed.log_weights
+    return {
         "log_px": log_mean_exp(log_weights),
         "standard_error": standard_error(log_weights),
         "ess": effective_sample_size(log_weights),
         "pareto_k": pareto_k(log_weights),
         "jackknife": jackknife(log_weights),
-        "elbo": weighed.elbo[keep],
+        "elbo": weighed.elbo,
         "draws": torch.full_like(log_weights[0], len(log_weights)),
         "rung": torch.full_like(log_weights[0], weighed.rung),
     }
-    for name, values in summary.items():
-        columns[name][rows] = values.cpu()
 
 
-def _arguments(x: Tensor | Data | tuple[Tensor, ...]) -> tuple[Batch, str]:
-    if isinstance(x, Data):
-        return (x.x,), x.description
-    return (x if isinstance(x, tuple) else (x,)), ""
+def _error_of_mean(values: Tensor) -> float:
+    if len(values) == 0:
+        return 0.0
+    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
 
 
 def _warn_if_short(

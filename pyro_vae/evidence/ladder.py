@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from ..common.options import Method
+from ..common.registry import check_choice
 from ..common.seeding import seeded
-from ..programs.pair import Batch, Program
+from ..programs.checks import NonFiniteDensity
+from ..programs.pair import Pair, Values
+from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size, pareto_k
 from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
@@ -18,7 +22,7 @@ from .refinement import laplace, moments_of_guide, moments_of_prior, refine
 from .result import METHODS
 from .space import Space
 
-__all__ = ["METHODS", "Ladder", "Weighed"]
+__all__ = ["METHODS", "Fitted", "Ladder", "Weighed"]
 
 
 _LEAST_SAMPLES = 64
@@ -31,20 +35,51 @@ _GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01)}
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """Data on one rung, with the proposal fitted to each (none: the guide).
+
+    Attributes:
+        pair: the programs.
+        batch: the data.
+        index: their positions in the block, ``(n,)``.
+        normal: the proposal.
+        elbo: ELBO of the guide, where the ladder was climbed from it, ``(n,)``.
+    """
+
+    pair: Pair
+    batch: Batch
+    index: Tensor
+    normal: NormalProposal | None = None
+    elbo: Tensor | None = None
+
+    def select(self, chosen: Tensor) -> Fitted:
+        """Return some of the data."""
+        normal = self.normal
+        if normal is not None:
+            normal = replace(normal, mean=normal.mean[chosen], tril=normal.tril[chosen])
+        batch = tuple(argument[chosen] for argument in self.batch)
+        elbo = None if self.elbo is None else self.elbo[chosen]
+        return Fitted(self.pair, batch, self.index[chosen], normal, elbo)
+
+
+@dataclass(frozen=True)
 class Weighed:
     """Log weights of some data of a block.
 
     Attributes:
         rung: number of the proposal in ``METHODS``.
-        index: positions of the data in the block, ``(n,)``.
+        fitted: the data and their proposal.
         log_weights: shape ``(K, n)``, float64.
-        elbo: ELBO of the proposal, or of the guide where the ladder was climbed from it, ``(n,)``.
     """
 
     rung: int
-    index: Tensor
+    fitted: Fitted
     log_weights: Tensor
-    elbo: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        """ELBO of the guide, where the ladder was climbed from it, or of the proposal, ``(n,)``."""
+        return self.log_weights.mean(0) if self.fitted.elbo is None else self.fitted.elbo
 
 
 @dataclass(frozen=True)
@@ -76,51 +111,69 @@ class Ladder:
     datum_error: float | None = None
     max_samples: int = 100_000
 
-    def weigh(self, program: Program, batch: Batch, key: tuple[int, ...]) -> Iterator[Weighed]:
+    def __post_init__(self) -> None:
+        for name in ("samples", "chunk", "max_samples"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be at least 1, a whole number; got {value!r}.")
+        if not 0 <= self.defensive < 1:
+            raise ValueError(f"defensive must be in [0, 1); got {self.defensive}.")
+        check_choice("method", self.method, get_args(Method))
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether a target of the error decides the number of draws."""
+        return self.mean_error is not None or self.datum_error is not None
+
+    def weigh(self, pair: Pair, batch: Batch, key: tuple[int, ...]) -> Iterator[Weighed]:
         """Yield the log weights of a block of data, rung by rung; every datum once.
 
         Args:
-            program: the programs.
+            pair: the programs.
             batch: N data.
             key: seeds of the block.
 
         Raises:
             ValueError: a method other than ``"guide"`` with discrete latents.
+            NonFiniteDensity: a log density of NaN or +infinity.
         """
-        stand = _Stand(program, batch, torch.arange(len(batch[0]), device=batch[0].device))
+        fitted = Fitted(pair, batch, torch.arange(len(batch[0]), device=batch[0].device))
         for rung, name in enumerate(METHODS):
-            stand = self._fit(rung, stand, key)
+            fitted = self._fit(rung, fitted, key)
             if name in (self.method, METHODS[-1]):
-                here = torch.ones_like(stand.index, dtype=torch.bool)
+                stay = torch.ones_like(fitted.index, dtype=torch.bool)
             elif self.method == "auto" and name in _GOOD:
-                pilot = self._draw(stand, self.pilot, "pilot", (*key, rung))
-                here = self._will_do(name, pilot)
-                stand = stand if rung else replace(stand, elbo=pilot.mean(0))
+                pilot = self._draw(fitted, self.pilot, "pilot", (*key, rung))
+                stay = self._will_do(name, pilot)
+                fitted = fitted if rung else replace(fitted, elbo=pilot.mean(0))
             else:
                 continue
-            if here.any():
-                reached = stand.select(here)
-                for samples, some in self._sizes(rung, reached, key):
-                    part = reached.select(some)
-                    log_weights = self._estimate(rung, part, samples, key)
-                    elbo = log_weights.mean(0) if part.elbo is None else part.elbo
-                    yield Weighed(rung, part.index, log_weights, elbo)
-            if here.all():
+            if stay.any():
+                reached = fitted.select(stay)
+                for samples, chosen in self._sizes(rung, reached, key):
+                    part = reached.select(chosen)
+                    yield Weighed(rung, part, self._estimate(rung, part, samples, key))
+            if stay.all():
                 return
-            stand = stand.select(~here)
+            fitted = fitted.select(~stay)
 
-    def _fit(self, rung: int, stand: _Stand, key: tuple[int, ...]) -> _Stand:
+    def again(self, weighed: Weighed, pair: Pair, key: tuple[int, ...]) -> Tensor:
+        """Return log weights of the same draws under the same programs in another precision."""
+        fitted = replace(weighed.fitted, pair=pair)
+        return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key)
+
+    def _fit(self, rung: int, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
         """Fit the rung's proposal to each datum, from that of the rung below."""
         name = METHODS[rung]
         if name == "refined":
-            space = Space.of(stand.program, stand.batch)
+            space = Space.of(fitted.pair, fitted.batch)
             with seeded("fit proposal", *key):
-                start = moments_of_guide(space, stand.batch)
-                return replace(stand, normal=refine(space, stand.batch, start))
-        if name == "laplace" and stand.normal is not None:
-            normal = laplace(stand.normal.space, stand.batch, stand.normal)
-            return replace(stand, normal=replace(normal, tril=normal.tril * self.inflation))
-        return stand
+                start = moments_of_guide(space, fitted.batch)
+                return replace(fitted, normal=refine(space, fitted.batch, start))
+        if name == "laplace" and fitted.normal is not None:
+            normal = laplace(fitted.normal.space, fitted.batch, fitted.normal)
+            return replace(fitted, normal=replace(normal, tril=normal.tril * self.inflation))
+        return fitted
 
     def _will_do(self, name: str, log_weights: Tensor) -> Tensor:
         """Which data a pilot finds the proposal good enough for."""
@@ -130,17 +183,17 @@ class Ladder:
         return (k.isnan() | (k <= most_k)) & enough
 
     def _sizes(
-        self, rung: int, stand: _Stand, key: tuple[int, ...]
+        self, rung: int, fitted: Fitted, key: tuple[int, ...]
     ) -> Iterator[tuple[int, Tensor]]:
         """Yield numbers of draws, with the data that take so many.
 
         With cv_n the coefficient of variation of the weights, the errors are cv_n / sqrt(K_n); the
         least total under a bound on their mean square has K_n proportional to cv_n (Neyman).
         """
-        if METHODS[rung] == "annealed" or (self.mean_error is None and self.datum_error is None):
-            yield self.samples, torch.ones_like(stand.index, dtype=torch.bool)
+        if METHODS[rung] == "annealed" or not self.adaptive:
+            yield self.samples, torch.ones_like(fitted.index, dtype=torch.bool)
             return
-        pilot = self._draw(stand, self.pilot, "allocate", (*key, rung))
+        pilot = self._draw(fitted, self.pilot, "allocate", (*key, rung))
         cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
         size = torch.zeros_like(cv2)
         if self.mean_error is not None:
@@ -153,66 +206,50 @@ class Ladder:
             samples = min(_LEAST_SAMPLES * 2**step, max(self.max_samples, _LEAST_SAMPLES))
             yield samples, steps == step
 
-    def _estimate(self, rung: int, stand: _Stand, samples: int, key: tuple[int, ...]) -> Tensor:
+    def _estimate(self, rung: int, fitted: Fitted, samples: int, key: tuple[int, ...]) -> Tensor:
         """Log weights from fresh draws."""
-        if METHODS[rung] != "annealed" or stand.normal is None:
-            return self._draw(stand, samples, "evidence", (*key, samples))
-        normal = stand.normal
+        if METHODS[rung] != "annealed" or fitted.normal is None:
+            return self._draw(fitted, samples, "evidence", (*key, samples))
+        space = replace(fitted.normal.space, pair=fitted.pair)
+        normal = replace(fitted.normal, space=space)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
             with seeded("moments", *key):
-                normal = moments(normal.space, stand.batch)
+                normal = moments(space, fitted.batch)
         with seeded("tune", *key):
-            moves = tune(normal.space, stand.batch, normal, self.annealing)
+            moves = tune(space, fitted.batch, normal, self.annealing)
         with seeded("anneal", *key):
-            return anneal(normal.space, stand.batch, normal, self.annealing, moves)
+            return anneal(space, fitted.batch, normal, self.annealing, moves)
 
-    def _draw(
-        self,
-        stand: _Stand,
-        samples: int,
-        stream: str,
-        key: tuple[int, ...],
-        *,
-        check: bool = False,
-    ) -> Tensor:
+    def _draw(self, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]) -> Tensor:
         """Log weights of draws from a proposal, ``(samples, n)``, float64."""
-        program, batch = stand.program, stand.batch
-        proposal: Proposal = stand.normal or GuideProposal(program, batch)
+        pair, batch = fitted.pair, fitted.batch
+        proposal: Proposal = fitted.normal or GuideProposal(pair, batch)
         if self.defensive:
-            prior = PriorProposal(program, batch)
+            prior = PriorProposal(pair, batch)
             proposal = Mixture([prior, proposal], [self.defensive, 1 - self.defensive])
         device = batch[0].device
         log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
         size = _SAMPLE_BLOCK.get(device.type, 64)
-        for begin in range(0, samples, size):
-            count = min(size, samples - begin)
+
+        def draw(begin: int) -> tuple[Values, Tensor]:
             with seeded(stream, *key, begin):
-                values, log_q = proposal.draw(count)
-            for a in range(0, count, self.chunk):
+                return proposal.draw(min(size, samples - begin))
+
+        finite = torch.ones((), dtype=torch.bool, device=device)
+        for begin in range(0, samples, size):
+            values, log_q = draw(begin)
+            finite = finite & (log_q < torch.inf).all()
+            for a in range(0, len(log_q), self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}
-                log_p = program.log_joint(batch, piece, check=check)
+                log_p = pair.log_joint(batch, piece)
                 log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + self.chunk]
-        if check or (log_weights < torch.inf).all():
-            return log_weights
-        return self._draw(stand, samples, stream, key, check=True)  # names the site and the data
-
-
-@dataclass(frozen=True)
-class _Stand:
-    """Data on one rung, with the proposal fitted to each (none: the guide)."""
-
-    program: Program
-    batch: Batch
-    index: Tensor
-    normal: NormalProposal | None = None
-    elbo: Tensor | None = None
-
-    def select(self, here: Tensor) -> _Stand:
-        """Return some of the data."""
-        normal = self.normal
-        if normal is not None:
-            normal = replace(normal, mean=normal.mean[here], tril=normal.tril[here])
-        batch = tuple(argument[here] for argument in self.batch)
-        elbo = None if self.elbo is None else self.elbo[here]
-        return _Stand(self.program, batch, self.index[here], normal, elbo)
+        if not (finite & (log_weights < torch.inf).all()):
+            for begin in range(0, samples, size):  # find the draw, the site and the data
+                values, log_q = draw(begin)
+                try:
+                    pair.check_finite(batch, values, log_q, log_weights[begin : begin + size])
+                except NonFiniteDensity as error:
+                    rows = fitted.index[error.rows].tolist()
+                    raise NonFiniteDensity(error.site, error.role, rows) from None
+        return log_weights

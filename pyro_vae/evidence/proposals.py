@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ..programs.pair import Batch, Program, Values
+from ..programs.pair import Pair, Values
+from ..programs.traces import Batch
 from .space import Space
 
 __all__ = ["GuideProposal", "Mixture", "NormalProposal", "PriorProposal", "Proposal"]
@@ -30,32 +31,32 @@ class Proposal(Protocol):
 class GuideProposal:
     """The guide itself, q(z|x)."""
 
-    program: Program
+    pair: Pair
     batch: Batch
 
     def draw(self, samples: int) -> tuple[Values, Tensor]:
         """Draw from the guide."""
-        return self.program.propose(self.batch, samples)
+        return self.pair.propose(self.batch, samples)
 
     def log_density(self, values: Values) -> Tensor:
         """Log q(z|x)."""
-        return self.program.log_guide(self.batch, values)
+        return self.pair.log_guide(self.batch, values)
 
 
 @dataclass(frozen=True)
 class PriorProposal:
     """The model's prior over its latents."""
 
-    program: Program
+    pair: Pair
     batch: Batch
 
     def draw(self, samples: int) -> tuple[Values, Tensor]:
         """Draw from the prior."""
-        return self.program.propose_prior(self.batch, samples)
+        return self.pair.propose_prior(self.batch, samples)
 
     def log_density(self, values: Values) -> Tensor:
         """Log p(z)."""
-        return self.program.log_prior(self.batch, values)
+        return self.pair.log_prior(self.batch, values)
 
 
 @dataclass(frozen=True)

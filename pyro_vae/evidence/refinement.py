@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..programs.pair import Batch, Values
+from ..programs.pair import Values
+from ..programs.traces import Batch
 from .proposals import NormalProposal
 from .space import Space
 
@@ -18,13 +19,13 @@ _LEAST_CURVATURE = 1e-2
 @torch.no_grad()
 def moments_of_guide(space: Space, batch: Batch, *, samples: int = 100) -> NormalProposal:
     """Return the diagonal normal with the guide's means and variances, from draws."""
-    return _moments(space, space.program.propose(batch, samples)[0])
+    return _moments(space, space.pair.propose(batch, samples)[0])
 
 
 @torch.no_grad()
 def moments_of_prior(space: Space, batch: Batch, *, samples: int = 1000) -> NormalProposal:
     """Return the diagonal normal with the prior's means and variances, from draws."""
-    return _moments(space, space.program.propose_prior(batch, samples)[0])
+    return _moments(space, space.pair.propose_prior(batch, samples)[0])
 
 
 def _moments(space: Space, values: Values) -> NormalProposal:
@@ -62,7 +63,7 @@ def refine(
     """
     mean = start.mean.detach().clone().requires_grad_()
     with torch.enable_grad():
-        likelihood = space.program.log_likelihood(batch, space.values(mean[None])[0])
+        likelihood = space.pair.log_likelihood(batch, space.values(mean[None])[0])
     if not likelihood.requires_grad:
         raise ValueError(
             "the likelihood cannot be differentiated in the latents; use method='guide'."
@@ -74,7 +75,7 @@ def refine(
         for _ in range(steps):
             noise = torch.randn(particles, *mean.shape, dtype=mean.dtype, device=mean.device)
             u = mean + log_scale.exp() * noise
-            elbo = space.log_joint(batch, u, check=False).mean(0) + log_scale.sum(-1)
+            elbo = space.log_joint(batch, u).mean(0) + log_scale.sum(-1)
             gradients = torch.autograd.grad(-elbo.sum(), (mean, log_scale))
             # One datum's bad draw must not end the others' refinement.
             mean.grad, log_scale.grad = (g.nan_to_num(0.0, 0.0, 0.0) for g in gradients)

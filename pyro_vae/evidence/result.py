@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, get_type_hints
 
 import torch
 from torch import Tensor
@@ -19,20 +19,6 @@ __all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence"]
 
 METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
 """Proposals from cheap to dear; their numbers are those in ``Evidence.rung``."""
-
-COLUMNS = (
-    "log_px",
-    "standard_error",
-    "ess",
-    "pareto_k",
-    "jackknife",
-    "elbo",
-    "draws",
-    "rung",
-)
-"""Fields of ``Evidence`` with one value for each datum."""
-
-Bound = Literal["lower"]
 
 
 @dataclass(frozen=True)
@@ -87,21 +73,20 @@ class Evidence:
         data: description of the data, their binarization and its seed, where known.
         seconds: time taken.
         method: the method asked for: a rung of the ladder, or ``"auto"``.
-        bound: direction of the bias.
         precision: of matrix products.
         precision_bias: what reduced precision adds to mean log p(x), measured on the first data
             against float32 with the same draws; 0 for float32.
         precision_bias_error: standard error of that.
     """
 
-    log_px: Tensor
-    standard_error: Tensor
-    ess: Tensor
-    pareto_k: Tensor
-    jackknife: Tensor
-    elbo: Tensor
-    draws: Tensor
-    rung: Tensor
+    log_px: Annotated[Tensor, "log p(x), importance-sampled", "nats"]
+    standard_error: Annotated[Tensor, "Monte-Carlo standard error of log_px", "nats"]
+    ess: Annotated[Tensor, "effective sample size of the importance weights", "samples"]
+    pareto_k: Annotated[Tensor, "Pareto k-hat of the weights' tail", "1"]
+    jackknife: Annotated[Tensor, "jackknife bias-corrected log p(x)", "nats"]
+    elbo: Annotated[Tensor, "ELBO of the proposal", "nats"]
+    draws: Annotated[Tensor, "importance samples taken", "samples"]
+    rung: Annotated[Tensor, "proposal used", "1"]
     samples: int
     seed: int
     event_size: int
@@ -109,7 +94,6 @@ class Evidence:
     data: str = ""
     seconds: float = math.nan
     method: str = "guide"
-    bound: Bound = "lower"
     precision: Precision = "float32"
     precision_bias: float = 0.0
     precision_bias_error: float = 0.0
@@ -215,7 +199,7 @@ class Evidence:
         """
         try:
             content = json.loads(Path(path).read_text())
-            names = {field.name for field in fields(cls)}
+            names = {f.name for f in fields(cls)}
             for name in COLUMNS:
                 values = [float(value) for value in content[name]]
                 content[name] = torch.tensor(values, dtype=torch.float64)
@@ -240,11 +224,14 @@ class Evidence:
         )
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in COLUMNS
-        }
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COLUMNS}
 
 
 _FEW, _ALONE = 5, 1.2
+
+COLUMNS = {
+    name: dict(zip(("long_name", "units"), hint.__metadata__, strict=True))
+    for name, hint in get_type_hints(Evidence, include_extras=True).items()
+    if hasattr(hint, "__metadata__")
+}
+"""Fields of ``Evidence`` with one value for each datum, with their names in words and units."""

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
-from ..programs.pair import Batch, Program, Values
+from ..programs.pair import Pair, Values
+from ..programs.traces import Batch, is_discrete
 
 __all__ = ["Space"]
 
@@ -37,38 +38,38 @@ class Space:
     Build it with :meth:`of`.
 
     Attributes:
-        program: the programs.
-        parts: latent sites in order.
+        pair: the programs.
+        parts: where each latent site lies in the vector.
         size: number of dimensions D.
     """
 
-    program: Program
+    pair: Pair
     parts: tuple[_Part, ...]
     size: int
 
     @classmethod
-    def of(cls, program: Program, batch: Batch) -> Space:
+    def of(cls, pair: Pair, batch: Batch) -> Space:
         """Read the sites and their supports from a run of the programs.
 
         Raises:
             ValueError: a discrete latent, or a support that differs from datum to datum.
         """
         with seeded("describe", 0):
-            values, sites = program.describe(batch)
+            values, sites = pair.describe(batch)
         parts, start = [], 0
         for name, support in sites.items():
-            if support.is_discrete:
+            if is_discrete(support):
                 raise ValueError(
                     f"latent site {name!r} is discrete; use method='guide', which draws it from "
                     "the guide, or sum it out of the model."
                 )
             transform = biject_to(_shared(name, support))
-            value = values[name].movedim(_data_axis(program), 1)
+            value = values[name].movedim(pair.data_axis, 1)
             shape = transform.inv(value).shape[2:]
             size = math.prod(shape)
             parts.append(_Part(name, transform, shape, start, start + size))
             start += size
-        return cls(program, tuple(parts), start)
+        return cls(pair, tuple(parts), start)
 
     def values(self, u: Tensor) -> tuple[Values, Tensor]:
         """Map vectors to latent values.
@@ -81,7 +82,7 @@ class Space:
         """
         values = {}
         jacobian = torch.zeros(u.shape[:2], dtype=torch.float64, device=u.device)
-        axis = _data_axis(self.program)
+        axis = self.pair.data_axis
         for part in self.parts:
             piece = u[..., part.start : part.stop].reshape(*u.shape[:2], *part.shape)
             value = part.transform(piece)
@@ -93,20 +94,17 @@ class Space:
 
     def vector(self, values: Values) -> Tensor:
         """Map latent values to vectors of shape ``(S, N, D)``."""
-        axis = _data_axis(self.program)
+        axis = self.pair.data_axis
         pieces = []
         for part in self.parts:
             value = values[part.name].movedim(axis, 1)
             pieces.append(part.transform.inv(value).reshape(*value.shape[:2], -1))
         return torch.cat(pieces, -1)
 
-    def log_joint(self, batch: Batch, u: Tensor, *, check: bool = True) -> Tensor:
-        """Log p(x, u), shape ``(S, N)``, float64; differentiable in u.
-
-        Without ``check`` a NaN is passed on rather than raised.
-        """
+    def log_joint(self, batch: Batch, u: Tensor) -> Tensor:
+        """Log p(x, u), shape ``(S, N)``, float64; differentiable in u."""
         values, jacobian = self.values(u)
-        return self.program.log_joint(batch, values, check=check) + jacobian
+        return self.pair.log_joint(batch, values) + jacobian
 
     def divergence(self, batch: Batch, u: Tensor) -> Tensor:
         r"""Function of u whose Hessian at the given u is the Gauss-Newton precision.
@@ -124,15 +122,10 @@ class Space:
         values, jacobian = self.values(u[None])
         fixed, _ = self.values(u.detach()[None])
         try:
-            information = self.program.divergence(batch, fixed, values)
+            information = self.pair.divergence(batch, fixed, values)
         except NotImplementedError:
-            return -self.log_joint(batch, u[None], check=False)[0]
-        return (information - self.program.log_prior(batch, values, check=False) - jacobian)[0]
-
-
-def _data_axis(program: Program) -> int:
-    """Axis of the data in a site's value."""
-    return 1 + program.plate_dims + program.data_dim
+            return -self.log_joint(batch, u[None])[0]
+        return (information - self.pair.log_prior(batch, values) - jacobian)[0]
 
 
 def _is_identity(transform: Any) -> bool:

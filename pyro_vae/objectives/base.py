@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,12 +21,10 @@ from pyro.util import check_if_enumerated, check_model_guide_match
 from torch import Tensor
 
 from ..common.seeding import seeded
-from ..programs.sites import data_frames, latent_sites, sample_sites
+from ..programs.traces import DataPlate, Fn, data_plate, latent_sites, sample_sites
 from .gradients import PathGradient
 
-__all__ = ["DataPlate", "Objective", "Traces"]
-
-Fn = Callable[..., Any]
+__all__ = ["Objective", "ParticlePlate", "Traces"]
 
 _PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particles
 
@@ -47,19 +45,15 @@ class Traces:
 
 
 @dataclass(frozen=True)
-class DataPlate:
-    """The one plate over the data that all sites lie in.
+class ParticlePlate(DataPlate):
+    """The plate over the data, beside that over the particles.
 
     Args:
-        dim: its batch dimension (negative).
-        rows: number of data in it.
         scale: how many data of the whole set each of them stands for.
         particles: number of draws per datum.
         batch_dims: batch dimensions of all plates, that of the particles included.
     """
 
-    dim: int
-    rows: int
     scale: float
     particles: int
     batch_dims: float
@@ -205,13 +199,9 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         with seeded("pilot", 0), torch.no_grad():
             return self._trace(model, guide, args)
 
-    def _data_plate(self, traces: Traces) -> DataPlate:
+    def _data_plate(self, traces: Traces) -> ParticlePlate:
         """Find the plate over the data, which all sites must lie in with one scale."""
-        frames = data_frames(traces.model, "model", inside=_PARTICLES)
-        frames += data_frames(traces.guide, "guide", inside=_PARTICLES)
-        dims = {frame.dim for frame in frames}
-        if len(dims) > 1:
-            raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
+        plate = data_plate(traces.model, traces.guide, inside=_PARTICLES)
         sites = [*sample_sites(traces.model), *sample_sites(traces.guide)]
         scale = sites[0][1]["scale"]
         for name, site in sites:
@@ -227,12 +217,8 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
                     f"{type(self).__name__} needs one scale for all sites. Weigh the KL term with "
                     "kl_weight instead."
                 )
-        return DataPlate(
-            dim=frames[0].dim,
-            rows=frames[0].size,
-            scale=scale,
-            particles=self.num_particles,
-            batch_dims=self.max_plate_nesting,
+        return ParticlePlate(
+            plate.dim, plate.rows, scale, self.num_particles, self.max_plate_nesting
         )
 
 

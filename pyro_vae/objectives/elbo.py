@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..common.options import KL, Gradient
-from ..programs.sites import check_match, is_delta, latent_sites, sample_sites
+from ..programs.checks import check_match, is_delta
+from ..programs.traces import Fn, latent_sites, observed_scale, sample_sites
 from .base import Objective, Traces
 from .free_bits import floored_kl
 
@@ -98,8 +98,8 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
 
     def terms(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Fn,
+        guide: Fn,
         *args: Tensor,
         kl_weight: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor]:
@@ -111,15 +111,13 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
         traces = self._trace(model, guide, args)
         closed = self._closed_forms(traces)
         observed, kl = self._split(traces, closed)
-        elbo = (observed - kl).detach() / _scale(traces.model)
+        elbo = (observed - kl).detach() / observed_scale(traces.model)
         if self.free_bits:
             kl = self._floored(traces, closed)
         particles = self.num_particles
         return (kl_weight * kl - observed) / particles, elbo / particles
 
-    def kl_used(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Tensor
-    ) -> dict[str, str]:
+    def kl_used(self, model: Fn, guide: Fn, *args: Tensor) -> dict[str, str]:
         """Return for each latent site of the guide how its KL term is computed.
 
         As :meth:`Objective.kl_used`, which see.
@@ -211,12 +209,3 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
                 continue
             found[name] = scale_and_mask(kl, scale=p["scale"], mask=p["mask"]).sum()
         return found
-
-
-def _scale(trace: Trace) -> float | Tensor:
-    """Scale of the observed sites: how many data of the whole set one of the batch stands for."""
-    for _, site in sample_sites(trace):
-        if site["is_observed"]:
-            scale: float | Tensor = site["scale"]
-            return scale
-    return 1.0

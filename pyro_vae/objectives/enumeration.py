@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -13,7 +12,14 @@ from pyro.ops import packed
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from ..programs.sites import latent_sites, sample_sites
+from ..programs.traces import (
+    Fn,
+    is_regularizer,
+    latent_sites,
+    observed_scale,
+    observed_sites,
+    sample_sites,
+)
 
 __all__ = ["EnumeratedELBO"]
 
@@ -59,8 +65,8 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
 
     def terms(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Fn,
+        guide: Fn,
         *args: Tensor,
         kl_weight: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor]:
@@ -83,7 +89,7 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
         for model_trace, guide_trace in self._get_traces(model, guide, args, {}):
             bound = _expectation(model_trace, guide_trace)
             extra = _regularizers(model_trace)
-            elbo = elbo + (bound - extra).detach() / _scale(model_trace)
+            elbo = elbo + (bound - extra).detach() / observed_scale(model_trace)
             if isinstance(kl_weight, Tensor) or kl_weight != 1:
                 _weigh_latents(model_trace, guide_trace, kl_weight)
                 bound = _expectation(model_trace, guide_trace)
@@ -131,26 +137,10 @@ def _plates(site: Any) -> frozenset[Any]:
     return frozenset(frame for frame in site["cond_indep_stack"] if frame.vectorized)
 
 
-def _observed(trace: Trace) -> Iterator[Any]:
-    sites: Any = trace.nodes
-    return (s for s in sites.values() if s["type"] == "sample" and s["is_observed"])
-
-
-def _is_regularizer(site: Any) -> bool:
-    return bool(site["infer"].get("regularizer"))
-
-
 def _regularizers(trace: Trace) -> Tensor | float:
     """Sum of the terms that are no part of the bound."""
-    terms = (s["packed"]["log_prob"].sum() for s in _observed(trace) if _is_regularizer(s))
-    return sum(terms, 0.0)
-
-
-def _scale(trace: Trace) -> float | Tensor:
-    """Scale of the observed sites: how many data of the whole set one of the batch stands for."""
-    scales = (site["scale"] for site in _observed(trace) if not _is_regularizer(site))
-    scale: float | Tensor = next(scales, 1.0)
-    return scale
+    sites = (site for _, site in observed_sites(trace) if is_regularizer(site))
+    return sum((site["packed"]["log_prob"].sum() for site in sites), 0.0)
 
 
 def _weigh_latents(model_trace: Trace, guide_trace: Trace, weight: float | Tensor) -> None:

@@ -8,12 +8,12 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .base import DataPlate
+from .base import ParticlePlate
 
 __all__ = ["floored_kl"]
 
 
-def floored_kl(q: Any, p: Any, plate: DataPlate, *, free_bits: float, analytic: bool) -> Tensor:
+def floored_kl(q: Any, p: Any, plate: ParticlePlate, *, free_bits: float, analytic: bool) -> Tensor:
     """Sum over a site's dimensions the larger of its mean KL and the threshold.
 
     Args:

@@ -12,7 +12,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from ..programs.sites import latent_sites
+from ..programs.traces import latent_sites
 
 __all__ = ["PathGradient"]
 

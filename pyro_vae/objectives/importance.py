@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,9 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ..common.options import Gradient
-from ..programs.sites import check_match, check_shape, sample_sites
-from .base import DataPlate, Objective, Traces
+from ..programs.checks import check_match, check_shape
+from ..programs.traces import Fn, sample_sites
+from .base import Objective, ParticlePlate, Traces
 
 __all__ = ["IWAE", "Renyi"]
 
@@ -75,8 +75,8 @@ class Renyi(Objective):
 
     def terms(
         self,
-        model: Callable[..., Any],
-        guide: Callable[..., Any],
+        model: Fn,
+        guide: Fn,
         *args: Tensor,
         kl_weight: float | Tensor = 1.0,
     ) -> tuple[Tensor, Tensor]:
@@ -108,7 +108,7 @@ class Renyi(Objective):
         elbo = (log_likelihood + log_ratio).detach().mean(0).sum()
         return -plate.scale * bound.sum(), elbo
 
-    def _log_weights(self, traces: Traces, plate: DataPlate) -> tuple[Tensor, Tensor]:
+    def _log_weights(self, traces: Traces, plate: ParticlePlate) -> tuple[Tensor, Tensor]:
         """Return log p(x|z) and log p(z) - log q(z|x) without scales, shape ``(K, N)``."""
 
         def density(name: str, site: Any) -> Tensor:

@@ -1,8 +1,8 @@
-"""A pair of Pyro programs, model and guide: its traces, its densities per datum, its forms."""
+"""A pair of Pyro programs, model and guide: its traces, its densities per datum, its data."""
 
-from .masked import Masked
+from .masks import Masked
 from .module import ProgramModule
-from .pair import Program
+from .pair import Pair
 from .stored import as_program
 
-__all__ = ["Masked", "Program", "ProgramModule", "as_program"]
+__all__ = ["Masked", "Pair", "ProgramModule", "as_program"]

@@ -2,54 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pyro
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..common.seeding import seeded
-from .sites import (
-    NonFiniteDensity,
-    check_densities,
-    check_match,
-    check_shape,
-    data_frames,
+from .checks import NonFiniteDensity, check_densities, check_match, check_shape
+from .traces import (
+    Batch,
+    FixedRows,
+    Fn,
+    data_plate,
     latent_sites,
     log_prob,
+    observed_sites,
     plate_dims,
+    run,
     sample_sites,
 )
 
-__all__ = ["Batch", "Program", "Values", "pad"]
-
-Batch = tuple[Tensor, ...]
-"""Arguments of the model and the guide; dimension 0 of each runs over the data."""
+__all__ = ["Pair", "Values", "pad"]
 
 Values = dict[str, Tensor]
 """Latent values by site: shape ``(samples, *batch dims of the plates, *event_shape)``."""
-
-Fn = Callable[..., Any]
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
 
 @dataclass(frozen=True)
-class Program:
-    """A ``(model, guide)`` pair whose sites all lie in one outermost plate over the data.
+class Pair:
+    """A model and a guide whose sites all lie in one outermost plate over the data.
 
     Everything is read from traces: site names, the number of latents, inner plates and event shapes
     are the user's. Scales (of a subsampled plate, of ``poutine.scale``) are left out, since they
-    belong to training; masks count.
+    belong to training; masks count. Log densities are of shape ``(samples, data)``, float64; one
+    that is NaN or infinite is passed on, and :meth:`check_finite` says where it comes from.
 
     Build it with :meth:`inspect`.
 
@@ -75,7 +70,7 @@ class Program:
     fixed_rows: int | None
 
     @classmethod
-    def inspect(cls, model: Fn, guide: Fn, batch: Batch) -> Program:
+    def inspect(cls, model: Fn, guide: Fn, batch: Batch) -> Pair:
         """Run the pair on a few of the data and find out how it is built.
 
         Samples in a dimension of their own are used only if they give the log densities that
@@ -88,33 +83,30 @@ class Program:
         pilot = tuple(argument[:_PILOT_DATA] for argument in batch)
         try:
             return cls._inspect(model, guide, pilot, fixed_rows=None)
-        except _FixedRows as fixed:
+        except FixedRows as fixed:
             pilot = pad(tuple(argument[: fixed.rows] for argument in batch), fixed.rows)
             return cls._inspect(model, guide, pilot, fixed_rows=fixed.rows)
 
     @classmethod
-    def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Program:
+    def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Pair:
         with seeded("inspect", 0), torch.no_grad():
-            guide_trace = _trace(guide, batch)
+            guide_trace = run(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
             try:
-                model_trace = _trace(model, batch, values)
+                model_trace = run(model, batch, values)
             except (RuntimeError, ValueError):  # say so if it is the guide's values that do not fit
-                check_densities(_trace(model, batch), guide_trace)
+                check_densities(run(model, batch), guide_trace)
                 raise
             check_match(model_trace, guide_trace)
             check_densities(model_trace, guide_trace)
-            frames = data_frames(model_trace, "model") + data_frames(guide_trace, "guide")
-            dims = {frame.dim for frame in frames}
-            if len(dims) > 1:
-                raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
+            plate = data_plate(model_trace, guide_trace)
             _check_indices(model, batch, values, model_trace)
             _check_indices(guide, batch, values, guide_trace)
             rows = cls(
                 model,
                 guide,
                 plate_dims=plate_dims(model_trace, guide_trace),
-                data_dim=dims.pop(),
+                data_dim=plate.dim,
                 latents={name: site["fn"].event_dim for name, site in latent_sites(guide_trace)},
                 vectorized=False,
                 fixed_rows=fixed_rows,
@@ -131,74 +123,60 @@ class Program:
                 )
             return vectorized
 
-    def propose(self, batch: Batch, samples: int, *, check: bool = True) -> tuple[Values, Tensor]:
+    @property
+    def data_axis(self) -> int:
+        """Axis of the data in a latent's value."""
+        return 1 + self.plate_dims + self.data_dim
+
+    def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide.
 
         Args:
             batch: N data.
             samples: number of draws S for each datum.
-            check: raise an error for a density of NaN or +infinity rather than pass it on.
 
         Returns:
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
-        trace = self._trace(self.guide, batch, {}, samples)
-        sites = dict(sample_sites(trace))
-        log_q = self._add_up(sites, "guide", samples, len(batch[0]), check=check)
-        values = {}
-        for name, event_dim in self.latents.items():
-            value: Any = trace.nodes[name]["value"]
-            values[name] = value if self.vectorized else self._unfold(value, event_dim, samples)
-        return values, log_q
+        trace = self._run(self.guide, batch, {}, samples)
+        log_q = self._add_up(sample_sites(trace), "guide", samples, len(batch[0]))
+        return self._drawn(trace, samples), log_q
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
-        trace = self._trace(self.model, batch, {}, samples)
-        values = {}
-        for name, site in latent_sites(trace):
-            value: Any = site["value"]
-            values[name] = (
-                value if self.vectorized else self._unfold(value, self.latents[name], samples)
-            )
-        prior = dict(latent_sites(trace))
-        return values, self._add_up(prior, "model", samples, len(batch[0]))
+        trace = self._run(self.model, batch, {}, samples)
+        log_p = self._add_up(latent_sites(trace), "model", samples, len(batch[0]))
+        return self._drawn(trace, samples), log_p
 
-    def log_joint(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
-        """Return log p(x, z) for given latents, shape ``(S, N)``, float64.
+    def log_joint(self, batch: Batch, values: Values) -> Tensor:
+        """Return log p(x, z) for given latents."""
+        return self._density("model", batch, values, sample_sites)
 
-        Without ``check`` a density of NaN or +infinity is passed on rather than raised.
-        """
-        trace = self._replay(self.model, batch, values)
-        samples = _number_of_samples(values)
-        return self._add_up(dict(sample_sites(trace)), "model", samples, len(batch[0]), check=check)
-
-    def log_prior(self, batch: Batch, values: Values, *, check: bool = True) -> Tensor:
-        """Return log p(z) for given latents, shape ``(S, N)``, float64."""
-        sites = dict(latent_sites(self._replay(self.model, batch, values)))
-        samples = _number_of_samples(values)
-        return self._add_up(sites, "model", samples, len(batch[0]), check=check)
+    def log_prior(self, batch: Batch, values: Values) -> Tensor:
+        """Return log p(z) for given latents."""
+        return self._density("model", batch, values, latent_sites)
 
     def log_likelihood(self, batch: Batch, values: Values) -> Tensor:
-        """Return log p(x|z) for given latents, shape ``(S, N)``, float64."""
-        trace = self._replay(self.model, batch, values)
-        sites = {name: site for name, site in sample_sites(trace) if site["is_observed"]}
-        samples = _number_of_samples(values)
-        return self._add_up(sites, "model", samples, len(batch[0]), check=False)
+        """Return log p(x|z) for given latents."""
+        return self._density("model", batch, values, observed_sites)
+
+    def log_guide(self, batch: Batch, values: Values) -> Tensor:
+        """Return log q(z|x) for given latents."""
+        return self._density("guide", batch, values, sample_sites)
 
     def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
-        """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites, ``(S, N)``.
+        """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites.
 
         Raises:
             NotImplementedError: torch has no closed form for a site.
         """
         samples, n = _number_of_samples(values), len(batch[0])
         with torch.no_grad():
-            reference = dict(sample_sites(self._replay(self.model, batch, fixed)))
+            reference = dict(observed_sites(self._replay(self.model, batch, fixed)))
         total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
-        for name, site in sample_sites(self._replay(self.model, batch, values)):
-            if site["is_observed"]:
-                kl = kl_divergence(reference[name]["fn"], site["fn"])
-                total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
+        for name, site in observed_sites(self._replay(self.model, batch, values)):
+            kl = kl_divergence(reference[name]["fn"], site["fn"])
+            total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
         return total
 
     def describe(self, batch: Batch) -> tuple[Values, dict[str, Any]]:
@@ -208,12 +186,6 @@ class Program:
         supports = {name: site["fn"].support for name, site in sites.items()}
         return {name: values[name] for name in supports}, supports
 
-    def log_guide(self, batch: Batch, values: Values) -> Tensor:
-        """Return log q(z|x) for given latents, shape ``(S, N)``, float64."""
-        trace = self._replay(self.guide, batch, values)
-        samples = _number_of_samples(values)
-        return self._add_up(dict(sample_sites(trace)), "guide", samples, len(batch[0]))
-
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
         """Draw latents and data from the model; the batch gives number and shape of the data.
 
@@ -221,50 +193,74 @@ class Program:
             ValueError: an observed site whose value is not an argument of the program as it is.
         """
         observed = {}
-        for name, site in sample_sites(_trace(self.model, batch)):
-            if site["is_observed"]:
-                places = [i for i, argument in enumerate(batch) if site["value"] is argument]
-                if not places:
-                    raise ValueError(
-                        f"site {name!r} observes a function of the model's arguments; to simulate "
-                        "data its observation must be an argument as it is, obs=x."
-                    )
-                observed[name] = places[0]
-        trace = _trace(poutine.uncondition(self.model), batch)
+        for name, site in observed_sites(run(self.model, batch)):
+            places = [i for i, argument in enumerate(batch) if site["value"] is argument]
+            if not places:
+                raise ValueError(
+                    f"site {name!r} observes a function of the model's arguments; to simulate "
+                    "data its observation must be an argument as it is, obs=x."
+                )
+            observed[name] = places[0]
         new, values = list(batch), {}
-        for name, site in sample_sites(trace):
+        for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
             if name in observed:
-                drawn: Any = site["value"]
-                new[observed[name]] = drawn.to(batch[observed[name]].dtype)
+                new[observed[name]] = site["value"].to(batch[observed[name]].dtype)
             elif name in self.latents:
                 values[name] = self._unfold(site["value"], self.latents[name], 1)
         return tuple(new), values
+
+    def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:
+        """Check that log densities at given latents are numbers, or -infinity.
+
+        Raises:
+            NonFiniteDensity: names the first site with a density of NaN or +infinity, and the data.
+        """
+        if all((density < torch.inf).all() for density in densities):
+            return
+        samples, n = _number_of_samples(values), len(batch[0])
+        for role in ("guide", "model"):
+            for name, site in sample_sites(self._replay(getattr(self, role), batch, values)):
+                finite = self._to_matrix(log_prob(site), samples, n) < torch.inf
+                if not finite.all():
+                    raise NonFiniteDensity(
+                        name, role, (~finite).any(0).nonzero().flatten().tolist()
+                    )
+
+    def _density(
+        self, role: Literal["model", "guide"], batch: Batch, values: Values, sites: Any
+    ) -> Tensor:
+        trace = self._replay(getattr(self, role), batch, values)
+        return self._add_up(sites(trace), role, _number_of_samples(values), len(batch[0]))
 
     def _replay(self, fn: Fn, batch: Batch, values: Values) -> Trace:
         samples = _number_of_samples(values)
         if not self.vectorized:
             values = {name: self._fold(value, self.latents[name]) for name, value in values.items()}
-        return self._trace(fn, batch, values, samples)
+        return self._run(fn, batch, values, samples)
 
-    def _trace(self, fn: Fn, batch: Batch, values: Values, samples: int) -> Trace:
+    def _run(self, fn: Fn, batch: Batch, values: Values, samples: int) -> Trace:
         """Trace one program on every (sample, datum) pair."""
         if self.vectorized:
-            return _trace(fn, batch, values, plate=(samples, -self.plate_dims - 1))
+            return run(fn, batch, values, samples=(samples, -self.plate_dims - 1))
         repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
-        return _trace(fn, repeated, values)
+        return run(fn, repeated, values)
 
-    def _add_up(
-        self, sites: Mapping[str, Any], role: str, samples: int, n: int, *, check: bool = True
-    ) -> Tensor:
+    def _drawn(self, trace: Trace, samples: int) -> Values:
+        """Latent values of a trace, samples first."""
+        sites: dict[str, Any] = trace.nodes
+        drawn = {name: sites[name]["value"] for name in self.latents if name in sites}
+        if self.vectorized:
+            return drawn
+        return {name: self._unfold(v, self.latents[name], samples) for name, v in drawn.items()}
+
+    def _add_up(self, sites: Iterable[tuple[str, Any]], role: str, samples: int, n: int) -> Tensor:
         """Sum the log densities of sites, shape ``(S, N)``, float64."""
         total: Tensor | None = None
-        for name, site in sites.items():
+        for name, site in sites:
             density = log_prob(site)
             check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
             term = self._to_matrix(density, samples, n)
             total = term.expand(samples, n) if total is None else total + term
-            if check and not (finite := total < torch.inf).all():
-                raise NonFiniteDensity(name, role, (~finite).any(0).nonzero().flatten().tolist())
         if total is None:
             raise ValueError(f"the {role} has no such site.")
         return total
@@ -279,8 +275,7 @@ class Program:
         missing = self.plate_dims + event_dim - value.dim()
         value = value.reshape((1,) * missing + value.shape)
         axis = value.dim() - event_dim + self.data_dim
-        unfolded: Tensor = value.unflatten(axis, (samples, -1))
-        return unfolded.movedim(axis, 0)
+        return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
 
     def _to_matrix(self, density: Tensor, samples: int, n: int) -> Tensor:
         """Sum a site's log density to shape ``(samples, data)``, float64."""
@@ -292,76 +287,16 @@ class Program:
         return density.reshape(lead, -1, n).sum(1, dtype=torch.float64)
 
 
-def _number_of_samples(values: Values) -> int:
-    return len(next(iter(values.values())))
-
-
 def pad(batch: Batch, rows: int) -> Batch:
     """Repeat the last datum until the batch has so many rows."""
     missing = rows - len(batch[0])
-    return tuple(
-        torch.cat([a, a[-1:].expand(missing, *a.shape[1:])]) if missing > 0 else a for a in batch
-    )
+    if missing <= 0:
+        return batch
+    return tuple(torch.cat([a, a[-1:].expand(missing, *a.shape[1:])]) for a in batch)
 
 
-class _FixedRows(ValueError):
-    """A plate takes a subsample of a size of its own, whatever the batch."""
-
-    def __init__(self, plate: str, rows: int) -> None:
-        self.rows = rows
-        super().__init__(
-            f"plate {plate!r} takes {rows} data whatever it is given; write "
-            f"pyro.plate({plate!r}, len(x)), or subsample_size=len(x)."
-        )
-
-
-class _Set(Messenger):  # type: ignore[misc, unused-ignore]
-    """Give latent sites their values, and take subsamples of a plate in order."""
-
-    def __init__(self, values: Mapping[str, Tensor], rows: int, last: bool = False) -> None:
-        super().__init__()
-        self.values = values
-        self.rows = rows
-        self.last = last
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg) and msg["value"] is None:
-            fn = msg["fn"]
-            size = fn.size if fn.subsample_size is None else fn.subsample_size
-            if fn.subsample_size not in (None, self.rows):
-                raise _FixedRows(msg["name"], size)
-            first = fn.size - size if self.last else 0
-            msg["value"] = torch.arange(first, first + size, device=fn.device)
-        elif msg["name"] in self.values and not msg["is_observed"]:
-            msg["value"] = self.values[msg["name"]]
-            msg["done"] = True
-
-
-def _trace(
-    fn: Fn,
-    batch: Batch,
-    values: Mapping[str, Tensor] | None = None,
-    *,
-    plate: Any = None,
-    last: bool = False,
-) -> Trace:
-    """Trace a program with given latent values, inside an outer plate ``(size, dim)`` if asked."""
-    tracer = poutine.trace()
-    with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
-        if plate is not None:
-            size, dim = plate
-            stack.enter_context(pyro.plate("_pyro_vae_samples", size, dim=dim))
-        try:
-            fn(*batch)
-        except ValueError as error:
-            if "Shape mismatch inside plate" not in str(error):
-                raise
-            raise ValueError(
-                f"{error}. Give the data plate size len(x), and call .to_event() on "
-                "distributions whose right-most dimensions belong to one datum."
-            ) from error
-    trace: Trace = tracer.trace
-    return trace
+def _number_of_samples(values: Values) -> int:
+    return len(next(iter(values.values())))
 
 
 def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
@@ -371,7 +306,7 @@ def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
     if not larger:
         return
     with pyro.validation_enabled(False):
-        other = dict(sample_sites(_trace(fn, batch, values, last=True)))
+        other = dict(sample_sites(run(fn, batch, values, last=True)))
     for name, site in sample_sites(trace):
         if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
             raise ValueError(
@@ -381,10 +316,11 @@ def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
             )
 
 
-def _agree(rows: Program, vectorized: Program, batch: Batch, samples: int) -> bool:
+def _agree(rows: Pair, vectorized: Pair, batch: Batch, samples: int) -> bool:
     """Whether samples in a dimension of their own give the densities of samples as rows."""
     values, log_q = rows.propose(batch, samples)
     log_p = rows.log_joint(batch, values)
+    rows.check_finite(batch, values, log_q, log_p)
     try:
         same_p = torch.allclose(vectorized.log_joint(batch, values), log_p, rtol=1e-4, atol=1e-3)
         same_q = torch.allclose(vectorized.log_guide(batch, values), log_q, rtol=1e-4, atol=1e-3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
 from typing import Any
 
 import pyro
@@ -12,12 +12,11 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
-from ..common.checks import modules_of
 from ..common.seeding import seeded
+from .modules import modules_of
+from .traces import Fn
 
 __all__ = ["as_program"]
-
-Fn = Callable[..., Any]
 
 
 def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
@@ -67,13 +66,23 @@ class _Functions(nn.Module):
         if not any(True for _ in self.parameters()):
             raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
 
-    def model(self, *args: Any) -> Any:
-        with _Given(self):
-            return self._model[0](*args)
+    @property
+    def model(self) -> Fn:
+        return self._with_parameters("_model")
 
-    def guide(self, *args: Any) -> Any:
-        with _Given(self):
-            return self._guide[0](*args)
+    @property
+    def guide(self) -> Fn:
+        return self._with_parameters("_guide")
+
+    def _with_parameters(self, role: str) -> Fn:
+        """Return a function as it was given, of this module's parameters."""
+
+        def program(*args: Any) -> Any:
+            with _Given(self):
+                return getattr(self, role)[0](*args)
+
+        program.__signature__ = inspect.signature(getattr(self, role)[0])  # type: ignore[attr-defined]
+        return program
 
 
 class _Given(Messenger):

@@ -10,19 +10,19 @@ from typing import Any, get_args
 
 import pyro
 import torch
-from pyro import poutine
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..common.checks import check_support, check_type, resolve_device
+from ..common.checks import resolve_device
 from ..common.errors import PyroVAEWarning
 from ..common.files import write_json
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..config import Config
-from ..data.batches import Source, evaluation_batches, number_of_arguments, prepare
-from ..data.sets import Data
+from ..data import AnyData, Source, as_source
 from ..objectives import ELBO, Objective
+from ..programs.checks import check_parameters, check_support
+from ..programs.modules import check_programs, check_type
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -36,8 +36,8 @@ _AT_LEAST = {"epochs": 1, "batch_size": 1, "kl_warmup": 0, "kl_cycles": 1, "beta
 
 def fit(
     program: Any,
-    train: Source,
-    valid: Source | None = None,
+    train: AnyData,
+    valid: AnyData | None = None,
     *,
     objective: Objective | None = None,
     epochs: int = 100,
@@ -123,11 +123,7 @@ def fit(
             f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
-    if not isinstance(program, nn.Module) or not callable(getattr(program, "model", None)):
-        raise TypeError(
-            "program must be an nn.Module with methods model and guide, such as VAE; got "
-            f"{type(program).__name__}."
-        )
+    check_programs(program)
     if resume and out is None:
         raise ValueError("resume=True needs the run folder: out=...")
     settings = {
@@ -156,16 +152,17 @@ def fit(
     processes.wait()  # or the first would write what the others are yet to look for
     program.to(target)
     processes.align(program)
-    train = prepare(train, target, what="training data")
-    valid = None if valid is None else prepare(valid, target, what="validation data")
-    arity = number_of_arguments(getattr(program, "model"))  # noqa: B009 - typed as a tensor else
+    training = as_source(train, program.model, what="training data").to(target)
+    validation = None
+    if valid is not None:
+        validation = as_source(valid, program.model, what="validation data").to(target)
     with seeded("check", seed):
-        _check_source(program, objective, train, target, arity, learn=True)
-        if valid is not None:
-            _check_source(program, objective, valid, target, arity, learn=False)
-    for name, source in (("train_data", train), ("valid_data", valid)):
-        settings[name] = source.sha256 if isinstance(source, Data) else None
-    loop = Loop(program, train, valid, objective, settings, target, arity, processes)
+        _check_source(program, objective, training, learn=True, what="training data")
+        if validation is not None:
+            _check_source(program, objective, validation, learn=False, what="validation data")
+    settings["train_data"] = training.sha256
+    settings["valid_data"] = None if validation is None else validation.sha256
+    loop = Loop(program, training, validation, objective, settings, target, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
             loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
@@ -191,7 +188,7 @@ def fit(
     return loop.history
 
 
-def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
+def _check_settings(settings: Mapping[str, Any], valid: AnyData | None) -> None:
     for name, least in _AT_LEAST.items():
         if not settings[name] >= least:
             raise ValueError(f"{name} must be at least {least}; got {settings[name]}.")
@@ -217,38 +214,31 @@ def _check_settings(settings: Mapping[str, Any], valid: Source | None) -> None:
 
 
 def _check_source(
-    program: Any,
-    objective: Objective,
-    source: Source,
-    device: torch.device,
-    arity: int,
-    *,
-    learn: bool,
+    module: Any, objective: Objective, source: Source, *, learn: bool, what: str
 ) -> None:
     """Check all data held in memory, or the first batch, against the likelihood's support."""
-    what = "training data" if learn else "validation data"
-    first, number = 0, 0
-    for batch in evaluation_batches(source, _CHECKED_AT_ONCE, device, arity):
-        check_type(batch[0], program)
-        check_support(program.model, program.guide, batch, first=first, what=what)
-        if number == 0:
-            _check_parameters(program, batch)
+    first = 0
+    for batch in source.batches(_CHECKED_AT_ONCE):
+        check_type(batch[0], module)
+        check_support(module.model, module.guide, batch, first=first, what=what)
+        if first == 0:
+            check_parameters(module, batch)
             if learn:
                 with pyro.validation_enabled(False):
-                    objective.prepare(program.model, program.guide, *batch)
-                    _say_sampled_kl(program, objective, batch)
-        first, number = first + len(batch[0]), number + 1
-        if not isinstance(source, Data):
+                    objective.prepare(module.model, module.guide, *batch)
+                    _say_sampled_kl(module, objective, batch)
+        first += len(batch[0])
+        if not source.in_memory:
             break
-    if number == 0:
+    if first == 0:
         raise ValueError(f"{what} gave no batch.")
 
 
-def _say_sampled_kl(program: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
+def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
     """Say where a closed form of the KL term was asked for and there is none."""
     if getattr(objective, "kl", None) != "analytic":
         return
-    used = objective.kl_used(program.model, program.guide, *batch)
+    used = objective.kl_used(module.model, module.guide, *batch)
     sampled = [name for name, how in used.items() if how == "sampled"]
     if sampled:
         warnings.warn(
@@ -256,18 +246,3 @@ def _say_sampled_kl(program: Any, objective: Objective, batch: tuple[Tensor, ...
             PyroVAEWarning,
             stacklevel=5,
         )
-
-
-def _check_parameters(program: Any, batch: tuple[Tensor, ...]) -> None:
-    """Check that all parameters of the programs live in the module, where fit trains them."""
-    own = {id(parameter) for parameter in program.parameters()}
-    for fn in (program.guide, program.model):
-        with pyro.validation_enabled(False):
-            trace = poutine.trace(fn).get_trace(*batch)
-        for name, site in trace.nodes.items():
-            if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
-                raise ValueError(
-                    f"parameter {name!r} lives in Pyro's global store, where fit does not train "
-                    "it; make it an nn.Parameter or PyroParam of the module, or train with "
-                    "pyro.infer.SVI."
-                )

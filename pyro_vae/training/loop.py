@@ -13,19 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..common.checks import why_not_finite
 from ..common.errors import Interrupted, NonFiniteLoss
 from ..common.files import write_text
 from ..common.processes import Processes
 from ..common.seeding import derive, seeded
 from ..compiled import CompiledGradients, Gradients
 from ..config import Config
-from ..data.batches import Source, batches, evaluation_batches
-from ..data.sets import Data
+from ..data import Source
 from ..objectives import Objective, kl_weight
+from ..programs.checks import explain
 from . import checkpoint
 from .history import Epoch, History
 
@@ -47,7 +45,6 @@ class Loop:
     objective: Objective
     settings: dict[str, Any]
     device: torch.device
-    arity: int
     processes: Processes = field(default_factory=Processes)
     history: History = field(default_factory=History)
     epoch: int = 0  # epochs completed
@@ -68,14 +65,15 @@ class Loop:
         self.optimizer = torch.optim.Adam(
             self.learned, lr=self.settings["learning_rate"], fused=_can_fuse(self.learned)
         )
-        self.steps_per_epoch = _steps_per_epoch(self.train, self.settings["batch_size"])
+        self.steps_per_epoch = self.train.steps(self.settings["batch_size"])
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings["compiled"]:
+            rows = self.train.largest(self.settings["batch_size"])
             self.gradients = CompiledGradients(
                 self.program,
                 self.objective,
-                rows=_rows(self.train, self.settings["batch_size"], self.processes),
+                rows=None if rows is None else len(range(rows)[self.processes.share]),
                 precision=self.settings["precision"],
             )
 
@@ -120,14 +118,7 @@ class Loop:
         seed, rank = self.settings["seed"], self.processes.rank
         torch.manual_seed(derive("train", seed, self.epoch, *([rank] if rank else [])))
         order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
-        data = batches(
-            self.train,
-            self.settings["batch_size"],
-            order,
-            self.device,
-            self.arity,
-            share=self.processes.share,
-        )
+        data = self.train.shuffled(self.settings["batch_size"], order, self.processes.share)
         for _ in itertools.islice(data, self.step):
             pass  # after a restart, the batches already used are drawn again and dropped
         self._restore_rng()
@@ -167,7 +158,7 @@ class Loop:
             values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
         for place, value in enumerate(values, self.step - len(values) + 1):
             if not math.isfinite(value):  # as it is if the loss is not
-                cause = f": {why_not_finite(self.program, batch)}" if batch else ""
+                cause = f": {explain(self.program, batch)}" if batch else ""
                 raise NonFiniteLoss(
                     f"the ELBO became {value} in epoch {self.epoch + 1}, step {place}{cause}. "
                     "Parameters of the last checkpoint are kept. Try a smaller learning rate, or "
@@ -215,7 +206,7 @@ class Loop:
         flags = {module: module.training for module in self.program.modules()}
         self.program.eval()
         with seeded("validate", self.settings["seed"]):
-            for batch in evaluation_batches(self.valid, _EVALUATION_BATCH, self.device, self.arity):
+            for batch in self.valid.batches(_EVALUATION_BATCH):
                 terms = self.objective.terms(self.program.model, self.program.guide, *batch)
                 total += terms[1].item()
                 count += len(batch[0])
@@ -324,7 +315,7 @@ class Saver:
         if not self.loop.processes.is_first:
             return
         state["config"] = None if self.config is None else self.config.to_dict()
-        state["event_shape"] = _event_shape(self.loop.train)
+        state["event_shape"] = self.loop.train.event_shape
         checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
 
@@ -350,28 +341,6 @@ def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
-def _rows(source: Any, batch_size: int, processes: Processes) -> int | None:
-    """Number of data of this process in a full batch, if it is known."""
-    if isinstance(source, DataLoader):
-        size = source.batch_size
-    elif isinstance(source, Data | Dataset):
-        size = min(batch_size, len(source))  # type: ignore[arg-type, unused-ignore]
-    else:
-        size = None
-    return None if size is None else len(range(size)[processes.share])
-
-
-def _steps_per_epoch(source: Any, batch_size: int) -> int:
-    if not hasattr(source, "__len__"):
-        raise TypeError(
-            "the training loader has no length; give it __len__, the number of its batches."
-        )
-    in_items = isinstance(source, Data) or (
-        isinstance(source, Dataset) and not isinstance(source, DataLoader)
-    )  # anything else is in batches
-    return math.ceil(len(source) / batch_size) if in_items else len(source)
-
-
 def _scheduler(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], steps: int) -> Any:
     total = settings["epochs"] * steps
     if settings["schedule"] == "one-cycle":
@@ -386,7 +355,3 @@ def _scheduler(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], st
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
     """Progress of a scheduler; the rest is made from the settings."""
     return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
-
-
-def _event_shape(source: Source) -> list[int] | None:
-    return list(source.event_shape) if isinstance(source, Data) else None

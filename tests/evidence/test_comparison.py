@@ -178,7 +178,6 @@ def _first(evidence):
     ("change", "message"),
     [
         ({"event_size": 5}, "'b' and 'a' have data of different event sizes: 5 against 4"),
-        ({"bound": "upper"}, "'b' and 'a' are bounds in different directions: 'upper' against"),
         ({"data_sha256": "x"}, "'b' and 'a' were evaluated on different data"),
     ],
 )

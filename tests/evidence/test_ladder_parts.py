@@ -11,12 +11,12 @@ from pyro_vae.evidence.annealing import Annealing, anneal, anneal_reverse, tune
 from pyro_vae.evidence.proposals import GuideProposal, Mixture, NormalProposal, PriorProposal
 from pyro_vae.evidence.refinement import laplace, moments_of_guide, refine
 from pyro_vae.evidence.space import Space
-from pyro_vae.programs.pair import Program
+from pyro_vae.programs.pair import Pair
 
 
 def _space(model, guide, x):
     batch = (x,)
-    return Space.of(Program.inspect(model, guide, batch), batch), batch
+    return Space.of(Pair.inspect(model, guide, batch), batch), batch
 
 
 def _constrained(x_dim=4):
@@ -46,7 +46,7 @@ class TestSpace:
         model, guide, x = _constrained()
         space, batch = _space(model, guide, x)
         assert space.size == 1 + 2 + 4
-        values, _ = space.program.propose(batch, 5)
+        values, _ = space.pair.propose(batch, 5)
         u = space.vector(values)
         assert u.shape == (5, 7, 7)
         again, _ = space.values(u)
@@ -101,10 +101,10 @@ class TestProposals:
             torch.diag_embed(torch.full((7, 7), 1.4, dtype=torch.float64)),
         )
         estimates = []
-        for q in (proposal, GuideProposal(space.program, batch)):
+        for q in (proposal, GuideProposal(space.pair, batch)):
             values, log_q = q.draw(40_000)
             torch.testing.assert_close(q.log_density(values), log_q, rtol=1e-6, atol=1e-5)
-            estimates.append(space.program.log_joint(batch, values) - log_q)
+            estimates.append(space.pair.log_joint(batch, values) - log_q)
         difference = d.log_mean_exp(estimates[0]) - d.log_mean_exp(estimates[1])
         error = (d.standard_error(estimates[0]) ** 2 + d.standard_error(estimates[1]) ** 2).sqrt()
         assert error.max() < 0.1
@@ -124,10 +124,10 @@ class TestProposals:
         lg = LinearGaussian(latent_dim=2, event_dim=2, n=20, scale=1.5, seed=1)
         space, batch = _space(lg.model, lg.guide, lg.x)
         torch.manual_seed(0)
-        prior = PriorProposal(space.program, batch)
+        prior = PriorProposal(space.pair, batch)
         values, log_q = prior.draw(20_000)
         torch.testing.assert_close(prior.log_density(values), log_q)
-        _check_unbiased(space.program.log_joint(batch, values) - log_q, lg.log_px)
+        _check_unbiased(space.pair.log_joint(batch, values) - log_q, lg.log_px)
 
     def test_defensive_mixture_bounds_the_weights(self):
         """A guide far too narrow has a hopeless k̂; a tenth of prior draws mends it."""
@@ -138,13 +138,13 @@ class TestProposals:
                 pyro.sample("z", lg.posterior(x, widen=0.5))
 
         space, batch = _space(lg.model, narrow, lg.x)
-        guide, prior = GuideProposal(space.program, batch), PriorProposal(space.program, batch)
+        guide, prior = GuideProposal(space.pair, batch), PriorProposal(space.pair, batch)
         torch.manual_seed(0)
         values, log_q = guide.draw(5000)
-        assert d.pareto_k(space.program.log_joint(batch, values) - log_q).median() > 0.7
+        assert d.pareto_k(space.pair.log_joint(batch, values) - log_q).median() > 0.7
         mixture = Mixture([prior, guide], [0.2, 0.8])
         values, log_q = mixture.draw(5000)
-        log_weights = space.program.log_joint(batch, values) - log_q
+        log_weights = space.pair.log_joint(batch, values) - log_q
         assert d.pareto_k(log_weights).max() < 0.7
         _check_unbiased(log_weights, lg.log_px)
         # w <= max p(x|z) / c_0, p(x|z) at most the density's peak
@@ -154,11 +154,11 @@ class TestProposals:
     def test_mixture_shares_are_those_drawn(self, linear_gaussian):
         lg = linear_gaussian
         space, batch = _space(lg.model, lg.guide, lg.x)
-        guide = GuideProposal(space.program, batch)
+        guide = GuideProposal(space.pair, batch)
         values, log_q = Mixture([guide, guide], [0.3, 0.7]).draw(7)
         assert len(log_q) == 7
         torch.testing.assert_close(
-            space.program.log_joint(batch, values) - log_q, lg.log_px.expand(7, -1)
+            space.pair.log_joint(batch, values) - log_q, lg.log_px.expand(7, -1)
         )
 
 
@@ -171,7 +171,7 @@ class TestRefinement:
         covariance = proposal.tril @ proposal.tril.mT
         torch.testing.assert_close(covariance, lg.covariance.expand_as(covariance))
         values, log_q = proposal.draw(9)
-        log_weights = space.program.log_joint(batch, values) - log_q
+        log_weights = space.pair.log_joint(batch, values) - log_q
         torch.testing.assert_close(log_weights, lg.log_px.expand(9, -1), rtol=0, atol=1e-10)
 
     def test_bernoulli_precision_is_the_formula(self):
@@ -247,7 +247,7 @@ class TestAnnealing:
         weights = anneal(space, batch, base, settings, moves)
         torch.manual_seed(0)
         values, log_q = base.draw(2000)
-        torch.testing.assert_close(weights, space.program.log_joint(batch, values) - log_q)
+        torch.testing.assert_close(weights, space.pair.log_joint(batch, values) - log_q)
 
     def test_annealing_is_unbiased_and_better(self, setting):
         lg, space, batch, base = setting
@@ -259,7 +259,7 @@ class TestAnnealing:
         deviation = _check_unbiased(weights, lg.log_px)
         assert 0.6 < deviation.square().mean().sqrt() < 1.4
         values, log_q = base.draw(200)
-        plain = space.program.log_joint(batch, values) - log_q
+        plain = space.pair.log_joint(batch, values) - log_q
         assert d.standard_error(weights).mean() < 0.6 * d.standard_error(plain).mean()
 
     def test_wrong_moves_would_show(self, setting, monkeypatch):

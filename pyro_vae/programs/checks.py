@@ -1,0 +1,207 @@
+"""What can be wrong with a pair of programs and its data, each said with what to write instead."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import constraints
+
+from ..common.seeding import seeded
+from .traces import Batch, Fn, latent_sites, observed_sites, run_both, sample_sites
+
+__all__ = [
+    "NonFiniteDensity",
+    "check_densities",
+    "check_match",
+    "check_parameters",
+    "check_shape",
+    "check_support",
+    "explain",
+    "is_delta",
+]
+
+
+class NonFiniteDensity(ValueError):
+    """A log density of NaN or +infinity, at known rows of a batch."""
+
+    def __init__(self, site: str, role: str, rows: list[int]) -> None:
+        self.site, self.role, self.rows = site, role, rows
+        shown = ", ".join(map(str, rows[:5])) + (", ..." * (len(rows) > 5))
+        super().__init__(
+            f"site {site!r} of the {role} has a log density of NaN or +infinity for datum "
+            f"{shown}. Look for NaN in the data or the parameters, and for a scale of zero."
+        )
+
+
+def check_match(model: Trace, guide: Trace) -> None:
+    """Check that the guide is a density over the model's latent sites."""
+    model_sites, guide_sites = dict(latent_sites(model)), dict(latent_sites(guide))
+    for name in model_sites:
+        if name not in guide_sites:
+            raise ValueError(
+                f"latent site {name!r} of the model is missing in the guide, whose sites are "
+                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide."
+            )
+    for name, site in guide_sites.items():
+        if name not in model_sites and not site["infer"].get("is_auxiliary"):
+            observed = name in dict(observed_sites(model))
+            where = "is observed there" if observed else "is not in the model"
+            raise ValueError(
+                f"site {name!r} of the guide {where}; the model's latent sites are "
+                f"{list(model_sites)}."
+            )
+
+
+def check_densities(model: Trace, guide: Trace) -> None:
+    """Check that p(x, z) / q(z|x) is a ratio of densities over the same space.
+
+    Auxiliary sites of a guide are fine where they only parameterize its latents (each latent a
+    ``Delta`` with the density of the transformation, as Pyro's AutoGuides do); a latent that is
+    random beside them would need a density of the auxiliary sites in the model.
+    """
+    model_sites, guide_sites = dict(latent_sites(model)), dict(latent_sites(guide))
+    auxiliary = [name for name in guide_sites if name not in model_sites]
+    for name in (name for name in model_sites if name in guide_sites):
+        p, q = model_sites[name]["fn"], guide_sites[name]["fn"]
+        if p.event_shape != q.event_shape:
+            raise ValueError(
+                f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "
+                f"{tuple(p.event_shape)} in the model; they must be the same."
+            )
+        if auxiliary and not is_delta(q):
+            raise ValueError(
+                f"the guide's latent site {name!r} is random beside its auxiliary sites "
+                f"{auxiliary}, so its density is not known; sum these out, or make {name!r} a "
+                "Delta of them."
+            )
+        if not auxiliary and is_delta(q) and not is_delta(p):
+            raise ValueError(
+                f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
+                "density to weigh draws by; use a guide that is random there."
+            )
+
+
+def is_delta(fn: Any) -> bool:
+    """Whether a distribution puts all its mass on one point."""
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(fn, dist.Delta)
+
+
+def check_shape(name: str, site: Any, density: Tensor, rows: int, data_dim: int) -> None:
+    """Check that a log density has its data along the data plate and no dimension but plates'."""
+    plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.dim is not None}
+    shape = density.shape
+    dims = range(-len(shape), 0)
+    stray = [dim for dim in dims if shape[dim] != 1 and plates.get(dim) != shape[dim]]
+    if stray or len(shape) < -data_dim or shape[data_dim] != rows:
+        raise ValueError(
+            f"site {name!r} has log_prob of shape {tuple(shape)}; expected one value for each of "
+            f"the {rows} rows of data along dimension {data_dim}, and no dimension without a "
+            "plate. Put the site inside the data plate, call .to_event() on its distribution, "
+            "and give the data plate size len(x)."
+        )
+
+
+@torch.no_grad()
+def check_support(
+    model: Fn, guide: Fn, batch: Batch, *, first: int = 0, what: str = "data"
+) -> None:
+    """Check that the observed values of a batch lie in the support of their sites.
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program; the model is run once at a draw of it.
+        batch: data, as arguments of the programs.
+        first: number of the batch's first datum, for the message.
+        what: name of the data in the message.
+
+    Raises:
+        ValueError: data outside the support; the message says what to do.
+    """
+    with seeded("check", 0), pyro.validation_enabled(False):
+        trace, _ = run_both(model, guide, batch)
+    for name, site in observed_sites(trace):
+        support, value = getattr(site["fn"], "support", None), site["value"]
+        try:
+            bad = ~support.check(value)  # type: ignore[union-attr, unused-ignore]
+        except (AttributeError, RuntimeError, NotImplementedError):  # no support, or without check
+            continue
+        if site["mask"] is not None:
+            bad = bad & site["mask"]
+        if not bad.any():
+            continue
+        which = "a datum"
+        if value is batch[0]:
+            row = int(bad.reshape(len(value), -1).any(1).nonzero()[0])
+            which, value = f"datum {first + row}", value[row]
+        element = getattr(support, "base_constraint", support)
+        wants = getattr(element, "wants", None)
+        hint = "Choose a likelihood with the data's support, or transform the data."
+        if element is constraints.boolean:
+            hint = (
+                "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
+                "a likelihood for real values."
+            )
+        elif wants is not None:
+            hint = f"It wants {wants}."
+        raise ValueError(
+            f"{what} outside the support of the likelihood: site {name!r} is {_kind(site)}, and "
+            f"{which} holds values such as {_odd_value(value, element)}. {hint}"
+        )
+
+
+def check_parameters(program: Any, batch: Batch) -> None:
+    """Check that all parameters of the programs live in the module, where ``fit`` trains them.
+
+    Raises:
+        ValueError: a parameter of Pyro's store that the module does not have.
+    """
+    own = {id(parameter) for parameter in program.parameters()}
+    with pyro.validation_enabled(False):
+        traces = run_both(program.model, program.guide, batch)
+    for trace in reversed(traces):
+        sites: dict[str, Any] = trace.nodes
+        for name, site in sites.items():
+            if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
+                raise ValueError(
+                    f"parameter {name!r} lives in Pyro's global store, where fit does not train "
+                    "it; make it an nn.Parameter or PyroParam of the module, or train with "
+                    "pyro.infer.SVI."
+                )
+
+
+@torch.no_grad()
+def explain(program: Any, batch: Batch) -> str:
+    """Say what made the loss of a module with two programs NaN or infinite."""
+    for number, argument in enumerate(batch):
+        if argument.is_floating_point() and not argument.isfinite().all():
+            return f"argument {number} of the batch holds NaN or infinite values"
+    wrong = [name for name, p in program.named_parameters() if not p.isfinite().all()]
+    if wrong:
+        return f"parameters {', '.join(wrong[:3])} are not finite since the step before"
+    model, guide = run_both(program.model, program.guide, batch)
+    for role, trace in (("guide", guide), ("model", model)):
+        trace.compute_log_prob()
+        for name, site in sample_sites(trace):
+            if not site["log_prob_sum"].isfinite():
+                return f"log density of site {name!r} ({_kind(site)}) of the {role} is not finite"
+    return "the draw of that step; every density of another draw is finite"
+
+
+def _kind(site: Any) -> str:
+    return type(getattr(site["fn"], "base_dist", site["fn"])).__name__
+
+
+def _odd_value(datum: Tensor, element: Any) -> str:
+    """Show a value of a datum that lies outside the support."""
+    values = datum.flatten()
+    with suppress(RuntimeError, NotImplementedError, IndexError):
+        values = values[~element.check(datum).expand(datum.shape).flatten()]
+    return f"{values[0].item():.4g}" if len(values) else "none in the support"

@@ -1,0 +1,200 @@
+"""Missing data: programs whose observations count only where a mask says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import Independent, constraints, transform_to
+
+from .module import ProgramModule
+from .modules import check_programs
+from .traces import Batch, Fn, is_discrete
+
+__all__ = ["Masked", "Observed", "check_mask", "fill", "mask_guide", "mask_model"]
+
+
+def check_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """Check a mask of observed values and return it in the data's shape.
+
+    Args:
+        mask: True where a value is observed; shape of the data or one that broadcasts to it.
+        x: data of shape ``(N, *event_shape)``.
+
+    Raises:
+        ValueError: a mask that is not boolean or has another shape.
+    """
+    if mask.dtype != torch.bool:
+        raise ValueError(f"mask must be boolean, True where observed; got {mask.dtype}.")
+    try:
+        return mask.expand(x.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"mask must have the data's shape {tuple(x.shape)}; got {tuple(mask.shape)}."
+        ) from None
+
+
+def fill(batch: Batch, mask: Tensor, *, first: int = 0) -> Batch:
+    """Put zeros for missing values of a batch, and the mask at its end.
+
+    Args:
+        batch: arguments of the programs, the data first.
+        mask: True where a value of the data is observed, shape of the data.
+        first: number of the batch's first datum, for the message.
+
+    Raises:
+        ValueError: a datum without an observed value; NaN at an observed one.
+    """
+    mask = check_mask(mask, batch[0])
+    nothing = ~mask.flatten(1).any(1)
+    if nothing.any():
+        raise ValueError(f"datum {first + int(nothing.nonzero()[0])} has no observed value.")
+    filled = _filled(batch[0], mask)
+    if not filled.isfinite().all():
+        raise ValueError("observed data hold NaN or infinite values; mask them or mend them.")
+    return filled, *batch[1:], mask
+
+
+def mask_model(model: Fn) -> Fn:
+    """Return the model of a mask, too, as a last argument: p(x_obs, z)."""
+
+    def masked(x: Tensor, *rest: Tensor) -> Any:
+        *others, mask = _with_mask(x, rest)
+        filled = _filled(x, mask)
+        with Observed(filled, mask):
+            return model(filled, *others)
+
+    return masked
+
+
+def mask_guide(guide: Fn) -> Fn:
+    """Return the guide of a mask, too, as a last argument: it sees zeros for missing values."""
+
+    def masked(x: Tensor, *rest: Tensor) -> Any:
+        *others, mask = _with_mask(x, rest)
+        return guide(_filled(x, mask), *others)
+
+    return masked
+
+
+class Masked(ProgramModule):
+    r"""A program of x made one of x and a mask, for data of which values are missing.
+
+    .. math:: p(x_{obs}, z) = p(z) \prod_{d \in obs} p(x_d \mid z), \qquad q(z \mid x_{obs})
+
+    Likelihood terms of missing values are left out (which is right if values are missing at
+    random), and the guide sees zeros there. What the tensors hold at missing values, NaN included,
+    has no effect. ::
+
+        masked = Masked(vae)
+        pv.fit(masked, (x, mask))
+        pv.log_evidence(masked.model, masked.guide, (x, mask))     # x without NaN here
+
+    The last line gives what ``pv.log_evidence(vae.model, vae.guide, x, mask=mask)`` gives. The mask
+    is the last argument, after those of the program.
+
+    Args:
+        program: module with Pyro programs ``model`` and ``guide`` of the data first, such as
+            ``VAE``; its likelihood is of independent values.
+
+    Raises:
+        TypeError: no such module.
+
+    References:
+        Mattei and Frellsen (2019). https://arxiv.org/abs/1812.02633
+        Nazábal et al. (2020). https://arxiv.org/abs/1807.03653
+    """
+
+    def __init__(self, program: nn.Module) -> None:
+        super().__init__()
+        self.program: Any = check_programs(program)
+
+    def model(self, x: Tensor, *rest: Tensor) -> Any:
+        """Declare p(z) and the likelihood of the observed values.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+            rest: further arguments of the program; then the mask, True where a value is observed,
+                shape of x or one that broadcasts to it.
+
+        Raises:
+            ValueError: a mask that is not boolean or has another shape; a likelihood of dependent
+                values.
+        """
+        return mask_model(self.program.model)(x, *rest)
+
+    def guide(self, x: Tensor, *rest: Tensor) -> Any:
+        """Declare the program's guide, given the data with zeros for missing values."""
+        return mask_guide(self.program.guide)(x, *rest)
+
+    @torch.no_grad()
+    def impute(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Fill missing values with the program's reconstruction from the observed ones.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+            mask: True where a value is observed.
+
+        Returns:
+            Tensor of the data's shape, equal to x where observed.
+        """
+        mask = check_mask(mask, x)
+        filled = _filled(x, mask)
+        return torch.where(mask, filled, self.program.reconstruct(filled))
+
+
+class Observed(Messenger):  # type: ignore[misc, unused-ignore]
+    """Mask the site that observes the data, value by value.
+
+    Args:
+        data: the tensor that the program gives to the site as ``obs``.
+        observed: True where a value counts, shape of the data.
+    """
+
+    def __init__(self, data: Tensor, observed: Tensor) -> None:
+        super().__init__()
+        self.data, self.observed = data, observed
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"] or msg["value"] is not self.data:
+            return
+        fn, event_dim = msg["fn"], msg["fn"].event_dim
+        independent = isinstance(fn, Independent) and fn.reinterpreted_batch_ndims == event_dim
+        if event_dim and not independent:
+            raise ValueError(
+                f"site {msg['name']!r} is {type(fn).__name__}, whose values are dependent: their "
+                "log density cannot be masked one by one. Use independent values with .to_event()."
+            )
+        values = fn.base_dist if event_dim else fn
+        msg["fn"] = values.mask(self.observed).to_event(event_dim)
+        filler = _filler(values.support)
+        if filler is not None:
+            msg["value"] = torch.where(self.observed, msg["value"], filler)
+
+
+def _filler(support: Any) -> float | None:
+    """A value inside the support, for hidden values where the zero they hold is not.
+
+    A density of zero or infinity would not count, but its gradient would be NaN.
+    """
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    if support is constraints.real or is_discrete(support):
+        return None
+    try:
+        return float(transform_to(support)(torch.zeros(())))
+    except NotImplementedError:
+        return None
+
+
+def _with_mask(x: Tensor, rest: Batch) -> list[Tensor]:
+    """The arguments after the data, the last of which is the mask."""
+    if not rest:
+        raise TypeError("a masked program takes the mask as its last argument; give (x, mask).")
+    return [*rest[:-1], check_mask(rest[-1], x)]
+
+
+def _filled(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, torch.zeros_like(x))
