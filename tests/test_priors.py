@@ -10,7 +10,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.networks import MLP
-from pyro_vae.posteriors import POSTERIORS, DiagonalNormal, build_posterior, posterior_network_shape
+from pyro_vae.posteriors import POSTERIORS, DiagonalNormal
 from pyro_vae.priors import PRIORS, Fixed, VampPrior, build_prior
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -25,8 +25,7 @@ _SMALL = {
 
 
 def _posterior(latent_dim, name="normal"):
-    shape = posterior_network_shape(name, latent_dim)
-    return build_posterior(name, MLP(_EVENT, shape, hidden=(5,)), latent_dim)
+    return POSTERIORS[name](lambda shape: MLP(_EVENT, shape, hidden=(5,)), latent_dim)
 
 
 def _prior(name, latent_dim=2, *, moved=0.3):

@@ -144,7 +144,7 @@ def write_csv(evidence: Evidence, path: str | Path) -> Path:
 def _numbers(evidence: Evidence, name: str) -> np.ndarray[Any, Any]:
     """Return a copy, so that writing to the export does not change the result."""
     values = getattr(evidence, name).detach().to("cpu", torch.float64).numpy().copy()
-    return values.astype(np.int64) if name in _COUNTS else values  # type: ignore[no-any-return]
+    return values.astype(np.int64) if name in _COUNTS else values
 
 
 def _about(name: str) -> dict[str, Any]:

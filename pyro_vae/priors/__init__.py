@@ -7,12 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..common.registry import check_options, lookup
-from .factorized import Laplace, LearnedNormal, StandardNormal, StudentT
-from .fixed import Fixed
-from .flow import FlowPrior
-from .hierarchical import HierarchicalPrior
+from ..common.registry import build, lookup
+from .factorized import Fixed, Laplace, LearnedNormal, StandardNormal, StudentT
 from .mixtures import ExemplarPrior, MixtureOfNormals, VampPrior
+from .structured import FlowPrior, HierarchicalPrior
 
 __all__ = [
     "PRIORS",
@@ -62,9 +60,7 @@ def build_prior(
     Raises:
         ValueError: an unknown prior, or an option which that prior has not.
     """
-    kind = lookup("prior", name, PRIORS)
-    check_options("prior", name, kind, options)
-    takes = inspect.signature(kind).parameters
+    takes = inspect.signature(lookup("prior", name, PRIORS)).parameters
     context = {"posterior": posterior, "event_shape": event_shape}
     context = {key: value for key, value in context.items() if key in takes}
     missing = [key for key, value in context.items() if value is None]
@@ -74,4 +70,4 @@ def build_prior(
             "data alone, and this program has none to give (a VAE and the top-down form have one); "
             "take another prior, or another program."
         )
-    return kind(latent_dim, **context, **options)
+    return build("prior", name, PRIORS, latent_dim, *context.values(), **options)
