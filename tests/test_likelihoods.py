@@ -353,9 +353,8 @@ class TestContract:
         fisher = (mass * score**2).sum()
         torch.testing.assert_close(hessian, fisher.detach(), rtol=1e-3, atol=1e-6)
 
-    def test_says_what_it_wants_and_is(self, name, options):
+    def test_says_what_it_is(self, name, options):
         likelihood = _likelihood(name, options)
-        assert LIKELIHOODS[name].wants
         assert likelihood.description in repr(likelihood)
         if getattr(likelihood, "floor", 0):
             assert f"at least {likelihood.floor:.4g}" in likelihood.description
@@ -600,11 +599,11 @@ class TestScale:
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [
-            ("normal", {"scale": 0.0}, "scale must be positive and finite; got 0.0"),
-            ("normal", {"scale": "-1"}, "scale must be positive"),
+            ("normal", {"scale": 0.0}, "scale must be finite and above 0; got 0.0"),
+            ("normal", {"scale": "-1"}, "scale must be finite and above 0"),
             ("normal", {"scale": "netwrok"}, r"unknown scale 'netwrok'.*mean 'network'"),
-            ("normal", {"scale": None}, "unknown scale None; give a positive number, or one of"),
-            ("normal", {"scale": True}, "scale must be positive"),
+            ("normal", {"scale": None}, "unknown scale None; give a number above 0, or one of"),
+            ("normal", {"scale": True}, "scale must be finite and above 0"),
             ("normal", {"floor": 0.0}, "floor must be a positive number"),
             ("logistic-mixture", {"floor": -1.0}, "floor must be a positive number"),
             ("normal", {"floors": 0.1}, r"it takes scale, floor\. Did you mean 'floor'"),

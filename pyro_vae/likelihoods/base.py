@@ -1,24 +1,25 @@
-"""What all likelihoods share: a network, the shape of a datum, words for the data they want."""
+"""What all likelihoods share: a network, the shape of a datum, a description; options checked."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..common.registry import suggestion
 from ..networks import Amortized, MakesNetwork
 
-__all__ = ["Likelihood", "whole_number"]
+__all__ = ["Likelihood", "number_or_word", "whole_number"]
 
 
 class Likelihood(Amortized):
     r"""Values that are independent given z: :math:`p(x \mid z) = \prod_d p(x_d \mid f_d(z))`.
 
-    A subclass says what data it wants (``wants``), which output its network must have and how an
-    output becomes a distribution of single values (:meth:`values`).
+    A subclass says which output its network must have and how an output becomes a distribution of
+    single values (:meth:`values`).
 
     Args:
         network: maps its inputs (z of shape ``(*, latent_dim)``, and whatever else it takes) to
@@ -31,8 +32,6 @@ class Likelihood(Amortized):
         event_dim: number of dimensions of a datum.
         output_shape: event shape of the network's output.
     """
-
-    wants: ClassVar[str] = "values"
 
     def __init__(
         self, network: MakesNetwork, event_shape: Sequence[int], rows: tuple[int, ...] = ()
@@ -67,4 +66,26 @@ def whole_number(name: str, value: int, *, least: int) -> int:
     """Return an option that must be an integer of at least ``least``, or raise ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    return value
+
+
+def number_or_word(
+    name: str, option: float | str, words: Sequence[str], *, above: float = 0.0
+) -> float | str:
+    """Return an option that is one of some words or a finite number above a bound.
+
+    Raises:
+        ValueError: another word, or another number.
+    """
+    if isinstance(option, str) and option in words:
+        return option
+    try:
+        value = math.nan if isinstance(option, bool) else float(option)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"unknown {name} {option!r}; give a number above {above:g}, or one of "
+            f"{', '.join(map(repr, words))}." + suggestion(str(option), words)
+        ) from None
+    if not (value > above and math.isfinite(value)):
+        raise ValueError(f"{name} must be finite and above {above:g}; got {option!r}.")
     return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pyro.distributions as dist
 from torch import Tensor
 
@@ -21,8 +19,6 @@ class Bernoulli(Likelihood):
         network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
         event_shape: shape of one datum.
     """
-
-    wants: ClassVar[str] = "0/1 values"
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the distributions of single bits."""
@@ -46,8 +42,6 @@ class ContinuousBernoulli(Likelihood):
     References:
         Loaiza-Ganem and Cunningham (2019). https://arxiv.org/abs/1907.06845
     """
-
-    wants: ClassVar[str] = "values in [0, 1]"
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the densities of single values."""

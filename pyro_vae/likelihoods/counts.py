@@ -29,8 +29,6 @@ class Binomial(Likelihood):
         count: number of trials n of each value, its largest value.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, ..., count"
-
     def __init__(
         self, network: MakesNetwork, event_shape: Sequence[int], *, count: int = 255
     ) -> None:
@@ -62,8 +60,6 @@ class Poisson(Likelihood):
         event_shape: shape of one datum.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, 2, ..."
-
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
         return dist.Poisson(_rate(output))
@@ -90,7 +86,6 @@ class NegativeBinomial(Scaled):
         scale: the dispersion a.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, 2, ..."
     quantity: ClassVar[str] = "dispersion"
 
     def __init__(

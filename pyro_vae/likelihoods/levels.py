@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -34,19 +33,16 @@ class DiscretizedLogistic(Scaled):
     k / (levels - 1) in [0, 1]: images of 0..255 are to be divided by 255.
 
     Args:
-        network: maps z of shape ``(*, latent_dim)`` to locations of shape ``(*, *event_shape)``;
-            with ``scale="network"`` to ``(*, 2, *event_shape)``: locations, then raw scales.
+        network: gives locations and perhaps raw scales, as that of
+            :class:`~pyro_vae.likelihoods.scale.Scaled`.
         event_shape: shape of one datum.
         levels: number of levels of each value.
-        scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
-            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+        scale: s, in units of x; a number, ``"shared"``, ``"value"`` or ``"network"``.
         floor: least value of a learned s, in units of x.
 
     References:
         Kingma et al. (2016). https://arxiv.org/abs/1606.04934
     """
-
-    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
 
     def __init__(
         self,
@@ -104,8 +100,6 @@ class LogisticMixture(Likelihood):
     References:
         Salimans et al. (2017), PixelCNN++. https://arxiv.org/abs/1701.05517
     """
-
-    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
 
     def __init__(
         self,
@@ -172,8 +166,6 @@ class Categorical(Likelihood):
         event_shape: shape of one datum.
         levels: number of classes of each value.
     """
-
-    wants: ClassVar[str] = "class indices 0, 1, ..., levels - 1"
 
     def __init__(
         self, network: MakesNetwork, event_shape: Sequence[int], *, levels: int = 256

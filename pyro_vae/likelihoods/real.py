@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.registry import suggestion
 from ..distributions import densities
 from ..distributions.special import inverse_softplus
 from ..networks import MakesNetwork
+from .base import number_or_word
 from .scale import Scaled
 
 __all__ = ["Laplace", "Normal", "StudentT"]
@@ -29,8 +28,6 @@ class Normal(Scaled):
     means, ``event_shape``, ``scale`` and ``floor``.
     """
 
-    wants: ClassVar[str] = "real values"
-
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the normals of single values."""
         return dist.Normal(*self._split(output))
@@ -41,8 +38,6 @@ class Laplace(Scaled):
 
     Arguments are those of :class:`Normal`; s is the mean absolute deviation.
     """
-
-    wants: ClassVar[str] = "real values"
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the Laplace densities of single values."""
@@ -65,8 +60,6 @@ class StudentT(Scaled):
             at least 2.01, starting at 5.
     """
 
-    wants: ClassVar[str] = "real values"
-
     def __init__(
         self,
         network: MakesNetwork,
@@ -77,13 +70,17 @@ class StudentT(Scaled):
         degrees_of_freedom: float | str = "learned",
     ) -> None:
         super().__init__(network, event_shape, scale=scale, floor=floor)
-        learned = degrees_of_freedom == "learned"
-        excess = torch.tensor(5.0 if learned else _degrees(degrees_of_freedom)) - _LEAST_DEGREES
+        # Above 2, so that the values have a variance.
+        degrees = number_or_word(
+            "degrees_of_freedom", degrees_of_freedom, ["learned"], above=_LEAST_DEGREES
+        )
+        learned = degrees == "learned"
+        raw = inverse_softplus(torch.tensor(5.0 if learned else degrees) - _LEAST_DEGREES)
         self.raw_degrees: Tensor
         if learned:
-            self.raw_degrees = nn.Parameter(inverse_softplus(excess))
+            self.raw_degrees = nn.Parameter(raw)
         else:
-            self.register_buffer("raw_degrees", inverse_softplus(excess))
+            self.register_buffer("raw_degrees", raw)
 
     @property
     def degrees_of_freedom(self) -> Tensor:
@@ -104,20 +101,3 @@ class StudentT(Scaled):
     def _unit_deviation(self) -> float:
         degrees = self.degrees_of_freedom.item()
         return math.sqrt(degrees / (degrees - 2))
-
-
-def _degrees(option: float | str) -> float:
-    """Return fixed degrees of freedom, or raise ``ValueError``."""
-    try:
-        value = math.nan if isinstance(option, bool) else float(option)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"unknown degrees_of_freedom {option!r}; give a number above 2, or 'learned'."
-            + suggestion(str(option), ["learned"])
-        ) from None
-    if not (value > _LEAST_DEGREES and math.isfinite(value)):
-        raise ValueError(
-            f"degrees_of_freedom must be finite and above {_LEAST_DEGREES}, so that the values "
-            f"have a variance; got {option!r}."
-        )
-    return value

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.registry import suggestion
 from ..distributions.special import inverse_softplus
 from ..networks import MakesNetwork
-from .base import Likelihood
+from .base import Likelihood, number_or_word
 
 __all__ = ["Scaled", "check_floor"]
 
@@ -53,13 +52,14 @@ class Scaled(Likelihood):
         scale: float | str = "shared",
         floor: float = 1e-2,
     ) -> None:
-        kind, fixed = _parse(self.quantity, scale)
+        scale = number_or_word(self.quantity, scale, list(_KINDS))
+        kind = scale if isinstance(scale, str) else "fixed"
         super().__init__(network, event_shape, rows=(2,) if kind == "network" else ())
         self.scale_kind, self.floor = kind, check_floor(floor, self.quantity)
         self.raw_scale: Tensor | None
         if kind == "fixed":
             self.floor = 0.0
-            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(fixed)))
+            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(scale)))
         elif kind == "network":
             self.register_parameter("raw_scale", None)
         else:
@@ -134,19 +134,3 @@ def check_floor(floor: float, quantity: str) -> float:
             f"unbounded; got {floor!r}."
         )
     return float(floor)
-
-
-def _parse(quantity: str, option: float | str) -> tuple[str, float]:
-    """Return the kind of scale that an option asks for, and its value if that is fixed."""
-    if isinstance(option, str) and option in _KINDS:
-        return option, math.nan
-    try:
-        value = math.nan if isinstance(option, bool) else float(option)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"unknown {quantity} {option!r}; give a positive number, or one of "
-            f"{', '.join(map(repr, _KINDS))}." + suggestion(str(option), _KINDS)
-        ) from None
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{quantity} must be positive and finite; got {option!r}.")
-    return "fixed", value

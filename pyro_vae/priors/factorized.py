@@ -15,24 +15,26 @@ __all__ = ["ONE", "Fixed", "Laplace", "LearnedNormal", "StandardNormal", "Studen
 ONE = 0.541324854612918  # softplus(ONE) = 1
 
 
-class StandardNormal(nn.Module):
+class _Centred(nn.Module):
+    """Base of priors about the origin, whose ``loc`` knows their device and type."""
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+
+class StandardNormal(_Centred):
     r""":math:`p(z) = N(z; 0, I)`.
 
     Args:
         latent_dim: number of latent dimensions.
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
-
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
 class LearnedNormal(nn.Module):
@@ -52,7 +54,7 @@ class LearnedNormal(nn.Module):
         return dist.Normal(self.loc, softplus(self.raw_scale)).to_event(1)
 
 
-class StudentT(nn.Module):
+class StudentT(_Centred):
     r"""Independent Student-t latents :math:`p(z) = \prod_d t_\nu(z_d)`: heavier tails than N(0, I).
 
     Args:
@@ -64,33 +66,25 @@ class StudentT(nn.Module):
     """
 
     degrees: Tensor
-    loc: Tensor
 
     def __init__(self, latent_dim: int, *, degrees_of_freedom: float = 5.0) -> None:
-        super().__init__()
+        super().__init__(latent_dim)
         if not degrees_of_freedom > 0:
             raise ValueError(f"degrees_of_freedom must be positive; got {degrees_of_freedom}.")
         degrees = torch.tensor(float(degrees_of_freedom))
         self.register_buffer("degrees", degrees, persistent=False)
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
         return dist.StudentT(self.degrees, self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
-class Laplace(nn.Module):
+class Laplace(_Centred):
     r"""Independent Laplace latents :math:`p(z) \propto \exp(-\sqrt 2 \sum_d |z_d|)`, variance one.
 
     Args:
         latent_dim: number of latent dimensions.
     """
-
-    loc: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
