@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Literal
 
 from torch import nn
 
-from ..common.registry import build
+from ..common.registry import build, lookup
 from ..config import Config
 from ..likelihoods import LIKELIHOODS, Likelihood
 from ..networks import NETWORKS, Joint
 from ..posteriors import POSTERIORS, Posterior
-from ..priors import build_prior
+from ..priors import PRIORS
 
 __all__ = ["Parts"]
 
@@ -99,14 +100,21 @@ class Parts:
         Args:
             latent_dim: number of latent dimensions.
             posterior: q(z|x) of the data alone, if the model has one, for priors made of it.
+
+        Raises:
+            ValueError: a prior that is made of a posterior, without one.
         """
-        return build_prior(
-            self._config.prior,
-            latent_dim,
-            posterior=posterior,
-            event_shape=None if posterior is None else self.event_shape,
-            **self._config.options("prior"),
-        )
+        name = self._config.prior
+        of_posterior = "posterior" in inspect.signature(lookup("prior", name, PRIORS)).parameters
+        if of_posterior and posterior is None:
+            raise ValueError(
+                f"prior {name!r} is made of the model's posterior of the data alone, and this "
+                "program has none to give (a VAE and the top-down form have one); take another "
+                "prior, or another program."
+            )
+        context = (posterior, self.event_shape) if of_posterior else ()
+        options = self._config.options("prior")
+        return build("prior", name, PRIORS, latent_dim, *context, **options)
 
     def network(self, role: Role, in_shapes: Sequence[Shape], out_shape: Shape) -> nn.Module:
         """Build the config's network, of one input or of several side by side.
