@@ -10,8 +10,8 @@ from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.distributions import mixtures as distributions
-from pyro_vae.distributions.mixtures import BlockAutoregressive, LastDraw, NormalMixture, bound
+from pyro_vae.distributions import BlockAutoregressive, LastDraw, NormalMixture, bound
+from pyro_vae.distributions import vectors as distributions
 
 
 def _arguments(components=7, latent_dim=3, scale=0.8, spread=3.0, dtype=torch.float64):

@@ -12,10 +12,10 @@ from torch import nn
 from torch.distributions import constraints, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.distributions import discrete as masses
-from pyro_vae.distributions import real as densities
+from pyro_vae.common.registry import build
+from pyro_vae.distributions import densities, masses
 from pyro_vae.distributions.special import log_rising
-from pyro_vae.likelihoods import LIKELIHOODS, build_likelihood, likelihood_network_shape
+from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import MLP
 from pyro_vae.programs.checks import check_support
 from pyro_vae.programs.masks import fill, mask_model
@@ -51,10 +51,16 @@ _cases = pytest.mark.parametrize(
 )
 
 
-def _likelihood(name, options, network=None):
+def build_likelihood(name, network, event_shape, **options):
+    return build("likelihood", name, LIKELIHOODS, network, event_shape, **options)
+
+
+def _small_network(shape):
+    return MLP((4,), shape, hidden=(5,))
+
+
+def _likelihood(name, options, network=_small_network):
     torch.manual_seed(0)
-    shape = likelihood_network_shape(name, _EVENT, **options)
-    network = network or MLP((4,), shape, hidden=(5,))
     likelihood = build_likelihood(name, network, _EVENT, **options).double()
     with torch.no_grad():  # away from the special initial values
         for parameter in likelihood.parameters():
@@ -79,9 +85,11 @@ class _Output(nn.Module):
 
 def _free(name, options, *, spread=1.5):
     """Likelihood whose output is a free parameter, with its z."""
-    torch.manual_seed(1)
-    shape = likelihood_network_shape(name, _EVENT, **options)
-    network = _Output(spread * torch.randn(shape).double())
+
+    def network(shape):
+        torch.manual_seed(1)
+        return _Output(spread * torch.randn(shape).double())
+
     return _likelihood(name, options, network), torch.zeros(4).double()
 
 
@@ -214,8 +222,7 @@ class TestContract:
         likelihood = _likelihood(name, options)
         z = torch.randn(3, 4).double()
         x = likelihood(z).sample()
-        shape = likelihood_network_shape(name, _EVENT, **options)
-        other = build_likelihood(name, MLP((4,), shape, hidden=(5,)), _EVENT, **options).double()
+        other = build_likelihood(name, _small_network, _EVENT, **options).double()
         other.load_state_dict(likelihood.state_dict())
         expected = likelihood(z).log_prob(x)
         assert torch.equal(other(z).log_prob(x), expected)
@@ -346,24 +353,32 @@ class TestContract:
         fisher = (mass * score**2).sum()
         torch.testing.assert_close(hessian, fisher.detach(), rtol=1e-3, atol=1e-6)
 
-    def test_says_what_it_wants_and_is(self, name, options):
+    def test_says_what_it_is(self, name, options):
         likelihood = _likelihood(name, options)
-        assert LIKELIHOODS[name].wants
         assert likelihood.description in repr(likelihood)
         if getattr(likelihood, "floor", 0):
             assert f"at least {likelihood.floor:.4g}" in likelihood.description
 
     def test_output_of_another_shape(self, name, options):
-        shape = likelihood_network_shape(name, _EVENT, **options)
-        likelihood = build_likelihood(name, MLP((4,), (*shape, 2), hidden=()), _EVENT, **options)
-        with pytest.raises(ValueError, match=r"needs a network with output of shape \(\.\.\., "):
+        likelihood = build_likelihood(
+            name, lambda shape: MLP((4,), (*shape, 2), hidden=()), _EVENT, **options
+        )
+        with pytest.raises(ValueError, match=r"needs a network whose output has shape \(\.\.\., "):
             likelihood(torch.zeros(3, 4))
+
+    def test_network_as_a_function_of_its_shape(self, name, options):
+        """The same bits as the network itself."""
+        torch.manual_seed(0)
+        made = build_likelihood(name, _small_network, _EVENT, **options)
+        torch.manual_seed(0)
+        given = build_likelihood(name, _small_network(made.output_shape), _EVENT, **options)
+        assert list(made.state_dict()) == list(given.state_dict())
+        for one, two in zip(made.parameters(), given.parameters(), strict=True):
+            assert torch.equal(one, two)
 
     def test_unknown_option(self, name, options):
         with pytest.raises(ValueError, match=f"likelihood {name!r} does not take colour; it takes"):
             build_likelihood(name, nn.Identity(), _EVENT, colour=1)
-        with pytest.raises(ValueError, match="does not take colour"):
-            likelihood_network_shape(name, _EVENT, colour=1)
 
 
 def _own(likelihood):
@@ -523,8 +538,7 @@ def test_categorical_takes_integers():
 def test_divergence_is_finite_where_probabilities_round_to_zero_or_one(name):
     """A NaN here would cost the datum its whole Gauss-Newton precision."""
     likelihood = build_likelihood(name, nn.Identity(), (), **_SMALL[name])
-    shape = likelihood_network_shape(name, (), **_SMALL[name])
-    output = torch.full(shape, 200.0)
+    output = torch.full(likelihood.output_shape, 200.0)
     output.view(-1)[1:] = -200.0
     output.requires_grad_()
     kl = kl_divergence(likelihood(output.detach()), likelihood(output))
@@ -560,9 +574,9 @@ class TestScale:
     def test_standard_deviations_start_at_those_of_the_data(self, name, scale):
         """5,000 draws: 5 standard errors of a standard deviation are 0.05 of it."""
         torch.manual_seed(0)
-        options = {"scale": scale}
-        shape = likelihood_network_shape(name, _EVENT, **options)
-        likelihood = build_likelihood(name, _Output(torch.zeros(shape)), _EVENT, **options)
+        likelihood = build_likelihood(
+            name, lambda shape: _Output(torch.zeros(shape)), _EVENT, scale=scale
+        )
         sizes = torch.linspace(1, 4, 6).reshape(_EVENT)
         x = sizes * torch.randn(5000, *_EVENT)
         x[:, 0, 0] = 2.0  # a value that does not vary starts at a tenth of all
@@ -585,11 +599,11 @@ class TestScale:
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [
-            ("normal", {"scale": 0.0}, "scale must be positive and finite; got 0.0"),
-            ("normal", {"scale": "-1"}, "scale must be positive"),
+            ("normal", {"scale": 0.0}, "scale must be finite and above 0; got 0.0"),
+            ("normal", {"scale": "-1"}, "scale must be finite and above 0"),
             ("normal", {"scale": "netwrok"}, r"unknown scale 'netwrok'.*mean 'network'"),
-            ("normal", {"scale": None}, "unknown scale None; give a positive number, or one of"),
-            ("normal", {"scale": True}, "scale must be positive"),
+            ("normal", {"scale": None}, "unknown scale None; give a number above 0, or one of"),
+            ("normal", {"scale": True}, "scale must be finite and above 0"),
             ("normal", {"floor": 0.0}, "floor must be a positive number"),
             ("logistic-mixture", {"floor": -1.0}, "floor must be a positive number"),
             ("normal", {"floors": 0.1}, r"it takes scale, floor\. Did you mean 'floor'"),

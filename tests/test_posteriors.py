@@ -13,9 +13,10 @@ from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_vae as pv
+from pyro_vae.common.registry import build
 from pyro_vae.likelihoods import Bernoulli
 from pyro_vae.networks import MLP
-from pyro_vae.posteriors import POSTERIORS, DiagonalNormal, build_posterior, posterior_network_shape
+from pyro_vae.posteriors import POSTERIORS, DiagonalNormal
 from pyro_vae.priors import StandardNormal
 
 _EVENT = (2, 3)
@@ -29,16 +30,22 @@ class _Given(nn.Module):
         return parameters
 
 
+def build_posterior(name, network, latent_dim, **options):
+    return build("posterior", name, POSTERIORS, network, latent_dim, **options)
+
+
 def _posterior(name, latent_dim=4):
     """Posterior with a small network, its own parameters away from their initial values."""
     torch.manual_seed(0)
-    options = _OPTIONS.get(name, {})
-    shape = posterior_network_shape(name, latent_dim, **options)
-    network = MLP(_EVENT, shape, hidden=(5,))
-    posterior = build_posterior(name, network, latent_dim, **options)
+    posterior = build_posterior(
+        name,
+        lambda shape: MLP(_EVENT, shape, hidden=(5,)),
+        latent_dim,
+        **_OPTIONS.get(name, {}),
+    )
     with torch.no_grad():
         for owner in posterior.children():
-            scale = 0.5 if owner is network else 0.8
+            scale = 0.5 if owner is posterior.network else 0.8
             for parameter in owner.parameters():
                 fan_in = parameter.shape[-1] if parameter.dim() > 1 else 1
                 parameter += scale / math.sqrt(fan_in) * torch.randn_like(parameter)
@@ -49,7 +56,7 @@ def _given(name, latent_dim=4, *leading):
     """Posterior of given parameters, and some."""
     posterior = _posterior(name, latent_dim)
     posterior.network = _Given()
-    shape = posterior_network_shape(name, latent_dim, **_OPTIONS.get(name, {}))
+    shape = posterior.output_shape
     return posterior, 0.5 * torch.randn(*leading, *shape, dtype=torch.float64)
 
 
@@ -206,12 +213,9 @@ class TestPosteriors:
     @pytest.mark.usefixtures("no_unreliable_warning")
     def test_trains_and_evaluates(self, name, digits):
         torch.manual_seed(0)
-        network = MLP((8, 8), posterior_network_shape(name, 4), hidden=(16,))
-        vae = pv.VAE(
-            StandardNormal(4),
-            Bernoulli(MLP((4,), (8, 8), hidden=(16,)), (8, 8)),
-            build_posterior(name, network, 4),
-        )
+        posterior = build_posterior(name, lambda shape: MLP((8, 8), shape, hidden=(16,)), 4)
+        likelihood = Bernoulli(MLP((4,), (8, 8), hidden=(16,)), (8, 8))
+        vae = pv.VAE(StandardNormal(4), likelihood, posterior)
         history = pv.fit(vae, digits.train.head(300), epochs=2)
         assert math.isfinite(history.epochs[-1].train_elbo)
         x = digits.test.x[:20]
@@ -223,10 +227,22 @@ class TestPosteriors:
             warnings.simplefilter("ignore", pv.PyroVAEWarning)
             assert pv.fit(vae, digits.train.head(100), epochs=1, objective=objective).epochs
 
+    def test_network_as_a_function_of_its_shape(self, name):
+        """The same bits as the network itself, which is drawn before the posterior's own."""
+        torch.manual_seed(0)
+        made = build_posterior(name, lambda shape: MLP(_EVENT, shape, hidden=(5,)), 4)
+        torch.manual_seed(0)
+        given = build_posterior(name, MLP(_EVENT, made.output_shape, hidden=(5,)), 4)
+        assert list(made.state_dict()) == list(given.state_dict())
+        for one, two in zip(made.parameters(), given.parameters(), strict=True):
+            assert torch.equal(one, two)
+
     def test_network_of_another_shape(self, name):
         posterior, parameters = _given(name, 4, 3)
         with pytest.raises(ValueError, match=r"needs a network whose output has shape \(\.\.\., "):
             posterior(parameters[..., 1:, :])
+        with pytest.raises(ValueError, match=r"got \(4,\)\. Give a function in place"):
+            posterior(parameters[0, 0])
 
 
 def test_full_normal_is_the_one_of_its_parameters():
@@ -241,7 +257,7 @@ def test_full_normal_is_the_one_of_its_parameters():
 
 def test_low_rank_normal_is_the_one_of_its_parameters():
     posterior = build_posterior("low-rank", _Given(), 4, rank=3)
-    parameters = torch.randn(posterior_network_shape("low-rank", 4, rank=3)).double()
+    parameters = torch.randn(posterior.output_shape).double()
     q = posterior(parameters)
     scale = torch.diag(1e-5 + torch.nn.functional.softplus(parameters[1]))
     factor = 30 * torch.tanh(parameters[2:].T / 30)
@@ -320,8 +336,10 @@ def test_one_latent_dimension():
 def test_diagonal_normal_takes_the_size_from_its_network():
     q = DiagonalNormal(_Given())(torch.zeros(3, 2, 7))
     assert q.event_shape == (7,)
-    with pytest.raises(ValueError, match=r"\(\.\.\., 2, latent_dim\).*got \(3, 7\)"):
+    with pytest.raises(ValueError, match=r"\(\.\.\., 2, any\).*got \(3, 7\)"):
         DiagonalNormal(_Given())(torch.zeros(3, 7))
+    with pytest.raises(ValueError, match="needs to know all sizes to have a network made"):
+        DiagonalNormal(lambda shape: MLP(_EVENT, shape))
 
 
 def test_wrong_names_and_options():
@@ -330,7 +348,7 @@ def test_wrong_names_and_options():
     with pytest.raises(ValueError, match="'normal' does not take rank; it takes no options"):
         build_posterior("normal", _Given(), 2, rank=3)
     with pytest.raises(ValueError, match="'low-rank' does not take ranks; it takes rank"):
-        posterior_network_shape("low-rank", 2, ranks=3)
+        build_posterior("low-rank", _Given(), 2, ranks=3)
     with pytest.raises(ValueError, match="rank must be at least 1; got 0"):
         build_posterior("low-rank", _Given(), 2, rank=0)
     with pytest.raises(ValueError, match=r"top must be between 1 and latent_dim - 1 = 3; got 4"):
@@ -342,8 +360,8 @@ def test_wrong_names_and_options():
 
 
 def test_options_reach_the_posterior():
-    assert posterior_network_shape("low-rank", 4, rank=3) == (5, 4)
-    assert posterior_network_shape("flow", 4, transforms=3, width=8) == (3, 4)
+    assert build_posterior("low-rank", _Given(), 4, rank=3).output_shape == (5, 4)
+    assert build_posterior("flow", _Given(), 4, transforms=3, width=8).output_shape == (3, 4)
     assert build_posterior("hierarchical", _Given(), 4, top=1, width=7).bottom == 3
     flow = build_posterior("flow", _Given(), 4, transforms=3, width=8)
     assert len(flow.flow.transform.transforms) == 3

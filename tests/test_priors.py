@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.common.registry import build
 from pyro_vae.networks import MLP
-from pyro_vae.posteriors import POSTERIORS, DiagonalNormal, build_posterior, posterior_network_shape
-from pyro_vae.priors import PRIORS, Fixed, VampPrior, build_prior
+from pyro_vae.posteriors import POSTERIORS, DiagonalNormal
+from pyro_vae.priors import PRIORS, Fixed, VampPrior
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -24,20 +25,19 @@ _SMALL = {
 }
 
 
+def build_prior(name, latent_dim, *context, **options):
+    return build("prior", name, PRIORS, latent_dim, *context, **options)
+
+
 def _posterior(latent_dim, name="normal"):
-    shape = posterior_network_shape(name, latent_dim)
-    return build_posterior(name, MLP(_EVENT, shape, hidden=(5,)), latent_dim)
+    return POSTERIORS[name](lambda shape: MLP(_EVENT, shape, hidden=(5,)), latent_dim)
 
 
 def _prior(name, latent_dim=2, *, moved=0.3):
     torch.manual_seed(0)
-    prior = build_prior(
-        name,
-        latent_dim,
-        posterior=_posterior(latent_dim),
-        event_shape=_EVENT,
-        **_SMALL.get(name, {}),
-    )
+    posterior = _posterior(latent_dim)
+    context = (posterior, _EVENT) if name in ("vamp", "exemplar") else ()
+    prior = build_prior(name, latent_dim, *context, **_SMALL.get(name, {}))
     with torch.no_grad():  # away from the special initial values
         for parameter in prior.parameters():
             parameter += moved * torch.randn_like(parameter)
@@ -184,7 +184,7 @@ def test_vamp_starts_at_data_and_keeps_to_their_range():
 
 def test_exemplars_are_data_with_one_scale():
     posterior, x = _posterior(3), torch.rand(50, *_EVENT)
-    prior = build_prior("exemplar", 3, posterior=posterior, event_shape=_EVENT, components=8)
+    prior = build_prior("exemplar", 3, posterior, _EVENT, components=8)
     prior.initialize(x)
     assert all((x == row).flatten(1).all(1).any() for row in prior.exemplars)
     components = dist.Normal(
@@ -269,8 +269,9 @@ def test_wrong_options():
         build_prior("normal", 2, components=3)
     with pytest.raises(ValueError, match="does not take degrees; it takes components"):
         build_prior("mixture", 2, degrees=3)
-    with pytest.raises(ValueError, match="'vamp' is made of the model's posterior and event_shape"):
-        build_prior("vamp", 2)
+    config = pv.Config(prior="vamp", prior_components=5, program="bottom-up")
+    with pytest.raises(ValueError, match="'vamp' is made of the model's posterior of the data"):
+        pv.build_program(config, event_shape=_EVENT)
     with pytest.raises(ValueError, match="degrees_of_freedom must be positive"):
         build_prior("student-t", 2, degrees_of_freedom=0)
     assert isinstance(_posterior(2), DiagonalNormal)

@@ -10,6 +10,7 @@ from pyro.infer import SVI, Trace_ELBO, TraceEnum_ELBO
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae import models
 from pyro_vae.models import (
     Classifier,
     ConditionalVAE,
@@ -879,6 +880,83 @@ def test_wrong_masks(digits):
 
 
 # -- construction --------------------------------------------------------------------------------
+
+
+_PROGRAM_CONFIG = {"latent_dim": 3, "hidden": (12,), "classes": 10}
+
+
+@pytest.mark.parametrize("program", models.MODELS)
+def test_every_program_is_built_by_name_and_trains(program, digits):
+    """One word of the config; the parameters are those of the class's own ``from_config``."""
+    config = _PROGRAM_CONFIG | {"program": program}
+    model = pv.build_program(pv.Config(**config), event_shape=(8, 8), data=digits.train.x)
+    assert type(model) is models.MODELS[program]
+    again = type(model).from_config(pv.Config(**config), event_shape=(8, 8), data=digits.train.x)
+    for one, two in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+    x, y = digits.train.x[:100], digits.train.y[:100]
+    labelled = program in ("conditional", "semi-supervised")
+    objective = pv.EnumeratedELBO() if program == "semi-supervised" else pv.ELBO()
+    history = pv.fit(model, (x, y) if labelled else x, epochs=1, objective=objective)
+    assert math.isfinite(history.epochs[-1].train_elbo)
+    assert model.reconstruct(x[:3], *([y[:3]] if labelled else [])).shape == (3, 8, 8)
+    given = y[:4] if labelled else 4
+    assert torch.equal(model.sample(given, seed=0), model.sample(given, seed=0))
+
+
+def test_settings_of_a_config_and_of_the_caller():
+    """A model reads its settings from the config; an argument takes their place."""
+    config = pv.Config(**_PROGRAM_CONFIG, classification_weight=3.0)
+    semi = pv.SemiSupervisedVAE.from_config(config, event_shape=(8, 8))
+    assert (semi.classes, semi.classification_weight) == (10, 3.0)
+    semi = pv.SemiSupervisedVAE.from_config(
+        config, event_shape=(8, 8), classes=4, classification_weight=0.0
+    )
+    assert (semi.classes, semi.classification_weight) == (4, 0.0)
+    learned = pv.Config(**_PROGRAM_CONFIG, program="conditional", learned_prior=True)
+    assert pv.build_program(learned, event_shape=(8, 8)).prior_sees_condition
+    fixed = pv.ConditionalVAE.from_config(learned, event_shape=(8, 8), learned_prior=False)
+    assert not fixed.prior_sees_condition
+    other = pv.ConditionalVAE.from_config(learned, event_shape=(8, 8), condition_shape=(3,))
+    assert other.classes is None
+
+
+def test_programs_that_a_config_does_not_describe():
+    small = {"latent_dim": 3, "hidden": (12,)}
+    for program, message in (
+        ("conditional", r"give one of condition_shape=.*classes=None"),
+        ("semi-supervised", r"number of classes is not known; give classes=\.\.\."),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pv.build_program(pv.Config(program=program, **small), event_shape=(8, 8))
+    for kind, program in (
+        (pv.VAE, "conditional"),
+        (pv.ConditionalVAE, "semi-supervised"),
+        (pv.HierarchicalVAE, "conditional"),
+        (pv.SemiSupervisedVAE, "top-down"),
+    ):
+        config = pv.Config(program=program, classes=10, **small)
+        with pytest.raises(ValueError, match=rf"{kind.__name__} is not what.*{program!r}"):
+            kind.from_config(config, event_shape=(8, 8))
+    with pytest.raises(ValueError, match=r"VAE is not what.*top_dim=2.*leave these out"):
+        pv.VAE.from_config(pv.Config(top_dim=2, **small), event_shape=(8, 8))
+
+
+def test_arguments_go_to_the_models_device(digits):
+    """On the meta device: anything left on the CPU would be an error."""
+    labels = torch.zeros(2, dtype=torch.long)
+    x = digits.test.x[:2]
+    for program, kind in models.MODELS.items():
+        config = pv.Config(**_PROGRAM_CONFIG, program=program)
+        model = kind.from_config(config, event_shape=(8, 8)).to("meta")
+        assert model.device == torch.device("meta")
+        given = [labels] if program in ("conditional", "semi-supervised") else []
+        with pyro.validation_enabled(False):
+            assert model.reconstruct(x, *given).device.type == "meta"
+            assert model.sample(*(given or [2]), mean=True).device.type == "meta"
+    with pyro.validation_enabled(False):
+        assert model.classify(x=x).device.type == "meta"
+    assert pv.VAE(nn.Identity(), nn.Identity(), nn.Identity()).device.type == "cpu"
 
 
 def test_wrong_construction():

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["check_choice", "check_options", "lookup", "options_of", "suggestion"]
+__all__ = ["build", "check_choice", "check_options", "lookup", "options_of", "suggestion"]
 
 T = TypeVar("T")
 
@@ -55,3 +55,20 @@ def check_options(
                 f"{kind} {name!r} does not take {option}; it takes {takes}."
                 + suggestion(option, own)
             )
+
+
+def build(
+    kind: str, name: str, table: Mapping[str, Callable[..., T]], /, *args: Any, **options: Any
+) -> T:
+    """Return ``table[name](*args, **options)``, or raise a ``ValueError`` that says what there is.
+
+    Args:
+        kind: what the table holds, for the message.
+        name: a key of the table.
+        table: constructors by name.
+        args: positional arguments of the constructor.
+        options: keyword-only arguments of the constructor.
+    """
+    constructor = lookup(kind, name, table)
+    check_options(kind, name, constructor, options)
+    return constructor(*args, **options)

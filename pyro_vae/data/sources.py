@@ -126,7 +126,7 @@ def as_source(
             f"{what} is a {type(data).__name__}, which can be read only once; give a list of "
             "batches, a DataLoader, or a tensor."
         )
-    if isinstance(data, Dataset) or hasattr(data, "__iter__"):
+    if isinstance(data, Dataset) or (hasattr(data, "__iter__") and not hasattr(data, "__array__")):
         if isinstance(data, Sized) and len(data) == 0:
             raise ValueError(f"{what} is empty.")
         return _Streamed(data, (least, most), torch.device("cpu"))

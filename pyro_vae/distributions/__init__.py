@@ -1,7 +1,8 @@
 """Distributions of Pyro's kind that priors, posteriors and likelihoods are made of."""
 
+from .base import LastDraw, bound
 from .flows import FLOWS, FlowDistribution, FlowKind, FlowTransform
-from .mixtures import BlockAutoregressive, LastDraw, NormalMixture, bound
+from .vectors import BlockAutoregressive, NormalMixture
 
 __all__ = [
     "FLOWS",

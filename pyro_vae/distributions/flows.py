@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ..common.registry import lookup
-from .mixtures import LastDraw, bound
+from .base import LastDraw, bound, expanded
 
 __all__ = ["FLOWS", "FlowDistribution", "FlowKind", "FlowTransform"]
 
@@ -64,13 +64,8 @@ class FlowDistribution(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FlowDistribution:
         """Return the same distribution with another batch shape."""
-        new: FlowDistribution = self._get_checked_instance(FlowDistribution, _instance)
-        new.base = self.base.expand(torch.Size(batch_shape))
-        new.generate, new.normalize, new._drawn = self.generate, self.normalize, LastDraw()
-        super(FlowDistribution, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
+        new = expanded(self, batch_shape, "base")
+        new._drawn = LastDraw()
         return new
 
     @property
@@ -89,7 +84,7 @@ class FlowDistribution(dist.TorchDistribution):
         """Log density of ``value`` (*, D), shape ``(*,)``."""
         if self._validate_args:
             self._validate_sample(value)
-        density: Tensor | None = self._drawn.recall(value)
+        density = self._drawn.recall(value)
         if density is None:
             noise, log_determinant = self.normalize(value)
             density = self.base.log_prob(noise) + log_determinant
@@ -161,8 +156,7 @@ class FlowTransform(nn.Module):
             The image ``(*, D)``, and the log absolute determinant of its Jacobian ``(*,)``.
         """
         transform = self.transform(context)
-        image, log_determinant = (transform.inv if inverse else transform).call_and_ladj(x)
-        return image, log_determinant
+        return (transform.inv if inverse else transform).call_and_ladj(x)
 
     def maps(self, context: Tensor | None = None) -> tuple[Map, Map]:
         """Return f and its inverse at the present parameters."""

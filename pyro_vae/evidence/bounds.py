@@ -12,7 +12,7 @@ from ..common.options import Method
 from ..common.seeding import seeded
 from ..data import AnyData
 from ..programs.evaluation import BLOCK, Block, evaluating
-from ..programs.pair import Values
+from ..programs.pair import Pair, Values
 from ..programs.traces import Batch, Fn
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
@@ -125,16 +125,19 @@ def certify(
     settings = annealing or Annealing()
     simulated: list[Batch] = []
     drawn: list[Values] = []
-    with evaluating(model, guide, x, checked=False, finite=mask is None) as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
         index = torch.arange(number) % len(evaluation)
         (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
-        if mask is not None and mask.dim() == rows[0].dim() and len(mask) == len(evaluation):
-            mask = mask[index.to(mask.device)]
         template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)
+        pair = evaluation.pair
+        if mask is not None:  # data are simulated as a whole, and bounded as far as observed
+            *plain, mask = template
+            template = tuple(plain)
+            pair = Pair.inspect(model, guide, template[:BLOCK])
         for first in range(0, number, BLOCK):
             part = tuple(argument[first : first + BLOCK] for argument in template)
             with seeded("simulate", seed, first):
-                batch, values = evaluation.pair.simulate(part)
+                batch, values = pair.simulate(part)
             simulated.append(batch)
             drawn.append(values)
     data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))

@@ -1,77 +1,54 @@
-"""What all likelihoods share: a network, the shape of a datum, words for the data they want."""
+"""What all likelihoods share: a network, the shape of a datum, a description; options checked."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["Likelihood", "as_float", "initialize_output", "whole_number"]
+from ..common.registry import suggestion
+from ..networks import Amortized, MakesNetwork
+
+__all__ = ["Likelihood", "number_or_word", "whole_number"]
 
 
-class Likelihood(nn.Module):
+class Likelihood(Amortized):
     r"""Values that are independent given z: :math:`p(x \mid z) = \prod_d p(x_d \mid f_d(z))`.
 
-    A subclass says what data it wants (``wants``), which output its network must have
-    (``network_shape``) and how an output becomes a distribution of single values (``values``).
+    A subclass says which output its network must have and how an output becomes a distribution of
+    single values (:meth:`values`).
 
     Args:
         network: maps its inputs (z of shape ``(*, latent_dim)``, and whatever else it takes) to
-            ``(*, *network_shape)``.
+            ``(*, *rows, *event_shape)``; or a function that makes such a network of its output
+            shape ``(*rows, *event_shape)``.
         event_shape: shape of one datum.
+        rows: numbers of outputs for each value of x; by default one.
 
     Attributes:
         event_dim: number of dimensions of a datum.
-        output_shape: event shape of the network's output, as ``network_shape`` gives it.
+        output_shape: event shape of the network's output.
     """
 
-    wants: ClassVar[str] = "values"
-
-    def __init__(self, network: nn.Module, event_shape: Sequence[int]) -> None:
-        super().__init__()
-        self.network = network
+    def __init__(
+        self, network: MakesNetwork, event_shape: Sequence[int], rows: tuple[int, ...] = ()
+    ) -> None:
+        super().__init__(network, (*rows, *event_shape))
         self.event_shape = torch.Size(event_shape)
         self.event_dim = len(self.event_shape)
-        self.output_shape = self.event_shape
 
-    @classmethod
-    def network_shape(cls, event_shape: Sequence[int], **options: Any) -> tuple[int, ...]:
-        """Event shape that the network's output must have.
-
-        Args:
-            event_shape: shape of one datum.
-            options: keyword arguments of the constructor.
-        """
-        return tuple(event_shape)
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """Return p(x|z), batch shape ``(*,)``, event shape ``event_shape``.
-
-        Args:
-            inputs: what the network takes: z of shape ``(*, latent_dim)``, and perhaps more.
-
-        Raises:
-            ValueError: the network's output has another shape than ``network_shape`` asks for.
-        """
-        output = self.network(*inputs)
-        shape = self.output_shape
-        if output.shape[max(output.dim() - len(shape), 0) :] != shape:
-            raise ValueError(
-                f"{type(self).__name__} of data of shape {tuple(self.event_shape)} needs a network "
-                f"with output of shape (..., {', '.join(map(str, shape))}); got "
-                f"{tuple(output.shape)}. Build the network with the shape that network_shape gives."
-            )
-        likelihood: dist.TorchDistribution = self.values(output).to_event(self.event_dim)
-        return likelihood
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z), batch shape ``(*,)``, event shape ``event_shape``."""
+        return self.values(output).to_event(self.event_dim)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the distributions of single values, batch shape ``(*, *event_shape)``.
 
         Args:
-            output: what the network gave, shape ``(*, *network_shape)``.
+            output: what the network gave, shape ``(*, *output_shape)``.
         """
         raise NotImplementedError
 
@@ -85,20 +62,30 @@ class Likelihood(nn.Module):
         return f"event_shape={tuple(self.event_shape)}, {self.description}"
 
 
-def as_float(x: Tensor) -> Tensor:
-    """Return data as floating-point numbers, in the default type if they are integers."""
-    return x if x.is_floating_point() else x.to(torch.get_default_dtype())
-
-
-def initialize_output(network: nn.Module, value: Tensor) -> None:
-    """Start a network's output at ``value`` where the network knows how."""
-    initialize = getattr(network, "initialize_output", None)
-    if callable(initialize):
-        initialize(value)
-
-
 def whole_number(name: str, value: int, *, least: int) -> int:
     """Return an option that must be an integer of at least ``least``, or raise ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
+    return value
+
+
+def number_or_word(
+    name: str, option: float | str, words: Sequence[str], *, above: float = 0.0
+) -> float | str:
+    """Return an option that is one of some words or a finite number above a bound.
+
+    Raises:
+        ValueError: another word, or another number.
+    """
+    if isinstance(option, str) and option in words:
+        return option
+    try:
+        value = math.nan if isinstance(option, bool) else float(option)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"unknown {name} {option!r}; give a number above {above:g}, or one of "
+            f"{', '.join(map(repr, words))}." + suggestion(str(option), words)
+        ) from None
+    if not (value > above and math.isfinite(value)):
+        raise ValueError(f"{name} must be finite and above {above:g}; got {option!r}.")
     return value

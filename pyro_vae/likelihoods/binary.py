@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
-from ..distributions import real as densities
+from ..distributions import densities
 from ..distributions.special import solve_increasing
-from .base import Likelihood, as_float, initialize_output
+from .base import Likelihood
 
 __all__ = ["Bernoulli", "ContinuousBernoulli"]
 
@@ -23,17 +20,13 @@ class Bernoulli(Likelihood):
         event_shape: shape of one datum.
     """
 
-    wants: ClassVar[str] = "0/1 values"
-
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the distributions of single bits."""
-        bits: dist.TorchDistribution = densities.Bernoulli(logits=output)
-        return bits
+        return densities.Bernoulli(logits=output)
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the output at the logit of the data's mean, clipped to [0.001, 0.999]."""
-        mean = as_float(x).mean(0).clamp(1e-3, 1 - 1e-3)
-        initialize_output(self.network, mean.logit())
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Logit of the data's mean, clipped to [0.001, 0.999]."""
+        return x.mean(0).clamp(1e-3, 1 - 1e-3).logit()
 
 
 class ContinuousBernoulli(Likelihood):
@@ -50,18 +43,11 @@ class ContinuousBernoulli(Likelihood):
         Loaiza-Ganem and Cunningham (2019). https://arxiv.org/abs/1907.06845
     """
 
-    wants: ClassVar[str] = "values in [0, 1]"
-
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the densities of single values."""
-        values: dist.TorchDistribution = densities.ContinuousBernoulli(logits=output)
-        return values
+        return densities.ContinuousBernoulli(logits=output)
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the distribution's mean at the data's, clipped to [0.02, 0.98]."""
-        mean = as_float(x).mean(0).clamp(0.02, 0.98)
-        logits = solve_increasing(
-            lambda t: densities.ContinuousBernoulli(logits=t).mean, mean, low=-100, high=100
-        )
-        with torch.no_grad():
-            initialize_output(self.network, logits)
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Logits at which the distribution's mean is the data's, clipped to [0.02, 0.98]."""
+        mean = x.mean(0).clamp(0.02, 0.98)
+        return solve_increasing(lambda t: self.values(t).mean, mean, low=-100, high=100)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import pyro.distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..distributions import discrete as masses
+from ..distributions import masses
 from ..distributions.special import inverse_softplus
-from .base import Likelihood, as_float, initialize_output, whole_number
+from ..networks import MakesNetwork
+from .base import Likelihood, whole_number
 from .scale import Scaled
 
 __all__ = ["Binomial", "NegativeBinomial", "Poisson"]
@@ -28,9 +29,9 @@ class Binomial(Likelihood):
         count: number of trials n of each value, its largest value.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, ..., count"
-
-    def __init__(self, network: nn.Module, event_shape: Sequence[int], *, count: int = 255) -> None:
+    def __init__(
+        self, network: MakesNetwork, event_shape: Sequence[int], *, count: int = 255
+    ) -> None:
         super().__init__(network, event_shape)
         self.count = whole_number("count", count, least=1)
 
@@ -41,13 +42,11 @@ class Binomial(Likelihood):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
-        values: dist.TorchDistribution = masses.Binomial(self.count, logits=output)
-        return values
+        return masses.Binomial(self.count, logits=output)
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the output at the logit of the data's mean share, clipped to [0.001, 0.999]."""
-        share = (as_float(x).mean(0) / self.count).clamp(1e-3, 1 - 1e-3)
-        initialize_output(self.network, share.logit())
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Logit of the data's mean share, clipped to [0.001, 0.999]."""
+        return (x.mean(0) / self.count).clamp(1e-3, 1 - 1e-3).logit()
 
 
 class Poisson(Likelihood):
@@ -61,16 +60,13 @@ class Poisson(Likelihood):
         event_shape: shape of one datum.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, 2, ..."
-
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
-        values: dist.TorchDistribution = dist.Poisson(_rate(output))
-        return values
+        return dist.Poisson(_rate(output))
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the rates at the data's mean, at least 0.001."""
-        initialize_output(self.network, _raw_rate(as_float(x).mean(0)))
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Raw rates at which the rates are the data's mean, at least 0.001."""
+        return _raw_rate(x.mean(0))
 
 
 class NegativeBinomial(Scaled):
@@ -90,25 +86,17 @@ class NegativeBinomial(Scaled):
         scale: the dispersion a.
     """
 
-    wants: ClassVar[str] = "counts 0, 1, 2, ..."
     quantity: ClassVar[str] = "dispersion"
 
     def __init__(
         self,
-        network: nn.Module,
+        network: MakesNetwork,
         event_shape: Sequence[int],
         *,
         dispersion: float | str = "shared",
         floor: float = 1e-4,
     ) -> None:
         super().__init__(network, event_shape, scale=dispersion, floor=floor)
-
-    @classmethod
-    def network_shape(
-        cls, event_shape: Sequence[int], *, dispersion: float | str = "shared", **options: Any
-    ) -> tuple[int, ...]:
-        """``event_shape``, or ``(2, *event_shape)`` for a dispersion from the network."""
-        return super().network_shape(event_shape, scale=dispersion)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..distributions import discrete as masses
+from ..distributions import masses
 from ..distributions.special import inverse_softplus, solve_increasing
-from .base import Likelihood, as_float, initialize_output, whole_number
-from .scale import Scaled
+from ..networks import MakesNetwork
+from .base import Likelihood, whole_number
+from .scale import Scaled, check_floor
 
 __all__ = ["Categorical", "DiscretizedLogistic", "LogisticMixture"]
 
@@ -33,23 +33,20 @@ class DiscretizedLogistic(Scaled):
     k / (levels - 1) in [0, 1]: images of 0..255 are to be divided by 255.
 
     Args:
-        network: maps z of shape ``(*, latent_dim)`` to locations of shape ``(*, *event_shape)``;
-            with ``scale="network"`` to ``(*, 2, *event_shape)``: locations, then raw scales.
+        network: gives locations and perhaps raw scales, as that of
+            :class:`~pyro_vae.likelihoods.scale.Scaled`.
         event_shape: shape of one datum.
         levels: number of levels of each value.
-        scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
-            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+        scale: s, in units of x; a number, ``"shared"``, ``"value"`` or ``"network"``.
         floor: least value of a learned s, in units of x.
 
     References:
         Kingma et al. (2016). https://arxiv.org/abs/1606.04934
     """
 
-    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
-
     def __init__(
         self,
-        network: nn.Module,
+        network: MakesNetwork,
         event_shape: Sequence[int],
         *,
         levels: int = 256,
@@ -68,14 +65,10 @@ class DiscretizedLogistic(Scaled):
         """Return the mass functions of single values."""
         return masses.DiscretizedLogistic(*self._split(output), self.levels)
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the distribution's mean at the data's and a learned scale at their scale.
-
-        Raises:
-            ValueError: data off the levels.
-        """
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Start as other scaled values do, from data on the levels; a ``ValueError`` for others."""
         _check_levels(x, self.levels)
-        super().initialize(x)
+        return super().starting_output(x)
 
     def _unit_deviation(self) -> float:
         return _UNIT_DEVIATION
@@ -108,31 +101,20 @@ class LogisticMixture(Likelihood):
         Salimans et al. (2017), PixelCNN++. https://arxiv.org/abs/1701.05517
     """
 
-    wants: ClassVar[str] = "values k / (levels - 1) in [0, 1], k = 0, 1, ..., levels - 1"
-
     def __init__(
         self,
-        network: nn.Module,
+        network: MakesNetwork,
         event_shape: Sequence[int],
         *,
         components: int = 5,
         levels: int = 256,
         floor: float = _FLOOR,
     ) -> None:
-        super().__init__(network, event_shape)
-        self.output_shape = torch.Size(self.network_shape(event_shape, components=components))
-        if not (floor > 0 and math.isfinite(floor)):
-            raise ValueError(f"floor must be a positive number, the least scale; got {floor!r}.")
+        rows = 3 * whole_number("components", components, least=1)
+        super().__init__(network, event_shape, rows=(rows,))
         self.components = components
         self.levels = whole_number("levels", levels, least=2)
-        self.floor = float(floor)
-
-    @classmethod
-    def network_shape(
-        cls, event_shape: Sequence[int], *, components: int = 5, **options: Any
-    ) -> tuple[int, ...]:
-        """``(3 * components, *event_shape)``."""
-        return (3 * whole_number("components", components, least=1), *event_shape)
+        self.floor = check_floor(floor, "scale")
 
     @property
     def description(self) -> str:
@@ -148,18 +130,15 @@ class LogisticMixture(Likelihood):
         logits, loc, raw = rows.unflatten(-1, (3, self.components)).unbind(-2)
         weights = dist.Categorical(logits=logits)
         parts = masses.DiscretizedLogistic(loc, self.floor + softplus(raw), self.levels)
-        values: dist.TorchDistribution = dist.MixtureSameFamily(weights, parts)
-        return values
+        return dist.MixtureSameFamily(weights, parts)
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Start with equal weights, locations spread over the data, and their mean.
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Equal weights, locations spread over the data about their mean.
 
         Raises:
             ValueError: data off the levels.
         """
         _check_levels(x, self.levels)
-        x = as_float(x)
         mean = x.mean(0)
         deviation = (x - mean).std(correction=0)
         raw = inverse_softplus((deviation / _UNIT_DEVIATION - self.floor).clamp_min(self.floor))
@@ -173,8 +152,7 @@ class LogisticMixture(Likelihood):
 
         centre = solve_increasing(function, _inside(mean), low=-20, high=21)
         loc = torch.stack([centre + offset for offset in offsets])
-        start = torch.cat([torch.zeros_like(loc), loc, raw.expand_as(loc)])
-        initialize_output(self.network, start)
+        return torch.cat([torch.zeros_like(loc), loc, raw.expand_as(loc)])
 
 
 class Categorical(Likelihood):
@@ -189,21 +167,12 @@ class Categorical(Likelihood):
         levels: number of classes of each value.
     """
 
-    wants: ClassVar[str] = "class indices 0, 1, ..., levels - 1"
-
     def __init__(
-        self, network: nn.Module, event_shape: Sequence[int], *, levels: int = 256
+        self, network: MakesNetwork, event_shape: Sequence[int], *, levels: int = 256
     ) -> None:
-        super().__init__(network, event_shape)
-        self.output_shape = torch.Size(self.network_shape(event_shape, levels=levels))
+        rows = whole_number("levels", levels, least=2)
+        super().__init__(network, event_shape, rows=(rows,))
         self.levels = levels
-
-    @classmethod
-    def network_shape(
-        cls, event_shape: Sequence[int], *, levels: int = 256, **options: Any
-    ) -> tuple[int, ...]:
-        """``(levels, *event_shape)``."""
-        return (whole_number("levels", levels, least=2), *event_shape)
 
     @property
     def description(self) -> str:
@@ -212,16 +181,13 @@ class Categorical(Likelihood):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
-        logits = output.movedim(-self.event_dim - 1, -1)
-        values: dist.TorchDistribution = masses.Categorical(logits=logits)
-        return values
+        return masses.Categorical(logits=output.movedim(-self.event_dim - 1, -1))
 
-    def initialize(self, x: Tensor) -> None:
-        """Start the output at the log frequencies of each value's classes, one datum added."""
-        x = as_float(x)
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Log frequencies of each value's classes, one datum added."""
         counts = torch.stack([(x == k).sum(0) for k in range(self.levels)]).to(x.dtype)
         frequencies = (counts + 1 / self.levels) / (len(x) + 1)
-        initialize_output(self.network, frequencies.log())
+        return frequencies.log()
 
 
 def _inside(mean: Tensor) -> Tensor:

@@ -4,83 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.registry import suggestion
-from ..distributions import real as densities
+from ..distributions import densities
 from ..distributions.special import inverse_softplus
+from ..networks import MakesNetwork
+from .base import number_or_word
 from .scale import Scaled
 
 __all__ = ["Laplace", "Normal", "StudentT"]
 
-_FLOOR = 1e-2
 _LEAST_DEGREES = 2.01
 
 
 class Normal(Scaled):
     r"""Independent normals :math:`p(x \mid z) = \prod_d N(x_d; f_d(z), s^2)`, real-valued data.
 
-    A learned scale makes the likelihood unbounded when the decoder fits a datum exactly, so the
-    scale has a floor; it is part of the model and so of every number computed from it.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to means of shape ``(*, *event_shape)``; with
-            ``scale="network"`` to ``(*, 2, *event_shape)``: the means, then the raw scales.
-        event_shape: shape of one datum.
-        scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
-            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
-        floor: least value of a learned s, in units of x.
+    Arguments are those of :class:`~pyro_vae.likelihoods.scale.Scaled`: ``network``, which gives the
+    means, ``event_shape``, ``scale`` and ``floor``.
     """
-
-    wants: ClassVar[str] = "real values"
-
-    def __init__(
-        self,
-        network: nn.Module,
-        event_shape: Sequence[int],
-        *,
-        scale: float | str = "shared",
-        floor: float = _FLOOR,
-    ) -> None:
-        super().__init__(network, event_shape, scale=scale, floor=floor)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the normals of single values."""
-        values: dist.TorchDistribution = dist.Normal(*self._split(output))
-        return values
+        return dist.Normal(*self._split(output))
 
 
 class Laplace(Scaled):
     r"""Independent :math:`p(x \mid z) = \prod_d \frac{1}{2s} e^{-|x_d - f_d(z)| / s}`, real data.
 
-    Args:
-        network: as that of :class:`Normal`.
-        event_shape: shape of one datum.
-        scale: s, the mean absolute deviation; options as those of :class:`Normal`.
-        floor: least value of a learned s, in units of x.
+    Arguments are those of :class:`Normal`; s is the mean absolute deviation.
     """
-
-    wants: ClassVar[str] = "real values"
-
-    def __init__(
-        self,
-        network: nn.Module,
-        event_shape: Sequence[int],
-        *,
-        scale: float | str = "shared",
-        floor: float = _FLOOR,
-    ) -> None:
-        super().__init__(network, event_shape, scale=scale, floor=floor)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the Laplace densities of single values."""
-        values: dist.TorchDistribution = densities.Laplace(*self._split(output))
-        return values
+        return densities.Laplace(*self._split(output))
 
     def _unit_deviation(self) -> float:
         return math.sqrt(2)
@@ -99,25 +60,27 @@ class StudentT(Scaled):
             at least 2.01, starting at 5.
     """
 
-    wants: ClassVar[str] = "real values"
-
     def __init__(
         self,
-        network: nn.Module,
+        network: MakesNetwork,
         event_shape: Sequence[int],
         *,
         scale: float | str = "shared",
-        floor: float = _FLOOR,
+        floor: float = 1e-2,
         degrees_of_freedom: float | str = "learned",
     ) -> None:
         super().__init__(network, event_shape, scale=scale, floor=floor)
-        learned = degrees_of_freedom == "learned"
-        excess = torch.tensor(5.0 if learned else _degrees(degrees_of_freedom)) - _LEAST_DEGREES
+        # Above 2, so that the values have a variance.
+        degrees = number_or_word(
+            "degrees_of_freedom", degrees_of_freedom, ["learned"], above=_LEAST_DEGREES
+        )
+        learned = degrees == "learned"
+        raw = inverse_softplus(torch.tensor(5.0 if learned else degrees) - _LEAST_DEGREES)
         self.raw_degrees: Tensor
         if learned:
-            self.raw_degrees = nn.Parameter(inverse_softplus(excess))
+            self.raw_degrees = nn.Parameter(raw)
         else:
-            self.register_buffer("raw_degrees", inverse_softplus(excess))
+            self.register_buffer("raw_degrees", raw)
 
     @property
     def degrees_of_freedom(self) -> Tensor:
@@ -133,27 +96,8 @@ class StudentT(Scaled):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the t densities of single values."""
-        loc, scale = self._split(output)
-        values: dist.TorchDistribution = densities.StudentT(self.degrees_of_freedom, loc, scale)
-        return values
+        return densities.StudentT(self.degrees_of_freedom, *self._split(output))
 
     def _unit_deviation(self) -> float:
         degrees = self.degrees_of_freedom.item()
         return math.sqrt(degrees / (degrees - 2))
-
-
-def _degrees(option: float | str) -> float:
-    """Return fixed degrees of freedom, or raise ``ValueError``."""
-    try:
-        value = math.nan if isinstance(option, bool) else float(option)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"unknown degrees_of_freedom {option!r}; give a number above 2, or 'learned'."
-            + suggestion(str(option), ["learned"])
-        ) from None
-    if not (value > _LEAST_DEGREES and math.isfinite(value)):
-        raise ValueError(
-            f"degrees_of_freedom must be finite and above {_LEAST_DEGREES}, so that the values "
-            f"have a variance; got {option!r}."
-        )
-    return value

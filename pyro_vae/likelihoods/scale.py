@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from ..common.registry import suggestion
 from ..distributions.special import inverse_softplus
-from .base import Likelihood, as_float, initialize_output
+from ..networks import MakesNetwork
+from .base import Likelihood, number_or_word
 
-__all__ = ["Scaled"]
+__all__ = ["Scaled", "check_floor"]
 
 _KINDS = {
     "shared": "one learned {} for all values",
@@ -26,12 +26,16 @@ _KINDS = {
 class Scaled(Likelihood):
     r"""Values with a location from the network and a scale, :math:`s = floor + softplus(\cdot)`.
 
+    A learned scale makes a likelihood unbounded when the decoder fits a datum exactly, so the scale
+    has a floor; it is part of the model and so of every number computed from it.
+
     Args:
-        network: gives the locations or, with ``scale="network"``, two rows: locations, raw scales.
+        network: maps z of shape ``(*, latent_dim)`` to locations of shape ``(*, *event_shape)``;
+            with ``scale="network"`` to ``(*, 2, *event_shape)``: locations, then raw scales.
         event_shape: shape of one datum.
-        scale: a positive number to fix it; ``"shared"`` to learn one for all values; ``"value"``
-            to learn one for each value of x, whatever z; ``"network"`` for the network's.
-        floor: least value of a learned scale.
+        scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
+            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+        floor: least value of a learned s, in units of x.
 
     Attributes:
         scale_kind: ``"fixed"``, ``"shared"``, ``"value"`` or ``"network"``.
@@ -42,37 +46,24 @@ class Scaled(Likelihood):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: MakesNetwork,
         event_shape: Sequence[int],
         *,
-        scale: float | str,
-        floor: float,
+        scale: float | str = "shared",
+        floor: float = 1e-2,
     ) -> None:
-        kind, fixed = _parse(self.quantity, scale)
-        super().__init__(network, event_shape)
-        if not (floor > 0 and math.isfinite(floor)):
-            raise ValueError(
-                f"floor must be a positive number, the least {self.quantity}: without one the "
-                f"likelihood is unbounded; got {floor!r}."
-            )
-        self.scale_kind, self.floor = kind, float(floor)
+        scale = number_or_word(self.quantity, scale, list(_KINDS))
+        kind = scale if isinstance(scale, str) else "fixed"
+        super().__init__(network, event_shape, rows=(2,) if kind == "network" else ())
+        self.scale_kind, self.floor = kind, check_floor(floor, self.quantity)
         self.raw_scale: Tensor | None
         if kind == "fixed":
             self.floor = 0.0
-            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(fixed)))
+            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(scale)))
         elif kind == "network":
-            self.output_shape = torch.Size((2, *event_shape))
             self.register_parameter("raw_scale", None)
         else:
             self.raw_scale = nn.Parameter(torch.zeros(event_shape if kind == "value" else ()))
-
-    @classmethod
-    def network_shape(
-        cls, event_shape: Sequence[int], *, scale: float | str = "shared", **options: Any
-    ) -> tuple[int, ...]:
-        """``event_shape``, or ``(2, *event_shape)`` for a scale from the network."""
-        rows = (2,) if _parse(cls.quantity, scale)[0] == "network" else ()
-        return (*rows, *event_shape)
 
     @property
     def scale(self) -> Tensor:
@@ -97,30 +88,21 @@ class Scaled(Likelihood):
         words = _KINDS[self.scale_kind].format(self.quantity)
         return f"{kind} with {words}, at least {self.floor:.4g}"
 
-    @torch.no_grad()
-    def initialize(self, x: Tensor) -> None:
-        """Start the output at the data's mean and a learned scale at their scale.
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Start a learned scale at the data's, and return the output for the data's mean.
 
         A scale of each value starts at no less than a tenth of the one of all values together, so
         that values which never vary in the training data do not start as certain.
-
-        Args:
-            x: training data of shape ``(N, *event_shape)``.
         """
-        x = as_float(x)
-        raw = None
         if self.scale_kind == "fixed":
-            scale = self.scale
-        else:
-            start = self._starting_scale(x).to(x.dtype)
-            raw = inverse_softplus((start - self.floor).clamp_min(self.floor))
-            scale = self.floor + softplus(raw)
-        if raw is not None and self.raw_scale is not None:
-            self.raw_scale.copy_(raw)
-        value = self._starting_location(x.mean(0), scale)
-        if self.raw_scale is None and raw is not None:
-            value = torch.stack([value, raw.expand_as(value)])
-        initialize_output(self.network, value)
+            return self._starting_location(x.mean(0), self.scale)
+        start = self._starting_scale(x).to(x.dtype)
+        raw = inverse_softplus((start - self.floor).clamp_min(self.floor))
+        location = self._starting_location(x.mean(0), self.floor + softplus(raw))
+        if self.raw_scale is None:
+            return torch.stack([location, raw.expand_as(location)])
+        self.raw_scale.copy_(raw)
+        return location
 
     def _split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Return location and scale of each value."""
@@ -144,17 +126,11 @@ class Scaled(Likelihood):
         return deviation / self._unit_deviation()
 
 
-def _parse(quantity: str, option: float | str) -> tuple[str, float]:
-    """Return the kind of scale that an option asks for, and its value if that is fixed."""
-    if isinstance(option, str) and option in _KINDS:
-        return option, math.nan
-    try:
-        value = math.nan if isinstance(option, bool) else float(option)
-    except (TypeError, ValueError):
+def check_floor(floor: float, quantity: str) -> float:
+    """Return the least value of a learned quantity, or raise ``ValueError``."""
+    if not (floor > 0 and math.isfinite(floor)):
         raise ValueError(
-            f"unknown {quantity} {option!r}; give a positive number, or one of "
-            f"{', '.join(map(repr, _KINDS))}." + suggestion(str(option), _KINDS)
-        ) from None
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{quantity} must be positive and finite; got {option!r}.")
-    return "fixed", value
+            f"floor must be a positive number, the least {quantity}: without one the likelihood is "
+            f"unbounded; got {floor!r}."
+        )
+    return float(floor)

@@ -1,4 +1,4 @@
-"""Pyro programs beside the VAE: hierarchical, conditional, semi-supervised, and with missing data.
+"""Models as pairs of Pyro programs: plain, hierarchical, conditional and semi-supervised VAEs.
 
 Each is a module with two programs, ``model`` and ``guide``, over one outermost plate of data, so it
 trains with ``pv.fit`` or ``pyro.infer.SVI`` and gives log p(x) with ``pv.log_evidence``.
@@ -10,29 +10,44 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ..common.registry import lookup
 from ..config import Config
+from .base import Model
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
 from .labels import Classifier, LabelPrior, one_hot, partially_labelled
+from .parts import Parts
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
 
 __all__ = [
+    "MODELS",
     "VAE",
     "Classifier",
     "ConditionalVAE",
     "HierarchicalVAE",
     "LabelPrior",
+    "Model",
+    "Parts",
     "SemiSupervisedVAE",
     "build_program",
     "one_hot",
     "partially_labelled",
 ]
 
+MODELS: dict[str, type[Model]] = {
+    "vae": VAE,
+    "bottom-up": HierarchicalVAE,
+    "top-down": HierarchicalVAE,
+    "conditional": ConditionalVAE,
+    "semi-supervised": SemiSupervisedVAE,
+}
+"""Models by the name of the program in a config."""
+
 
 def build_program(
     config: Config, *, event_shape: Sequence[int], data: Tensor | None = None
-) -> VAE | HierarchicalVAE:
+) -> Model:
     """Build the program that a config names.
 
     Args:
@@ -42,8 +57,8 @@ def build_program(
             from them.
 
     Raises:
-        ValueError: an unknown part, or an option that the part has not.
+        ValueError: an unknown program or part, an option that the part has not, or a program that
+            needs to know the number of ``classes``.
     """
-    if config.program == "vae":
-        return VAE.from_config(config, event_shape=event_shape, data=data)
-    return HierarchicalVAE.from_config(config, event_shape=event_shape, data=data)
+    kind = lookup("program", config.program, MODELS)
+    return kind.from_config(config, event_shape=event_shape, data=data)

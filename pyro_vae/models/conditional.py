@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.seeding import seeded
-from ..config import Config
-from ..priors import build_prior
-from ..programs.module import ProgramModule
+from .base import Model, evaluated
 from .labels import one_hot
-from .parts import decoder_part, encoder_part, inner_part, one_layer
+from .parts import Parts
 
 __all__ = ["ConditionalVAE"]
 
 
-class ConditionalVAE(ProgramModule):
+class ConditionalVAE(Model):
     r"""Conditional model of x given c, with an amortized :math:`q(z \mid x, c)`.
 
     .. math:: p(x \mid c) = \int p(z \mid c) \, p(x \mid z, c) \, dz
@@ -41,6 +37,8 @@ class ConditionalVAE(ProgramModule):
         Sohn et al. (2015).
         https://papers.nips.cc/paper/5775-learning-structured-output-representation-using-deep-conditional-generative-models
     """
+
+    programs: ClassVar[tuple[str, ...]] = ("conditional",)
 
     def __init__(
         self,
@@ -84,87 +82,60 @@ class ConditionalVAE(ProgramModule):
             pyro.sample("z", self.posterior(x, condition))
 
     @classmethod
-    def from_config(
+    def assemble(
         cls,
-        config: Config,
+        parts: Parts,
         *,
-        event_shape: Sequence[int],
         condition_shape: Sequence[int] | None = None,
         classes: int | None = None,
-        data: Tensor | None = None,
-        learned_prior: bool = False,
-    ) -> ConditionalVAE:
-        r"""Build the usual conditional VAE: fully connected networks, parts chosen by name.
+        learned_prior: bool | None = None,
+    ) -> Self:
+        r"""Build the usual conditional VAE.
 
         Args:
-            config: names and sizes of the parts.
-            event_shape: shape of one datum.
-            condition_shape: shape of one condition; give this or ``classes``.
-            classes: number of classes, if the condition is a label.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
-                from them.
+            parts: builder of the parts that a config names.
+            condition_shape: shape of one condition, if it is no label.
+            classes: number of classes, if the condition is a label; by default the config's.
             learned_prior: take a diagonal normal :math:`p(z \mid c)` with a network of its own, as
-                Sohn et al. do, in place of the config's prior.
+                Sohn et al. do, in place of the config's prior; by default as the config says.
 
         Raises:
-            ValueError: an unknown part; both or neither of condition_shape and classes.
+            ValueError: both or neither of condition_shape and classes.
         """
-        one_layer(config, "ConditionalVAE")
+        if condition_shape is None:
+            classes = parts.setting("classes", classes)
         if (condition_shape is None) == (classes is None):
             raise ValueError(
-                "give one of condition_shape=(...) (a tensor) and classes=... (a label); got "
-                f"condition_shape={condition_shape} and classes={classes}."
+                "give one of condition_shape=(...) (a tensor) and classes=... (a label, also a "
+                f"field of the config); got condition_shape={condition_shape} and "
+                f"classes={classes}."
             )
+        latent_dim, event = parts.latent_dim, parts.event_shape
         condition = (classes,) if classes is not None else tuple(condition_shape or ())
-        event, latent = tuple(event_shape), (config.latent_dim,)
-        prior: nn.Module
-        with seeded("initialize", config.seed):
-            likelihood = decoder_part(config, [latent, condition], event)
-            posterior = encoder_part(config, [event, condition], *latent)
-            if learned_prior:
-                prior = inner_part(config, condition, *latent, hidden=config.hidden)
-            else:
-                prior = build_prior(config.prior, config.latent_dim, **config.options("prior"))
-            vae = cls(prior, likelihood, posterior, classes=classes)
-            vae._initialize_parts(data, *(() if learned_prior else ("prior",)), "likelihood")
-        return vae
+        likelihood = parts.likelihood([(latent_dim,), condition])
+        posterior = parts.posterior([event, condition], latent_dim)
+        if parts.setting("learned_prior", learned_prior):
+            hidden = parts.setting("hidden")
+            prior: nn.Module = parts.conditional(condition, latent_dim, hidden=hidden)
+        else:
+            prior = parts.prior(latent_dim)
+        return cls(prior, likelihood, posterior, classes=classes)
 
-    @torch.no_grad()
+    @evaluated
     def encode(self, x: Tensor, c: Tensor) -> Tensor:
         """Return the mean of q(z|x, c), shape ``(N, latent_dim)``."""
-        mean: Tensor = self.posterior(x, self._condition(c, len(x))).mean
-        return mean
+        return self.posterior(x, self._condition(c, len(x))).mean
 
-    @torch.no_grad()
+    @evaluated
     def decode(self, z: Tensor, c: Tensor) -> Tensor:
         """Return the mean of p(x|z, c), shape ``(*, *event_shape)``, for z ``(*, latent_dim)``."""
-        mean: Tensor = self.likelihood(z, self._condition(c)).mean
-        return mean
+        return self.likelihood(z, self._condition(c)).mean
 
-    def reconstruct(self, x: Tensor, c: Tensor) -> Tensor:
-        """Return ``decode(encode(x, c), c)``, the decoder's mean at the posterior mean."""
-        return self.decode(self.encode(x, c), c)
-
-    @torch.no_grad()
-    def sample(self, c: Tensor, *, seed: int | None = None, mean: bool = False) -> Tensor:
-        """Draw one datum from p(x|c) for each condition.
-
-        Args:
-            c: conditions of shape ``(N, *condition_shape)``, or labels of shape ``(N,)``; repeat
-                them for several draws of each.
-            seed: seed of the draws; ``None`` draws from the caller's random state.
-            mean: replace the draw of x given z by its mean (for pictures).
-
-        Returns:
-            Tensor of shape ``(N, *event_shape)``.
-        """
-        condition = self._condition(c)
-        with nullcontext() if seed is None else seeded("sample", seed):
-            prior = self._prior(condition)
-            z = prior.sample(() if prior.batch_shape else (len(c),))
-            likelihood = self.likelihood(z, condition)
-            x: Tensor = likelihood.mean if mean else likelihood.sample()
-        return x
+    def generate(self, given: Tensor) -> Any:
+        """Draw one z from p(z|c) for each condition c ``(N, ...)`` and return p(x|z, c)."""
+        condition = self._condition(given)
+        prior = self._prior(condition)
+        return self.likelihood(prior.sample(() if prior.batch_shape else (len(given),)), condition)
 
     def _prior(self, condition: Tensor) -> Any:
         return self.prior(condition) if self.prior_sees_condition else self.prior()

@@ -1,112 +1,148 @@
-"""Parts of one or several inputs, chosen by the names in a config."""
+"""Parts of a model, chosen by the names in a config."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
+from ..common.registry import build, lookup
 from ..config import Config
-from ..likelihoods import build_likelihood, likelihood_network_shape
-from ..networks import Joint, build_network
-from ..posteriors import build_posterior, posterior_network_shape
+from ..likelihoods import LIKELIHOODS, Likelihood
+from ..networks import NETWORKS, Joint
+from ..posteriors import POSTERIORS, Posterior
+from ..priors import PRIORS
 
-__all__ = ["decoder_part", "encoder_part", "inner_part", "joint_network", "one_layer"]
+__all__ = ["Parts"]
 
 Shape = Sequence[int]
 Widths = Sequence[int] | None
+Role = Literal["encoder", "decoder"]
 
 _DENSE = ("mlp", "gated")
 
 
-def one_layer(config: Config, program: str) -> None:
-    """Check that a config does not ask for two layers of latents.
+class Parts:
+    """Builder of the parts that a config names, for data of one shape.
 
-    Raises:
-        ValueError: it does, and ``program`` has one.
-    """
-    if config.program != "vae" or config.top_dim is not None:
-        raise ValueError(
-            f"{program} has one layer of latents, but the config says program={config.program!r}, "
-            f"top_dim={config.top_dim}; use pv.build_program(config, ...), or leave these out."
-        )
-
-
-def joint_network(
-    config: Config,
-    role: Literal["encoder", "decoder"],
-    in_shapes: Sequence[Shape],
-    out_shape: Shape,
-) -> nn.Module:
-    """Build the config's network, of one input or of several side by side.
+    It alone reads what a config says of the model. Parts are built when they are asked for, and
+    their random draws follow that order.
 
     Args:
-        config: names the network and gives its widths.
-        role: ``"encoder"`` (from data) or ``"decoder"`` (to data, the widths in reverse).
-        in_shapes: event shape of each input.
-        out_shape: event shape of the output.
-
-    Raises:
-        ValueError: an encoder of several inputs that is not fully connected.
+        config: names and sizes of the parts.
+        event_shape: shape of one datum.
     """
-    alone = len(in_shapes) == 1
-    if not alone and role == "encoder" and config.network not in _DENSE:
-        raise ValueError(
-            f"network {config.network!r} takes one image, but this encoder has {len(in_shapes)} "
-            "inputs; use network='mlp' or 'gated', or build the parts yourself."
+
+    def __init__(self, config: Config, event_shape: Shape) -> None:
+        self._config = config
+        self.event_shape = tuple(event_shape)
+        self.latent_dim = config.latent_dim
+
+    def setting(self, name: str, given: Any = None) -> Any:
+        """Return a setting of the model: what is given or, if that is ``None``, the config's."""
+        return getattr(self._config, name) if given is None else given
+
+    @property
+    def inner_hidden(self) -> Widths:
+        """Widths between two layers of latents: half the config's, if its network is dense."""
+        hidden, dense = self._config.hidden, self._config.network in _DENSE
+        return [max(1, width // 2) for width in hidden] if hidden is not None and dense else None
+
+    def likelihood(self, in_shapes: Sequence[Shape]) -> Likelihood:
+        """Build p(x | inputs), the config's likelihood on its network."""
+        return build(
+            "likelihood",
+            self._config.likelihood,
+            LIKELIHOODS,
+            lambda shape: self.network("decoder", in_shapes, shape),
+            self.event_shape,
+            **self._config.options("likelihood"),
         )
-    hidden = config.hidden and config.hidden[:: 1 if role == "encoder" else -1]
-    return _build(config, config.network, role, in_shapes, out_shape, hidden)
 
+    def posterior(self, in_shapes: Sequence[Shape], latent_dim: int) -> Posterior:
+        """Build q(z | inputs), the config's posterior on its network."""
+        return build(
+            "posterior",
+            self._config.posterior,
+            POSTERIORS,
+            lambda shape: self.network("encoder", in_shapes, shape),
+            latent_dim,
+            **self._config.options("posterior"),
+        )
 
-def decoder_part(config: Config, in_shapes: Sequence[Shape], event_shape: Shape) -> nn.Module:
-    """Build p(x | inputs), the config's likelihood on its network."""
-    options = config.options("likelihood")
-    shape = likelihood_network_shape(config.likelihood, tuple(event_shape), **options)
-    network = joint_network(config, "decoder", in_shapes, shape)
-    return build_likelihood(config.likelihood, network, tuple(event_shape), **options)
+    def conditional(
+        self, in_shape: Shape, latent_dim: int, *, hidden: Widths, name: str = "normal"
+    ) -> Posterior:
+        """Build a distribution over latents given a vector, on a fully connected network.
 
+        Args:
+            in_shape: event shape of the input.
+            latent_dim: number of latent dimensions.
+            hidden: widths of the network, from the input on; ``None`` for its own.
+            name: a key of ``POSTERIORS``; the config's options are taken with its posterior.
+        """
+        kind = self._config.network if self._config.network in _DENSE else "mlp"
+        return build(
+            "posterior",
+            name,
+            POSTERIORS,
+            lambda shape: self._network(kind, "encoder", [in_shape], shape, hidden),
+            latent_dim,
+            **(self._config.options("posterior") if name == self._config.posterior else {}),
+        )
 
-def encoder_part(config: Config, in_shapes: Sequence[Shape], latent_dim: int) -> nn.Module:
-    """Build q(z | inputs), the config's posterior on its network."""
-    options = config.options("posterior")
-    shape = posterior_network_shape(config.posterior, latent_dim, **options)
-    network = joint_network(config, "encoder", in_shapes, shape)
-    return build_posterior(config.posterior, network, latent_dim, **options)
+    def prior(self, latent_dim: int, *, posterior: nn.Module | None = None) -> nn.Module:
+        """Build p(z), the config's prior.
 
+        Args:
+            latent_dim: number of latent dimensions.
+            posterior: q(z|x) of the data alone, if the model has one, for priors made of it.
 
-def inner_part(
-    config: Config, in_shape: Shape, latent_dim: int, *, hidden: Widths, name: str = "normal"
-) -> nn.Module:
-    """Build a distribution over latents given a vector, on a fully connected network.
+        Raises:
+            ValueError: a prior that is made of a posterior, without one.
+        """
+        name = self._config.prior
+        of_posterior = "posterior" in inspect.signature(lookup("prior", name, PRIORS)).parameters
+        if of_posterior and posterior is None:
+            raise ValueError(
+                f"prior {name!r} is made of the model's posterior of the data alone, and this "
+                "program has none to give (a VAE and the top-down form have one); take another "
+                "prior, or another program."
+            )
+        context = (posterior, self.event_shape) if of_posterior else ()
+        options = self._config.options("prior")
+        return build("prior", name, PRIORS, latent_dim, *context, **options)
 
-    Args:
-        config: names the network, if it is a fully connected one.
-        in_shape: event shape of the input.
-        latent_dim: number of latent dimensions.
-        hidden: widths of the network, from the input on; ``None`` for its own.
-        name: a key of ``POSTERIORS``; the config's options are taken with the config's posterior.
-    """
-    options = config.options("posterior") if name == config.posterior else {}
-    shape = posterior_network_shape(name, latent_dim, **options)
-    kind = config.network if config.network in _DENSE else "mlp"
-    network = _build(config, kind, "encoder", [in_shape], shape, hidden)
-    return build_posterior(name, network, latent_dim, **options)
+    def network(self, role: Role, in_shapes: Sequence[Shape], out_shape: Shape) -> nn.Module:
+        """Build the config's network, of one input or of several side by side.
 
+        Args:
+            role: ``"encoder"`` (from data) or ``"decoder"`` (to data, the widths in reverse).
+            in_shapes: event shape of each input.
+            out_shape: event shape of the output.
 
-def _build(
-    config: Config,
-    kind: str,
-    role: Literal["encoder", "decoder"],
-    in_shapes: Sequence[Shape],
-    out_shape: Shape,
-    hidden: Widths,
-) -> nn.Module:
-    alone = len(in_shapes) == 1
-    in_shape = in_shapes[0] if alone else (sum(prod(shape) for shape in in_shapes),)
-    network = build_network(
-        kind, role, in_shape, out_shape, hidden=hidden, activation=config.activation
-    )
-    return network if alone else Joint(network, *in_shapes)
+        Raises:
+            ValueError: an encoder of several inputs that is not fully connected.
+        """
+        kind, hidden = self._config.network, self._config.hidden
+        if len(in_shapes) > 1 and role == "encoder" and kind not in _DENSE:
+            raise ValueError(
+                f"network {kind!r} takes one image, but this encoder has {len(in_shapes)} inputs; "
+                "use network='mlp' or 'gated', or build the parts yourself."
+            )
+        hidden = hidden and hidden[:: 1 if role == "encoder" else -1]
+        return self._network(kind, role, in_shapes, out_shape, hidden)
+
+    def _network(
+        self, kind: str, role: Role, in_shapes: Sequence[Shape], out_shape: Shape, hidden: Widths
+    ) -> nn.Module:
+        table = {name: getattr(pair, role) for name, pair in NETWORKS.items()}
+        options = {"hidden": hidden, "activation": self._config.activation}
+        given = {name: value for name, value in options.items() if value is not None}
+        alone = len(in_shapes) == 1
+        in_shape = in_shapes[0] if alone else (sum(prod(shape) for shape in in_shapes),)
+        network: nn.Module = build("network", kind, table, in_shape, out_shape, **given)
+        return network if alone else Joint(network, *in_shapes)

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..common.seeding import seeded
-from ..config import Config
-from ..priors import build_prior
-from ..programs.module import ProgramModule
+from .base import Model, evaluated
 from .labels import UNKNOWN, Classifier, LabelPrior, check_labels, one_hot
-from .parts import decoder_part, encoder_part, joint_network, one_layer
+from .parts import Parts
 
 __all__ = ["SemiSupervisedVAE"]
 
 
-class SemiSupervisedVAE(ProgramModule):
+class SemiSupervisedVAE(Model):
     r"""The model M2 of Kingma et al.: label y and style z, of which the label is sometimes known.
 
     .. math:: p(y) \, p(z) \, p(x \mid z, y), \qquad q(y \mid x) \, q(z \mid x, y)
@@ -55,6 +50,8 @@ class SemiSupervisedVAE(ProgramModule):
     References:
         Kingma et al. (2014). https://arxiv.org/abs/1406.5298
     """
+
+    programs: ClassVar[tuple[str, ...]] = ("semi-supervised",)
 
     def __init__(
         self,
@@ -126,49 +123,45 @@ class SemiSupervisedVAE(ProgramModule):
             pyro.sample("z", self.posterior(x, self._one_hot(label, x)))
 
     @classmethod
-    def from_config(
+    def assemble(
         cls,
-        config: Config,
+        parts: Parts,
         *,
-        event_shape: Sequence[int],
-        classes: int,
-        data: Tensor | None = None,
-        classification_weight: float = 10.0,
-    ) -> SemiSupervisedVAE:
-        """Build the usual model: fully connected networks, equal class probabilities.
+        classes: int | None = None,
+        classification_weight: float | None = None,
+    ) -> Self:
+        """Build the usual model, with equal class probabilities.
 
         Args:
-            config: names and sizes of the parts.
-            event_shape: shape of one datum.
-            classes: number of classes.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
-                from them.
-            classification_weight: weight of the classification term.
+            parts: builder of the parts that a config names.
+            classes: number of classes; by default the config's.
+            classification_weight: weight of the classification term; by default the config's.
 
         Raises:
-            ValueError: an unknown part, or fewer than two classes.
+            ValueError: an unknown number of classes, or fewer than two.
         """
-        one_layer(config, "SemiSupervisedVAE")
-        event, latent, label = tuple(event_shape), (config.latent_dim,), (classes,)
-        with seeded("initialize", config.seed):
-            vae = cls(
-                LabelPrior(classes),
-                build_prior(config.prior, config.latent_dim, **config.options("prior")),
-                decoder_part(config, [latent, label], event),
-                encoder_part(config, [event, label], *latent),
-                Classifier(joint_network(config, "encoder", [event], label)),
-                classes=classes,
-                classification_weight=classification_weight,
+        classes = parts.setting("classes", classes)
+        if classes is None:
+            raise ValueError(
+                "the number of classes is not known; give classes=..., or set it in the config."
             )
-            vae._initialize_parts(data, "prior", "likelihood")
-        return vae
+        event, latent_dim = parts.event_shape, parts.latent_dim
+        return cls(
+            LabelPrior(classes),
+            parts.prior(latent_dim),
+            parts.likelihood([(latent_dim,), (classes,)]),
+            parts.posterior([event, (classes,)], latent_dim),
+            Classifier(parts.network("encoder", [event], (classes,))),
+            classes=classes,
+            classification_weight=parts.setting("classification_weight", classification_weight),
+        )
 
-    @torch.no_grad()
+    @evaluated
     def classify(self, x: Tensor) -> Tensor:
         """Return the probabilities q(y|x), shape ``(N, classes)``, for x ``(N, *event_shape)``."""
-        probabilities: Tensor = self.classifier(x).probs
-        return probabilities
+        return self.classifier(x).probs
 
+    @evaluated
     def accuracy(self, x: Tensor, y: Tensor) -> float:
         """Return the share of data whose most probable class is their label.
 
@@ -179,13 +172,12 @@ class SemiSupervisedVAE(ProgramModule):
         check_labels(y, self.classes)
         return float((self.classify(x).argmax(-1) == y).double().mean())
 
-    @torch.no_grad()
+    @evaluated
     def encode(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the style of data, the mean of q(z|x, y), shape ``(N, latent_dim)``."""
-        mean: Tensor = self.posterior(x, self._one_hot(y, x)).mean
-        return mean
+        return self.posterior(x, self._one_hot(y, x)).mean
 
-    @torch.no_grad()
+    @evaluated
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean of p(x|z, y), shape ``(*, *event_shape)``.
 
@@ -193,26 +185,12 @@ class SemiSupervisedVAE(ProgramModule):
             z: style, shape ``(*, latent_dim)``.
             y: labels, shape ``(*)`` or one that broadcasts to it.
         """
-        mean: Tensor = self.likelihood(z, self._one_hot(y, z)).mean
-        return mean
+        return self.likelihood(z, self._one_hot(y, z)).mean
 
-    @torch.no_grad()
-    def sample(self, y: Tensor, *, seed: int | None = None, mean: bool = False) -> Tensor:
-        """Draw one datum from p(x|y) for each label.
-
-        Args:
-            y: labels of shape ``(N,)``, all known.
-            seed: seed of the draws; ``None`` draws from the caller's random state.
-            mean: replace the draw of x given z and y by its mean (for pictures).
-
-        Returns:
-            Tensor of shape ``(N, *event_shape)``.
-        """
-        with nullcontext() if seed is None else seeded("sample", seed):
-            z = self.prior().sample((len(y),))
-            likelihood = self.likelihood(z, self._one_hot(y, z))
-            x: Tensor = likelihood.mean if mean else likelihood.sample()
-        return x
+    def generate(self, given: Tensor) -> Any:
+        """Draw one z from the prior for each label y ``(N,)``, all known, and return p(x|z, y)."""
+        z = self.prior().sample((len(given),))
+        return self.likelihood(z, self._one_hot(given, z))
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         if y.shape != x.shape[:1]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from typing import Any, Self
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
-from ..common.seeding import seeded
-from ..config import Config
-from ..priors import Fixed, build_prior
-from ..programs.module import ProgramModule
-from .parts import decoder_part, encoder_part, one_layer
+from ..priors import Fixed
+from .base import Model, evaluated
+from .parts import Parts
 
 __all__ = ["VAE"]
 
 
-class VAE(ProgramModule):
+class VAE(Model):
     r"""p(z) p(x|z) with an amortized q(z|x): three modules, two Pyro programs.
 
     Any ``nn.Module`` serves as a part if calling it returns a Pyro distribution. ``model`` and
@@ -61,54 +58,21 @@ class VAE(ProgramModule):
             pyro.sample("z", self.posterior(x))
 
     @classmethod
-    def from_config(
-        cls, config: Config, *, event_shape: Sequence[int], data: Tensor | None = None
-    ) -> VAE:
-        """Build the usual VAE: networks and parts chosen by name.
+    def assemble(cls, parts: Parts) -> Self:
+        """Build the usual VAE."""
+        likelihood = parts.likelihood([(parts.latent_dim,)])
+        posterior = parts.posterior([parts.event_shape], parts.latent_dim)
+        return cls(parts.prior(parts.latent_dim, posterior=posterior), likelihood, posterior)
 
-        The initial parameters depend on ``config.seed`` alone (and on ``data``).
-
-        Args:
-            config: names and sizes of the parts.
-            event_shape: shape of one datum.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
-                from them (a likelihood's output at the data's mean).
-
-        Raises:
-            ValueError: an unknown part, an option that the part has not, or a config of a
-                two-layer program (``build_program`` takes any).
-        """
-        one_layer(config, "VAE")
-        event_shape, latent_dim = tuple(event_shape), config.latent_dim
-        with seeded("initialize", config.seed):
-            likelihood = decoder_part(config, [(latent_dim,)], event_shape)
-            posterior = encoder_part(config, [event_shape], latent_dim)
-            prior = build_prior(
-                config.prior,
-                latent_dim,
-                posterior=posterior,
-                event_shape=event_shape,
-                **config.options("prior"),
-            )
-            vae = cls(prior, likelihood, posterior)
-            vae._initialize_parts(data, "prior", "likelihood", "posterior")
-        return vae
-
-    @torch.no_grad()
+    @evaluated
     def encode(self, x: Tensor) -> Tensor:
         """Return the mean of q(z|x), shape ``(N, latent_dim)``, for x ``(N, *event_shape)``."""
-        mean: Tensor = self.posterior(x).mean
-        return mean
+        return self.posterior(x).mean
 
-    @torch.no_grad()
+    @evaluated
     def decode(self, z: Tensor) -> Tensor:
         """Return the mean of p(x|z), shape ``(*, *event_shape)``, for z ``(*, latent_dim)``."""
-        mean: Tensor = self.likelihood(z).mean
-        return mean
-
-    def reconstruct(self, x: Tensor) -> Tensor:
-        """Return ``decode(encode(x))``, the decoder's mean at the posterior mean."""
-        return self.decode(self.encode(x))
+        return self.likelihood(z).mean
 
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
         """Decode the straight line in latent space from data ``a`` to data ``b``.
@@ -130,24 +94,6 @@ class VAE(ProgramModule):
         weight = torch.linspace(0, 1, steps, dtype=start.dtype, device=start.device)
         return self.decode(torch.lerp(start, end, weight.reshape(-1, 1, 1)))
 
-    @torch.no_grad()
-    def sample(self, n: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
-        """Draw ``n`` data from p(x) by drawing z from the prior, then x given z.
-
-        Args:
-            n: number of draws.
-            seed: seed of the draws; ``None`` draws from the caller's random state.
-            mean: replace the draw of x given z by its mean (for pictures).
-
-        Returns:
-            Tensor of shape ``(n, *event_shape)``.
-
-        Raises:
-            ValueError: n is less than one.
-        """
-        if n < 1:
-            raise ValueError(f"number of samples must be at least 1; got {n}.")
-        with nullcontext() if seed is None else seeded("sample", seed):
-            likelihood = self.likelihood(self.prior().sample((n,)))
-            x: Tensor = likelihood.mean if mean else likelihood.sample()
-        return x
+    def generate(self, given: int) -> Any:
+        """Draw so many z from the prior and return p(x|z)."""
+        return self.likelihood(self.prior().sample((given,)))

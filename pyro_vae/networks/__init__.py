@@ -1,23 +1,40 @@
 """Neural networks between event shapes, for the encoder and the decoder."""
 
+from typing import NamedTuple
+
+from .amortized import Amortized, MakesNetwork
 from .base import ACTIVATIONS, Network
-from .conv import ConvDecoder, ConvEncoder
+from .conv import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .dense import MLP, GatedMLP
 from .joint import Joint
-from .registry import NETWORKS, NetworkKind, build_network
-from .residual import ResidualDecoder, ResidualEncoder
 
 __all__ = [
     "ACTIVATIONS",
     "MLP",
     "NETWORKS",
+    "Amortized",
     "ConvDecoder",
     "ConvEncoder",
     "GatedMLP",
     "Joint",
+    "MakesNetwork",
     "Network",
     "NetworkKind",
     "ResidualDecoder",
     "ResidualEncoder",
-    "build_network",
 ]
+
+
+class NetworkKind(NamedTuple):
+    """The two classes of one kind of network; the same class where direction does not matter."""
+
+    encoder: type[Network]
+    decoder: type[Network]
+
+
+NETWORKS: dict[str, NetworkKind] = {
+    "mlp": NetworkKind(MLP, MLP),
+    "gated": NetworkKind(GatedMLP, GatedMLP),
+    "conv": NetworkKind(ConvEncoder, ConvDecoder),
+    "residual": NetworkKind(ResidualEncoder, ResidualDecoder),
+}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
+from math import prod, sqrt
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ACTIVATIONS", "Network", "check_widths", "he_normal"]
+__all__ = ["ACTIVATIONS", "Network", "check_widths", "he_normal", "initialize_output"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -22,14 +22,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Network(nn.Module):
     """Map from one event shape to another, over any leading dimensions.
 
-    A subclass defines ``transform`` over one batch dimension and ends in a layer ``output`` whose
-    bias has one entry for each value of ``out_shape`` and starts at zero.
+    A subclass sets ``hidden``, which takes flat rows unless ``transform`` gives it others, and ends
+    in a layer ``output`` whose bias has one entry for each value of ``out_shape`` and starts at
+    zero.
 
     Args:
         in_shape: event shape of the input.
         out_shape: event shape of the output.
     """
 
+    hidden: nn.Module
     output: nn.Module
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
@@ -53,7 +55,7 @@ class Network(nn.Module):
 
     def transform(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape ``(N, *in_shape)`` to N rows with the values of ``out_shape``."""
-        raise NotImplementedError
+        return self.output(self.hidden(x.reshape(len(x), prod(self.in_shape))))
 
     @torch.no_grad()
     def initialize_output(self, value: Tensor) -> None:
@@ -74,6 +76,13 @@ class Network(nn.Module):
                 f"got a value of shape {tuple(value.shape)}, which does not broadcast to it."
             ) from error
         bias.copy_(value.reshape(bias.shape))
+
+
+def initialize_output(network: nn.Module, value: Tensor) -> None:
+    """Start any module's output at ``value``, where it knows how."""
+    initialize = getattr(network, "initialize_output", None)
+    if callable(initialize):
+        initialize(value)
 
 
 def he_normal(weight: Tensor, fan_in: float, *, gain: float = 2.0) -> None:

@@ -1,4 +1,4 @@
-"""Convolutional networks: strided convolutions down, transposed convolutions up."""
+"""Networks of images, plain and residual: convolutions that halve down and double up."""
 
 from __future__ import annotations
 
@@ -6,16 +6,86 @@ from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv_transpose2d
 
 from ..common.registry import lookup
-from .base import ACTIVATIONS
-from .images import Double, Halve, ImageDecoder, ImageEncoder, image_sizes
+from .base import ACTIVATIONS, Network, check_widths, he_normal
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = [
+    "ConvDecoder",
+    "ConvEncoder",
+    "Double",
+    "Halve",
+    "ResidualBlock",
+    "ResidualDecoder",
+    "ResidualEncoder",
+]
+
+_LEAST_SIDE = 8
+_KERNEL, _STRIDE = 4, 2  # A kernel that the stride divides: no checkerboard (Odena et al. 2016).
 
 
-class ConvEncoder(ImageEncoder):
+class _ImageEncoder(Network):
+    """Encoder of stages that halve the image, ended by a linear map; arguments of its subclasses.
+
+    ``blocks`` residual blocks follow each halving, and one nonlinearity the last of them; without
+    blocks a nonlinearity follows each halving.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int],
+        activation: str,
+        blocks: int | None,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        nonlinearity = lookup("activation", activation, ACTIVATIONS)
+        *_, smallest = _image_sizes(in_shape, hidden)
+        stages: list[nn.Module] = []
+        for fan_in, fan_out in pairwise((prod(in_shape[:-2]), *hidden)):
+            stages += [Halve(fan_in, fan_out, gain=2.0 if blocks is None else 1.0)]
+            stages += _refinement(fan_out, nonlinearity, blocks)
+        self.hidden = nn.Sequential(*stages, *([] if blocks is None else [nonlinearity()]))
+        self.output = _linear(hidden[-1] * prod(smallest), prod(out_shape))
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Map images of shape ``(N, *in_shape)`` to ``(N, prod(out_shape))``."""
+        *channels, height, width = self.in_shape
+        images = x.reshape(len(x), prod(channels), height, width)
+        return self.output(self.hidden(images).flatten(1))
+
+
+class _ImageDecoder(Network):
+    """Decoder that starts from a linear map to its smallest image: the encoder's mirror."""
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        hidden: Sequence[int],
+        activation: str,
+        blocks: int | None,
+    ) -> None:
+        super().__init__(in_shape, out_shape)
+        nonlinearity = lookup("activation", activation, ACTIVATIONS)
+        size, *sizes, smallest = _image_sizes(out_shape, hidden)
+        gain = 2.0 if blocks is None else 1.0
+        stages = _refinement(hidden[0], nonlinearity, blocks)
+        for (fan_in, fan_out), larger in zip(pairwise(hidden), reversed(sizes), strict=True):
+            stages += [Double(fan_in, fan_out, larger, gain=gain)]
+            stages += _refinement(fan_out, nonlinearity, blocks)
+        first = _linear(prod(in_shape), hidden[0] * prod(smallest), gain=gain)
+        image = nn.Unflatten(1, (hidden[0], *smallest))
+        last = [] if blocks is None else [nonlinearity()]
+        self.hidden = nn.Sequential(first, image, *stages, *last)
+        self.output = _DoubleWithImageBias(hidden[-1], prod(out_shape[:-2]), size)
+
+
+class ConvEncoder(_ImageEncoder):
     """Convolutional encoder: each hidden layer halves the image, a linear map ends it.
 
     Maps ``(*, *in_shape)`` to ``(*, *out_shape)``; the last two dimensions of ``in_shape`` are
@@ -45,30 +115,23 @@ class ConvEncoder(ImageEncoder):
         hidden: Sequence[int] = (32, 64),
         activation: str = "gelu",
     ) -> None:
-        nonlinearity = lookup("activation", activation, ACTIVATIONS)
-        image_sizes(in_shape, hidden)
-        stages: list[nn.Module] = []
-        for fan_in, fan_out in pairwise((prod(in_shape[:-2]), *hidden)):
-            stages += [Halve(fan_in, fan_out), nonlinearity()]
-        super().__init__(in_shape, out_shape, hidden, stages)
+        super().__init__(in_shape, out_shape, hidden, activation, None)
 
 
-class ConvDecoder(ImageDecoder):
+class ConvDecoder(_ImageDecoder):
     """Convolutional decoder: the mirror of ``ConvEncoder``, with one output bias per pixel.
 
-    Maps ``(*, *in_shape)`` to ``(*, *out_shape)``; the last two dimensions of ``out_shape`` are
-    height and width, the product of the others is the number of channels. A linear map gives the
-    smallest image; each hidden layer is followed by a doubling to the exact size.
+    A linear map gives the smallest image; each hidden layer is followed by a doubling to the exact
+    size.
 
     Args:
         in_shape: event shape of the input, for instance ``(latent_dim,)``.
-        out_shape: event shape of the images, from 8x8 up, odd sizes included.
+        out_shape: event shape of the images ``(*channels, height, width)``, as the encoder's.
         hidden: channels of the hidden layers, from the input on.
-        activation: name of the nonlinearity. The default is smooth, as Laplace's method needs it.
+        activation: name of the nonlinearity.
 
     Raises:
-        ValueError: no image, an image smaller than 8x8, more layers than halvings, an unknown
-            activation or, when called, an input of another event shape.
+        ValueError: as of :class:`ConvEncoder`.
 
     References:
         Radford et al. (2016). https://arxiv.org/abs/1511.06434
@@ -83,9 +146,187 @@ class ConvDecoder(ImageDecoder):
         hidden: Sequence[int] = (64, 32),
         activation: str = "gelu",
     ) -> None:
-        nonlinearity = lookup("activation", activation, ACTIVATIONS)
-        sizes = image_sizes(out_shape, hidden)[-2:0:-1]
-        stages: list[nn.Module] = [nonlinearity()]
-        for (fan_in, fan_out), size in zip(pairwise(hidden), sizes, strict=True):
-            stages += [Double(fan_in, fan_out, size), nonlinearity()]
-        super().__init__(in_shape, out_shape, hidden, stages, gain=2.0)
+        super().__init__(in_shape, out_shape, hidden, activation, None)
+
+
+class ResidualEncoder(_ImageEncoder):
+    """Residual encoder: each stage halves the image and refines it by pre-activation blocks.
+
+    Shapes are those of :class:`ConvEncoder`. There is no batch normalization: it would make log
+    p(x) of a datum depend on the data evaluated with it. Blocks that start as the identity keep a
+    deep network trainable without it.
+
+    Args:
+        in_shape: event shape of the images, from 8x8 up, odd sizes included.
+        out_shape: event shape of the output, for instance ``(2, latent_dim)``.
+        hidden: channels of the stages, from the input on.
+        activation: name of the nonlinearity. The default is smooth, as Laplace's method needs it.
+        blocks: residual blocks in each stage.
+
+    Raises:
+        ValueError: as of :class:`ConvEncoder`, or no blocks.
+
+    References:
+        He et al. (2016). https://arxiv.org/abs/1603.05027
+        Zhang et al. (2019). https://arxiv.org/abs/1901.09321
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (32, 64),
+        activation: str = "gelu",
+        blocks: int = 2,
+    ) -> None:
+        super().__init__(in_shape, out_shape, hidden, activation, blocks)
+
+
+class ResidualDecoder(_ImageDecoder):
+    """Residual decoder: the mirror of ``ResidualEncoder``, with one output bias per pixel.
+
+    Each stage refines the image by residual blocks and doubles it. Arguments, errors and references
+    are those of :class:`ResidualEncoder` and :class:`ConvDecoder`.
+    """
+
+    def __init__(
+        self,
+        in_shape: Sequence[int],
+        out_shape: Sequence[int],
+        *,
+        hidden: Sequence[int] = (64, 32),
+        activation: str = "gelu",
+        blocks: int = 2,
+    ) -> None:
+        super().__init__(in_shape, out_shape, hidden, activation, blocks)
+
+
+class Halve(nn.Conv2d):
+    """Convolution that halves an image, rounding down; every pixel has its share.
+
+    Args:
+        fan_in: channels of the input.
+        fan_out: channels of the output.
+        gain: gain of the initial weights; 1 where the input is not behind a nonlinearity.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int, *, gain: float = 2.0) -> None:
+        super().__init__(fan_in, fan_out, _KERNEL, stride=_STRIDE, padding=1)
+        _start(self, fan_in * _KERNEL**2, gain)
+
+
+class Double(nn.ConvTranspose2d):
+    """Transposed convolution that doubles an image, to a size that may be odd.
+
+    Args:
+        fan_in: channels of the input.
+        fan_out: channels of the output.
+        size: height and width of the output; the input has half of them, rounded down.
+        gain: gain of the initial weights; 1 where the input is not behind a nonlinearity.
+        bias: whether there is one bias per channel.
+    """
+
+    def __init__(
+        self,
+        fan_in: int,
+        fan_out: int,
+        size: tuple[int, int],
+        *,
+        gain: float = 2.0,
+        bias: bool = True,
+    ) -> None:
+        odd = (size[0] % _STRIDE, size[1] % _STRIDE)
+        super().__init__(
+            fan_in, fan_out, _KERNEL, stride=_STRIDE, padding=1, output_padding=odd, bias=bias
+        )
+        # Each pixel of the output sees (kernel / stride)^2 pixels of the input.
+        _start(self, fan_in * (_KERNEL / _STRIDE) ** 2, gain)
+
+
+class _DoubleWithImageBias(Double):
+    """``Double`` with one bias per pixel, so that the output can start at the data's mean."""
+
+    def __init__(self, fan_in: int, fan_out: int, size: tuple[int, int]) -> None:
+        super().__init__(fan_in, fan_out, size, bias=False)
+        self.bias = nn.Parameter(torch.zeros(fan_out, *size))
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map images to images of twice the size."""
+        y = conv_transpose2d(
+            x, self.weight, stride=_STRIDE, padding=1, output_padding=self.output_padding
+        )
+        return y if self.bias is None else y + self.bias
+
+
+class ResidualBlock(nn.Module):
+    """``x + f(x)`` with f two 3x3 convolutions, each behind a nonlinearity.
+
+    The last convolution starts at zero, so the block starts as the identity.
+
+    Args:
+        channels: channels of input and output.
+        nonlinearity: class of the nonlinearity.
+    """
+
+    def __init__(self, channels: int, nonlinearity: type[nn.Module]) -> None:
+        super().__init__()
+        first, last = (nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2))
+        _start(first, 9 * channels, 2.0)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.get_parameter("bias"))
+        self.branch = nn.Sequential(nonlinearity(), first, nonlinearity(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images to images of the same shape."""
+        return x + self.branch(x)
+
+
+def _refinement(
+    channels: int, nonlinearity: type[nn.Module], blocks: int | None
+) -> list[nn.Module]:
+    """What follows a change of size: residual blocks, or without them a nonlinearity."""
+    if blocks is None:
+        return [nonlinearity()]
+    if blocks < 1:
+        raise ValueError(f"a residual stage needs at least 1 block; got {blocks}.")
+    return [ResidualBlock(channels, nonlinearity) for _ in range(blocks)]
+
+
+def _linear(fan_in: int, fan_out: int, *, gain: float = 2.0) -> nn.Linear:
+    linear = nn.Linear(fan_in, fan_out)
+    _start(linear, fan_in, gain)
+    return linear
+
+
+def _start(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, fan_in: float, gain: float) -> None:
+    he_normal(layer.weight, fan_in, gain=gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def _image_sizes(shape: Sequence[int], widths: Sequence[int]) -> list[tuple[int, int]]:
+    """Return height and width of an image and after each halving, largest first.
+
+    Args:
+        shape: event shape of the images, ``(*channels, height, width)``.
+        widths: one entry for each halving.
+
+    Raises:
+        ValueError: no image, an image smaller than 8x8, or no or too many halvings.
+    """
+    check_widths(widths)
+    if len(shape) < 2 or min(shape[-2:]) < _LEAST_SIDE:
+        raise ValueError(
+            "convolutional networks need images of shape (..., height, width), at least "
+            f"{_LEAST_SIDE}x{_LEAST_SIDE}; got {tuple(shape)}. "
+            "Use the network 'mlp' or 'gated' for vectors and smaller images."
+        )
+    height, width = shape[-2:]
+    most = min(height, width).bit_length() - 1
+    if not 1 <= len(widths) <= most:
+        raise ValueError(
+            f"an image of {height}x{width} can be halved 1 to {most} times, once for each hidden "
+            f"width; got {len(widths)} hidden widths, {tuple(widths)}."
+        )
+    return [(height >> stage, width >> stage) for stage in range(len(widths) + 1)]

@@ -49,11 +49,6 @@ class MLP(Network):
         self.hidden = nn.Sequential(*layers)
         self.output = _glorot_linear(widths[-1], prod(out_shape))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape ``(N, *in_shape)`` to ``(N, prod(out_shape))``."""
-        y: Tensor = self.output(self.hidden(x.reshape(len(x), prod(self.in_shape))))
-        return y
-
 
 class GatedMLP(Network):
     r"""Multilayer perceptron with gated layers :math:`h = (W x + b) \odot \sigma(V x + c)`.
@@ -87,11 +82,6 @@ class GatedMLP(Network):
         self.hidden = nn.Sequential(*(GatedDense(*pair) for pair in pairwise(widths)))
         self.output = _he_linear(widths[-1], prod(out_shape))
 
-    def transform(self, x: Tensor) -> Tensor:
-        """Map ``x`` of shape ``(N, *in_shape)`` to ``(N, prod(out_shape))``."""
-        y: Tensor = self.output(self.hidden(x.reshape(len(x), prod(self.in_shape))))
-        return y
-
 
 class GatedDense(nn.Module):
     r"""One gated layer :math:`(W x + b) \odot \sigma(V x + c)`.
@@ -108,8 +98,7 @@ class GatedDense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``x`` of shape ``(*, fan_in)`` to ``(*, fan_out)``."""
-        y: Tensor = self.linear(x) * self.gate(x).sigmoid()
-        return y
+        return self.linear(x) * self.gate(x).sigmoid()
 
 
 def _glorot_linear(fan_in: int, fan_out: int) -> nn.Linear:

@@ -8,6 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from .base import initialize_output
+
 __all__ = ["Joint"]
 
 
@@ -68,14 +70,11 @@ class Joint(nn.Module):
             raise ValueError(
                 f"{expected}shapes {shapes}, whose leading dimensions do not broadcast."
             ) from error
-        y: Tensor = self.network(torch.cat([row.expand(*common, -1) for row in rows], -1))
-        return y
+        return self.network(torch.cat([row.expand(*common, -1) for row in rows], -1))
 
     def initialize_output(self, value: Tensor) -> None:
         """Start the network's output at ``value``, where the network knows how."""
-        initialize = getattr(self.network, "initialize_output", None)
-        if callable(initialize):
-            initialize(value)
+        initialize_output(self.network, value)
 
     def _describe(self) -> str:
         return ", ".join(str(tuple(shape)) for shape in self.in_shapes)

@@ -1,9 +1,8 @@
 """Approximate posteriors q(z|x): modules that own the encoder and return a Pyro distribution."""
 
-from .flow import FlowPosterior
-from .hierarchical import HierarchicalPosterior
+from .base import Posterior
 from .normal import DiagonalNormal, FullNormal, LowRankNormal
-from .registry import POSTERIORS, build_posterior, posterior_network_shape
+from .structured import FlowPosterior, HierarchicalPosterior
 
 __all__ = [
     "POSTERIORS",
@@ -12,6 +11,13 @@ __all__ = [
     "FullNormal",
     "HierarchicalPosterior",
     "LowRankNormal",
-    "build_posterior",
-    "posterior_network_shape",
+    "Posterior",
 ]
+
+POSTERIORS: dict[str, type[Posterior]] = {
+    "normal": DiagonalNormal,
+    "full": FullNormal,
+    "low-rank": LowRankNormal,
+    "flow": FlowPosterior,
+    "hierarchical": HierarchicalPosterior,
+}

@@ -2,47 +2,48 @@
 
 from __future__ import annotations
 
+import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import softplus
 
-__all__ = ["AmortizedPosterior", "positive_scale"]
+from ..networks import Amortized, MakesNetwork
+
+__all__ = ["Posterior", "diagonal_normal", "positive_scale"]
 
 _LEAST_SCALE = 1e-5
 
 
-class AmortizedPosterior(nn.Module):
-    """Base of posteriors q(z|x) whose parameters are the output of a network.
+class Posterior(Amortized):
+    """Base of posteriors q(z|x), distributions over vectors of event shape ``(latent_dim,)``.
 
     Args:
-        network: maps the inputs, of leading dimensions ``(*,)``, to ``(*, rows, latent_dim)``.
+        network: maps the inputs, of leading dimensions ``(*,)``, to ``(*, rows, latent_dim)``; or a
+            function that makes such a network of its output shape ``(rows, latent_dim)``.
         latent_dim: number of latent dimensions; ``None`` for what the network gives.
         rows: number of rows.
+
+    Raises:
+        ValueError: fewer than one latent dimension.
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int | None, *, rows: int) -> None:
-        super().__init__()
+    def __init__(self, network: MakesNetwork, latent_dim: int | None, *, rows: int) -> None:
         if latent_dim is not None and latent_dim < 1:
             raise ValueError(f"latent_dim must be at least 1; got {latent_dim}.")
-        self.network = network
-        self.latent_dim, self.rows = latent_dim, rows
+        super().__init__(network, (rows, -1 if latent_dim is None else latent_dim))
+        self.latent_dim = latent_dim
 
-    def network_output(self, *inputs: Tensor) -> Tensor:
-        """Return the network's output, shape ``(*, rows, latent_dim)``.
-
-        Raises:
-            ValueError: an output of another shape.
-        """
-        output: Tensor = self.network(*inputs)
-        latent_dim = self.latent_dim or (output.shape[-1] if output.dim() else 0)
-        if output.shape[-2:] != (self.rows, latent_dim):
-            raise ValueError(
-                f"{type(self).__name__} needs a network whose output has shape (..., {self.rows}, "
-                f"{self.latent_dim or 'latent_dim'}), as network_shape says; got "
-                f"{tuple(output.shape)}."
-            )
+    def output(self, *inputs: Tensor) -> Tensor:
+        """Return the network's output, in single precision at least."""
+        output = super().output(*inputs)
         # Under autocast networks give half precision, too coarse for a density.
         return output.to(torch.promote_types(output.dtype, torch.float32))
+
+
+def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
+    """Normal whose means and raw scales are two rows, ``(*, 2, D)``."""
+    loc, raw_scale = parameters.unbind(-2)
+    return dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
 
 
 def positive_scale(raw: Tensor) -> Tensor:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .base import AmortizedPosterior, positive_scale
+from ..networks import MakesNetwork
+from .base import Posterior, diagonal_normal, positive_scale
 
 __all__ = ["DiagonalNormal", "FullNormal", "LowRankNormal"]
 
 _LARGEST_FACTOR = 30.0
 
 
-class DiagonalNormal(AmortizedPosterior):
+class DiagonalNormal(Posterior):
     r""":math:`q(z \mid x) = N(z; \mu(x), \mathrm{diag}(\sigma(x)^2))`.
 
     :math:`\sigma = 10^{-5} + \mathrm{softplus}(\cdot)`, so that a collapsing scale stays a density.
@@ -27,22 +28,15 @@ class DiagonalNormal(AmortizedPosterior):
         Kingma and Welling (2014). https://arxiv.org/abs/1312.6114
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int | None = None) -> None:
+    def __init__(self, network: MakesNetwork, latent_dim: int | None = None) -> None:
         super().__init__(network, latent_dim, rows=2)
 
-    @classmethod
-    def network_shape(cls, latent_dim: int) -> tuple[int, int]:
-        """Return the shape that the network's output must have."""
-        return 2, latent_dim
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
         """Return q(z|x), batch shape ``(*,)``, event shape ``(latent_dim,)``."""
-        loc, raw_scale = self.network_output(*inputs).unbind(-2)
-        posterior: dist.TorchDistribution = dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
-        return posterior
+        return diagonal_normal(output)
 
 
-class FullNormal(AmortizedPosterior):
+class FullNormal(Posterior):
     r"""Normal with any covariance, :math:`q(z \mid x) = N(z; \mu, L L^T)`.
 
     :math:`L = \mathrm{diag}(s) (I + N)` with N strictly lower triangular: :math:`s_i` is the
@@ -59,27 +53,19 @@ class FullNormal(AmortizedPosterior):
         Kingma and Welling (2019), section 2.5.1. https://arxiv.org/abs/1906.02691
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int) -> None:
+    def __init__(self, network: MakesNetwork, latent_dim: int) -> None:
         super().__init__(network, latent_dim, rows=1 + latent_dim)
 
-    @classmethod
-    def network_shape(cls, latent_dim: int) -> tuple[int, int]:
-        """Return the shape that the network's output must have."""
-        return 1 + latent_dim, latent_dim
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
         """Return q(z|x), batch shape ``(*,)``, event shape ``(latent_dim,)``."""
-        loc, matrix = self.network_output(*inputs).split([1, self.rows - 1], -2)
+        loc, matrix = output[..., 0, :], output[..., 1:, :]
         scale = positive_scale(matrix.diagonal(dim1=-2, dim2=-1))
         below = matrix.tril(-1) * matrix.shape[-1] ** -0.5
         scale_tril = torch.diag_embed(scale) + scale.unsqueeze(-1) * below
-        posterior: dist.TorchDistribution = dist.MultivariateNormal(
-            loc.squeeze(-2), scale_tril=scale_tril
-        )
-        return posterior
+        return dist.MultivariateNormal(loc, scale_tril=scale_tril)
 
 
-class LowRankNormal(AmortizedPosterior):
+class LowRankNormal(Posterior):
     r"""Normal with a diagonal plus low-rank covariance, :math:`N(z; \mu, S (I + F F^T) S)`.
 
     S is diagonal and F of shape ``(latent_dim, rank)``. F is in units of S, so that the formulas
@@ -99,23 +85,16 @@ class LowRankNormal(AmortizedPosterior):
         Ong, Nott and Smith (2018). https://arxiv.org/abs/1701.03208
     """
 
-    def __init__(self, network: nn.Module, latent_dim: int, *, rank: int = 2) -> None:
+    def __init__(self, network: MakesNetwork, latent_dim: int, *, rank: int = 2) -> None:
         if rank < 1:
             raise ValueError(f"rank must be at least 1; got {rank}. Without it, use 'normal'.")
         super().__init__(network, latent_dim, rows=2 + rank)
 
-    @classmethod
-    def network_shape(cls, latent_dim: int, *, rank: int = 2) -> tuple[int, int]:
-        """Return the shape that the network's output must have."""
-        return 2 + rank, latent_dim
-
-    def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
         """Return q(z|x), batch shape ``(*,)``, event shape ``(latent_dim,)``."""
-        parameters = self.network_output(*inputs)
-        loc, raw_scale = parameters[..., :2, :].unbind(-2)
+        loc, raw_scale = output[..., :2, :].unbind(-2)
         scale = positive_scale(raw_scale)
-        columns = _LARGEST_FACTOR * (parameters[..., 2:, :] / _LARGEST_FACTOR).tanh()
-        posterior: dist.TorchDistribution = dist.LowRankMultivariateNormal(
+        columns = _LARGEST_FACTOR * (output[..., 2:, :] / _LARGEST_FACTOR).tanh()
+        return dist.LowRankMultivariateNormal(
             loc, cov_factor=scale.unsqueeze(-1) * columns.mT, cov_diag=scale.square()
         )
-        return posterior

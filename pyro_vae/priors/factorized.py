@@ -1,36 +1,40 @@
-"""Priors of independent latents."""
+"""Priors without networks: independent latents of one family, or a distribution that is given."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-__all__ = ["ONE", "Laplace", "LearnedNormal", "StandardNormal", "StudentT"]
+__all__ = ["ONE", "Fixed", "Laplace", "LearnedNormal", "StandardNormal", "StudentT"]
 
 ONE = 0.541324854612918  # softplus(ONE) = 1
 
 
-class StandardNormal(nn.Module):
+class _Centred(nn.Module):
+    """Base of priors about the origin, whose ``loc`` knows their device and type."""
+
+    loc: Tensor
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+
+
+class StandardNormal(_Centred):
     r""":math:`p(z) = N(z; 0, I)`.
 
     Args:
         latent_dim: number of latent dimensions.
     """
 
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
-
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        prior: dist.TorchDistribution = dist.Normal(self.loc, self.scale).to_event(1)
-        return prior
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
 class LearnedNormal(nn.Module):
@@ -47,12 +51,10 @@ class LearnedNormal(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        normal = dist.Normal(self.loc, softplus(self.raw_scale))
-        prior: dist.TorchDistribution = normal.to_event(1)
-        return prior
+        return dist.Normal(self.loc, softplus(self.raw_scale)).to_event(1)
 
 
-class StudentT(nn.Module):
+class StudentT(_Centred):
     r"""Independent Student-t latents :math:`p(z) = \prod_d t_\nu(z_d)`: heavier tails than N(0, I).
 
     Args:
@@ -64,38 +66,79 @@ class StudentT(nn.Module):
     """
 
     degrees: Tensor
-    loc: Tensor
 
     def __init__(self, latent_dim: int, *, degrees_of_freedom: float = 5.0) -> None:
-        super().__init__()
+        super().__init__(latent_dim)
         if not degrees_of_freedom > 0:
             raise ValueError(f"degrees_of_freedom must be positive; got {degrees_of_freedom}.")
         degrees = torch.tensor(float(degrees_of_freedom))
         self.register_buffer("degrees", degrees, persistent=False)
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        latents = dist.StudentT(self.degrees, self.loc, torch.ones_like(self.loc))
-        prior: dist.TorchDistribution = latents.to_event(1)
-        return prior
+        return dist.StudentT(self.degrees, self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
-class Laplace(nn.Module):
+class Laplace(_Centred):
     r"""Independent Laplace latents :math:`p(z) \propto \exp(-\sqrt 2 \sum_d |z_d|)`, variance one.
 
     Args:
         latent_dim: number of latent dimensions.
     """
 
-    loc: Tensor
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z)."""
+        return dist.Laplace(self.loc, torch.full_like(self.loc, 0.5**0.5)).to_event(1)
 
-    def __init__(self, latent_dim: int) -> None:
+
+class Fixed(nn.Module):
+    """A given distribution over z, without parameters to learn.
+
+    Its tensors follow the module to another device or type.
+
+    Args:
+        distribution: of event shape ``(latent_dim,)`` and no batch shape.
+
+    Raises:
+        TypeError: not a distribution.
+        ValueError: a distribution of another kind of shape.
+    """
+
+    def __init__(self, distribution: dist.TorchDistribution) -> None:
         super().__init__()
-        self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
+        if not hasattr(distribution, "log_prob") or not hasattr(distribution, "event_shape"):
+            raise TypeError(
+                "a prior is an nn.Module or a Pyro distribution; got "
+                f"{type(distribution).__name__}."
+            )
+        if tuple(distribution.batch_shape) or len(distribution.event_shape) != 1:
+            raise ValueError(
+                "a prior has event shape (latent_dim,) and no batch shape; got event shape "
+                f"{tuple(distribution.event_shape)}, batch shape {tuple(distribution.batch_shape)}."
+                " Write .to_event(1)."
+            )
+        self.distribution = distribution
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        latents = dist.Laplace(self.loc, torch.full_like(self.loc, 0.5**0.5))
-        prior: dist.TorchDistribution = latents.to_event(1)
-        return prior
+        return self.distribution
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fixed:
+        super()._apply(fn, recurse)
+        _move(self.distribution, fn, set())
+        return self
+
+
+def _move(item: Any, fn: Callable[[Tensor], Tensor], seen: set[int]) -> None:
+    """Apply ``fn`` to the tensors of a distribution, of its parts and of its transforms."""
+    if id(item) in seen:
+        return
+    seen.add(id(item))
+    for name, value in vars(item).items():
+        if isinstance(value, Tensor):
+            setattr(item, name, fn(value))
+        elif isinstance(value, nn.Module):
+            value._apply(fn)
+        for part in value if isinstance(value, list | tuple) else (value,):
+            if hasattr(part, "log_prob") or hasattr(part, "log_abs_det_jacobian"):
+                _move(part, fn, seen)

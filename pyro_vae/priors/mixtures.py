@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ..common.options import Start
-from ..distributions.mixtures import NormalMixture
+from ..distributions.vectors import NormalMixture
 from .factorized import ONE
 
 __all__ = ["ExemplarPrior", "MixtureOfNormals", "VampPrior", "mixture"]
@@ -147,10 +147,7 @@ def mixture(logits: Tensor, components: dist.TorchDistribution) -> dist.TorchDis
     base = getattr(components, "base_dist", None)
     if isinstance(components, dist.Independent) and type(base) is dist.Normal:
         return NormalMixture(logits, base.loc, base.scale)
-    mixed: dist.TorchDistribution = dist.MixtureSameFamily(
-        dist.Categorical(logits=logits), components
-    )
-    return mixed
+    return dist.MixtureSameFamily(dist.Categorical(logits=logits), components)
 
 
 def _some(x: Tensor, number: int, what: str) -> Tensor:

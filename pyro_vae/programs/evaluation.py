@@ -146,7 +146,6 @@ def evaluating(
     *,
     mask: Tensor | None = None,
     checked: bool = True,
-    finite: bool = True,
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
@@ -161,7 +160,6 @@ def evaluating(
             is read block by block.
         mask: True where a value of the data is observed, shape of the data or of a datum.
         checked: hold each block against the likelihood's support.
-        finite: whether NaN is wrong (where a mask says that it is missing, it never is).
 
     Raises:
         TypeError: data of another kind; not as many arguments as the programs take.
@@ -169,7 +167,7 @@ def evaluating(
             no pair over one plate of data.
     """
     source = as_source(data, model, finite=False)
-    if mask is None and finite:
+    if mask is None:
         source = source.changed(_checked)
     pilot = next(source.blocks(BLOCK))
     check_type(pilot[0], model, guide)

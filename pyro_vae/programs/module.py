@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from torch import Tensor, nn
@@ -17,6 +19,9 @@ class ProgramModule(nn.Module):
     several models coexist in one process. A subclass calls :meth:`_show_parameters` at the start of
     each program, so that ``pyro.infer.SVI(module.model, module.guide, ...)`` trains it as it is.
     """
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
 
     def _show_parameters(self, *parts: str) -> None:
         """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
@@ -48,13 +53,6 @@ class ProgramModule(nn.Module):
                         continuation=None,
                     )
                 )
-
-    def _initialize_parts(self, data: Tensor | None, *parts: str) -> None:
-        """Start the parts that know how from training data, if there are any."""
-        for part in parts if data is not None else ():
-            initialize = getattr(getattr(self, part), "initialize", None)
-            if callable(initialize):
-                initialize(data)
 
 
 def _identity(parameter: Tensor) -> Tensor:

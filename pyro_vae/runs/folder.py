@@ -11,8 +11,7 @@ import torch
 from ..common.checks import resolve_device
 from ..common.errors import CheckpointError
 from ..config import Config
-from ..models import HierarchicalVAE, build_program
-from ..models.vae import VAE
+from ..models import Model, build_program
 from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
 from ..training.history import History
 
@@ -31,7 +30,7 @@ class Run:
         finished: whether training came to its end.
     """
 
-    vae: VAE | HierarchicalVAE
+    vae: Model
     config: Config
     history: History
     folder: Path

@@ -1,4 +1,4 @@
-"""Distributions of Pyro's kind that priors and posteriors share."""
+"""Densities over vectors: mixtures of many normals, and two blocks one given the other."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.func import functional_call
 
-__all__ = ["BlockAutoregressive", "LastDraw", "NormalMixture", "bound"]
+from .base import LastDraw, bound, expanded
+
+__all__ = ["BlockAutoregressive", "NormalMixture"]
 
 _BLOCK = 2**19  # values of a block of component densities: 4 MB in float64
 
@@ -62,13 +63,7 @@ class NormalMixture(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NormalMixture:
         """Return the same mixture with another batch shape."""
-        new: NormalMixture = self._get_checked_instance(NormalMixture, _instance)
-        new.logits, new.loc, new.scale = self.logits, self.loc, self.scale
-        super(NormalMixture, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
-        return new
+        return expanded(self, batch_shape)
 
     @property
     def mean(self) -> Tensor:
@@ -161,13 +156,8 @@ class BlockAutoregressive(dist.TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> BlockAutoregressive:
         """Return the same distribution with another batch shape."""
-        new: BlockAutoregressive = self._get_checked_instance(BlockAutoregressive, _instance)
-        new.first = self.first.expand(torch.Size(batch_shape))
-        new.conditional, new.size, new._drawn = self.conditional, self.size, LastDraw()
-        super(BlockAutoregressive, new).__init__(
-            torch.Size(batch_shape), self.event_shape, validate_args=False
-        )
-        new._validate_args = self._validate_args
+        new = expanded(self, batch_shape, "first")
+        new._drawn = LastDraw()
         return new
 
     @property
@@ -198,50 +188,4 @@ class BlockAutoregressive(dist.TorchDistribution):
         second = self._drawn.recall(value)
         if second is None:
             second = self.conditional(a)
-        density: Tensor = self.first.log_prob(a) + second.log_prob(b)
-        return density
-
-
-class LastDraw:
-    """What a distribution computed on the way to its last draw and needs again for its density.
-
-    Programs score what they have just drawn; one draw is remembered, and only as long as the
-    distribution lives.
-    """
-
-    def __init__(self) -> None:
-        self._value: Tensor | None = None
-        self._mark: tuple[bool, int] = (False, 0)
-        self._found: Any = None
-
-    def keep(self, value: Tensor, found: Any) -> None:
-        """Remember what was found along with a draw."""
-        self._value, self._found = value, found
-        self._mark = (torch.is_grad_enabled(), _version(value))
-
-    def recall(self, value: Tensor) -> Any:
-        """Return what was found, or ``None`` unless ``value`` is that very draw, unchanged.
-
-        What was found without gradients does not serve where they are wanted.
-        """
-        differentiable, version = self._mark
-        same = value is self._value and _version(value) == version
-        return self._found if same and (differentiable or not torch.is_grad_enabled()) else None
-
-
-def bound(module: nn.Module) -> Callable[..., Any]:
-    """Return the module as a function of its present parameters.
-
-    A distribution that calls a network when it is scored must use the parameters that it was made
-    with: under ``torch.func.functional_call`` the module has others by then.
-    """
-    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-
-    def call(*args: Any) -> Any:
-        return functional_call(module, tensors, args)
-
-    return call
-
-
-def _version(value: Tensor) -> int:
-    return 0 if value.is_inference() else value._version
+        return self.first.log_prob(a) + second.log_prob(b)

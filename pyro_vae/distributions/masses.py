@@ -11,12 +11,13 @@ from torch.distributions import constraints, register_kl
 from torch.distributions.utils import broadcast_all
 from torch.nn.functional import logsigmoid, softplus
 
+from .base import expanded
 from .special import log_rising
 
 __all__ = ["Binomial", "Categorical", "DiscretizedLogistic", "Grid", "NegativeBinomial"]
 
 
-class Categorical(dist.Categorical):  # type: ignore[misc, unused-ignore]
+class Categorical(dist.Categorical):
     """Categorical over class indices as floating-point numbers; its ``mean`` is the mode.
 
     Indices have no mean; the mode is what a picture can show of them.
@@ -29,15 +30,14 @@ class Categorical(dist.Categorical):  # type: ignore[misc, unused-ignore]
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         """Draw indices, as floating-point numbers like the data of other likelihoods."""
-        draws: Tensor = super().sample(torch.Size(sample_shape))
-        return draws.to(self.logits.dtype)
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
 
 
-class Binomial(dist.Binomial):  # type: ignore[misc, unused-ignore]
+class Binomial(dist.Binomial):
     """Binomial whose divergence stays finite where a probability rounds to 0 or 1."""
 
 
-class NegativeBinomial(dist.TorchDistribution):  # type: ignore[misc, unused-ignore]
+class NegativeBinomial(dist.TorchDistribution):
     r"""Counts with mean m and variance :math:`m + a m^2`, a Gamma mixture of Poissons.
 
     .. math:: p(x) = \frac{\Gamma(x + r)}{x!\, \Gamma(r)} \left(\frac{r}{r + m}\right)^r
@@ -72,11 +72,7 @@ class NegativeBinomial(dist.TorchDistribution):  # type: ignore[misc, unused-ign
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> NegativeBinomial:
         """Return the distribution with a larger batch shape."""
-        new = self._get_checked_instance(NegativeBinomial, _instance)
-        new.rate, new.dispersion = (t.expand(batch_shape) for t in (self.rate, self.dispersion))
-        super(NegativeBinomial, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new  # type: ignore[no-any-return, unused-ignore]
+        return expanded(self, batch_shape, "rate", "dispersion")
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = ()) -> Tensor:
@@ -95,7 +91,7 @@ class NegativeBinomial(dist.TorchDistribution):  # type: ignore[misc, unused-ign
         return log_rising(r, x) + failures + x * m.log() - torch.lgamma(x + 1)
 
 
-class Grid(constraints.Constraint):  # type: ignore[misc, unused-ignore]
+class Grid(constraints.Constraint):
     r"""The numbers k / (levels - 1) in [0, 1], up to a hundredth of a step.
 
     Args:
@@ -122,7 +118,7 @@ class Grid(constraints.Constraint):  # type: ignore[misc, unused-ignore]
         return inside & ((steps - steps.round()).abs() < 1e-2)
 
 
-class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc, unused-ignore]
+class DiscretizedLogistic(dist.TorchDistribution):
     r"""Logistic distribution rounded to the nearest of the levels k / (levels - 1).
 
     .. math:: P(x) = \sigma\left(\frac{x + h - \mu}{s}\right) -
@@ -161,12 +157,7 @@ class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc, unused-
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogistic:
         """Return the distribution with a larger batch shape."""
-        new = self._get_checked_instance(DiscretizedLogistic, _instance)
-        new.loc, new.scale = (t.expand(batch_shape) for t in (self.loc, self.scale))
-        new.levels = self.levels
-        super(DiscretizedLogistic, new).__init__(torch.Size(batch_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new  # type: ignore[no-any-return, unused-ignore]
+        return expanded(self, batch_shape, "loc", "scale")
 
     @property
     def mean(self) -> Tensor:
@@ -209,8 +200,7 @@ class DiscretizedLogistic(dist.TorchDistribution):  # type: ignore[misc, unused-
 
 def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
     # torch's is infinite where a probability of q rounds to 0; its logit is finite all the same.
-    divergence: Tensor = (p.probs * (p.logits - q.logits)).sum(-1)
-    return divergence
+    return (p.probs * (p.logits - q.logits)).sum(-1)
 
 
 def _kl_binomial(p: Binomial, q: Binomial) -> Tensor:
@@ -218,8 +208,7 @@ def _kl_binomial(p: Binomial, q: Binomial) -> Tensor:
         raise NotImplementedError("divergence of binomials of different counts")
     # torch's has log(1 - p), which is infinite where p rounds to 1.
     difference = p.probs * (p.logits - q.logits) - softplus(p.logits) + softplus(q.logits)
-    divergence: Tensor = p.total_count * difference
-    return divergence
+    return p.total_count * difference
 
 
 register_kl(Categorical, Categorical)(_kl_categorical)

@@ -21,7 +21,7 @@ _GROUP = 8  # factors from 1 to 2: their product is at most 256
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
 
 
-class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc, unused-ignore]
+class ContinuousBernoulli(dist.ContinuousBernoulli):
     r"""Density :math:`\lambda^x (1 - \lambda)^{1 - x} C(\lambda)` on [0, 1], in the logit.
 
     .. math:: \log p(x) = l x - A(l), \qquad A(l) = \log \frac{e^l - 1}{l}
@@ -75,11 +75,11 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):  # type: ignore[misc, unuse
         return torch.where(self.logits > 0, 1 - falling, falling)
 
 
-class Laplace(dist.Laplace):  # type: ignore[misc, unused-ignore]
+class Laplace(dist.Laplace):
     """Laplace density whose divergence has the right second derivative at equal locations."""
 
 
-class StudentT(dist.StudentT):  # type: ignore[misc, unused-ignore]
+class StudentT(dist.StudentT):
     """Student's t density that becomes the normal one smoothly, however many the degrees."""
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -90,8 +90,7 @@ class StudentT(dist.StudentT):  # type: ignore[misc, unused-ignore]
         y = (value - self.loc) / self.scale
         tail = (half + 0.5) * torch.log1p(y * y / self.df)
         constant = log_rising(half, torch.full_like(half, 0.5)) - 0.5 * math.log(2 * math.pi)
-        log_prob: Tensor = constant - self.scale.log() - tail
-        return log_prob
+        return constant - self.scale.log() - tail
 
 
 def _kl_continuous_bernoulli(p: ContinuousBernoulli, q: ContinuousBernoulli) -> Tensor:
@@ -107,8 +106,7 @@ def _kl_laplace(p: Laplace, q: Laplace) -> Tensor:
     series = inner**2 / 2 - inner**2 * inner.abs() / 6
     excess = torch.where(near, series, outer + torch.expm1(-outer))
     ratio = p.scale / q.scale
-    divergence: Tensor = ratio - 1 - ratio.log() + ratio * excess
-    return divergence
+    return ratio - 1 - ratio.log() + ratio * excess
 
 
 def _magnitude(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +141,7 @@ register_kl(ContinuousBernoulli, ContinuousBernoulli)(_kl_continuous_bernoulli)
 register_kl(Laplace, Laplace)(_kl_laplace)
 
 
-class Bernoulli(dist.Bernoulli):  # type: ignore[misc, unused-ignore]
+class Bernoulli(dist.Bernoulli):
     r"""Pyro's Bernoulli distribution, with a faster sum over the bits of a datum.
 
     .. math:: \sum_d \log p(x_d) = \sum_d (x_d l_d - \max(l_d, 0))
@@ -160,14 +158,13 @@ class Bernoulli(dist.Bernoulli):  # type: ignore[misc, unused-ignore]
         return _Bits(self, reinterpreted_batch_ndims)
 
 
-class _Bits(dist.Independent):  # type: ignore[misc, unused-ignore]
+class _Bits(dist.Independent):
     """Bits of a datum."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         bits, dims = self.base_dist, self.reinterpreted_batch_ndims
         if torch.is_grad_enabled() or "logits" not in bits.__dict__ or dims == 0:
-            density: Tensor = super().log_prob(value)
-            return density
+            return super().log_prob(value)
         if bits._validate_args:
             bits._validate_sample(value)
         value, logits = torch.broadcast_tensors(value, bits.logits)
@@ -177,5 +174,4 @@ class _Bits(dist.Independent):  # type: ignore[misc, unused-ignore]
         whole = factors.shape[-1] // _GROUP * _GROUP
         groups = factors[..., :whole].unflatten(-1, (_GROUP, -1)).prod(-2)
         rest = factors[..., whole:].prod(-1)
-        total: Tensor = linear - groups.log().sum(-1) - rest.log()
-        return total
+        return linear - groups.log().sum(-1) - rest.log()

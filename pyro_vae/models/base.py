@@ -1,0 +1,151 @@
+"""What the models of the package share: built from a config, evaluated on their device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import wraps
+from typing import Any, ClassVar, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from ..common.registry import options_of
+from ..common.seeding import seeded
+from ..config import Config
+from ..programs.module import ProgramModule
+from ..programs.modules import device_of
+from .parts import Parts
+
+__all__ = ["Model", "evaluated"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def evaluated(method: F) -> F:
+    """Make a method of a model compute without gradients, its tensors on the model's device."""
+
+    @wraps(method)
+    def wrapped(self: Model, *args: Any, **options: Any) -> Any:
+        device = device_of(self)
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) and device is not None else value
+
+        with torch.no_grad():
+            return method(
+                self,
+                *(moved(value) for value in args),
+                **{name: moved(value) for name, value in options.items()},
+            )
+
+    return cast(F, wrapped)
+
+
+class Model(ProgramModule):
+    """A module with the programs ``model`` and ``guide`` that a config can describe.
+
+    A subclass defines the two programs and :meth:`assemble`; with ``encode`` and ``decode`` it can
+    reconstruct, with :meth:`generate` it can sample. ``build_program`` finds it by a line of
+    ``pyro_vae.models.MODELS``.
+    """
+
+    programs: ClassVar[tuple[str, ...]] = ()
+    """Programs of a config that the class stands for; any class takes the default, ``"vae"``."""
+
+    encode: Callable[..., Any]
+    decode: Callable[..., Tensor]
+
+    @classmethod
+    def assemble(cls, parts: Parts, *args: Any, **options: Any) -> Self:
+        """Build the model of the usual parts.
+
+        Args:
+            parts: builder of the parts that a config names.
+            args: of no use; a subclass has none.
+            options: settings of the model that take the place of the config's.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        event_shape: Sequence[int],
+        data: Tensor | None = None,
+        **options: Any,
+    ) -> Self:
+        """Build the usual model: networks and parts chosen by name.
+
+        The initial parameters depend on ``config.seed`` alone (and on ``data``).
+
+        Args:
+            config: names and sizes of the parts.
+            event_shape: shape of one datum.
+            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
+                from them (a likelihood's output at the data's mean).
+            options: settings of this model in place of the config's, see ``assemble``.
+
+        Raises:
+            ValueError: an unknown part, an option that the part has not, or a config of another
+                program (``build_program`` takes any).
+        """
+        foreign_top = config.top_dim is not None and "top_dim" not in options_of(cls.assemble)
+        if config.program not in ("vae", *cls.programs) or foreign_top:
+            raise ValueError(
+                f"{cls.__name__} is not what the config says, program={config.program!r}, "
+                f"top_dim={config.top_dim}; use pv.build_program(config, ...), or leave these out."
+            )
+        with seeded("initialize", config.seed):
+            model = cls.assemble(Parts(config, event_shape), **options)
+            for part in model.children() if data is not None else ():
+                initialize = getattr(part, "initialize", None)
+                if callable(initialize):
+                    initialize(data)
+        return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return device_of(self) or torch.device("cpu")
+
+    def reconstruct(self, x: Tensor, *given: Tensor) -> Tensor:
+        """Return ``decode(encode(x))``, the decoder's mean at the means of the guide.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+            given: what the programs take beside x: conditions or labels.
+        """
+        latents = self.encode(x, *given)
+        return self.decode(*(latents if isinstance(latents, tuple) else (latents,)), *given)
+
+    @evaluated
+    def sample(self, given: Any, /, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """Draw data from the model: latents from their prior, then x given these.
+
+        Args:
+            given: number of draws n; of a model of data given conditions or labels, one of them for
+                each draw (repeat them for several draws of each).
+            seed: seed of the draws; ``None`` draws from the caller's random state.
+            mean: replace the draw of x given the latents by its mean (for pictures).
+
+        Returns:
+            Tensor of shape ``(n, *event_shape)``.
+
+        Raises:
+            ValueError: n is less than one.
+        """
+        if isinstance(given, int) and given < 1:
+            raise ValueError(f"number of samples must be at least 1; got {given}.")
+        with nullcontext() if seed is None else seeded("sample", seed):
+            likelihood = self.generate(given)
+            return likelihood.mean if mean else likelihood.sample()
+
+    def generate(self, given: Any) -> Any:
+        """Draw latents from their prior and return the distribution of x given these.
+
+        Args:
+            given: as of :meth:`sample`.
+        """
+        raise NotImplementedError

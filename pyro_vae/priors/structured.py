@@ -1,0 +1,87 @@
+"""Priors made of networks: a normalizing flow, and two stochastic layers."""
+
+from __future__ import annotations
+
+import pyro.distributions as dist
+from torch import nn
+
+from ..distributions.flows import FlowDistribution, FlowKind, FlowTransform
+from ..distributions.vectors import BlockAutoregressive
+from ..networks import MLP
+from ..posteriors import DiagonalNormal
+from .factorized import StandardNormal
+
+__all__ = ["FlowPrior", "HierarchicalPrior"]
+
+
+class FlowPrior(nn.Module):
+    r"""Prior :math:`p(z)` by a flow to standard normal noise, :math:`f(z) \sim N(0, I)`.
+
+    The density takes one parallel pass and draws one pass for each dimension (two in all for
+    ``"realnvp"``). Starts near :math:`N(0, I)`. With one dimension ``"maf"`` and ``"realnvp"`` are
+    normal distributions.
+
+    Args:
+        latent_dim: number of latent dimensions.
+        kind: ``"maf"``, ``"nsf"`` or ``"realnvp"``; see :class:`FlowTransform`.
+        transforms: number of transforms.
+        width: width of the two hidden layers of each.
+
+    Raises:
+        ValueError: an unknown kind, or a size less than one.
+        ImportError: zuko is not installed.
+
+    References:
+        Papamakarios et al. (2017). https://arxiv.org/abs/1705.07057
+        Huang et al. (2017), flow priors of VAEs. https://arxiv.org/abs/1710.05279
+    """
+
+    def __init__(
+        self, latent_dim: int, *, kind: FlowKind = "maf", transforms: int = 3, width: int = 128
+    ) -> None:
+        super().__init__()
+        self.noise = StandardNormal(latent_dim)
+        self.flow = FlowTransform(latent_dim, kind=kind, transforms=transforms, width=width)
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z)."""
+        normalize, generate = self.flow.maps()
+        return FlowDistribution(self.noise(), generate, normalize)
+
+
+class HierarchicalPrior(nn.Module):
+    r"""Two stochastic layers in one vector, :math:`p(z) = N(z_2; 0, I) \, p(z_1 \mid z_2)`.
+
+    :math:`z = [z_2, z_1]`, the top layer first, and :math:`p(z_1 \mid z_2)` a diagonal normal whose
+    means and scales a network makes of :math:`z_2`. The decoder sees both layers, as in the
+    two-layer model of Tomczak and Welling; its natural posterior is ``hierarchical``, and any other
+    serves. Unlike the program ``top-down`` it is one vector, a part of every program with one z.
+
+    Args:
+        latent_dim: number of latent dimensions, both layers together.
+        top: of these, the dimensions of the top layer; by default half.
+        width: width of the network's hidden layer.
+
+    Raises:
+        ValueError: fewer than two latent dimensions, or a layer without one.
+
+    References:
+        Tomczak and Welling (2018). https://arxiv.org/abs/1705.07120
+    """
+
+    def __init__(self, latent_dim: int, *, top: int | None = None, width: int = 100) -> None:
+        super().__init__()
+        top = latent_dim // 2 if top is None else top
+        if not 0 < top < latent_dim:
+            raise ValueError(
+                f"both layers need a dimension: top must be between 1 and latent_dim - 1 = "
+                f"{latent_dim - 1}; got {top}."
+            )
+        self.top, self.size = StandardNormal(top), latent_dim - top
+        self.conditional = DiagonalNormal(
+            lambda shape: MLP((top,), shape, hidden=(width,)), self.size
+        )
+
+    def forward(self) -> dist.TorchDistribution:
+        """Return p(z)."""
+        return BlockAutoregressive(self.top(), self.conditional, size=self.size)
