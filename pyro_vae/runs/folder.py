@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..common.checks import resolve_device
+from ..common.checks import module_device, resolve_device
 from ..common.errors import CheckpointError
 from ..config import Config
-from ..models import HierarchicalVAE, build_program
-from ..models.vae import VAE
+from ..models import VAE, ConditionalVAE, HierarchicalVAE, SemiSupervisedVAE, build_program
 from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
 from ..training.history import History
 
@@ -31,11 +32,30 @@ class Run:
         finished: whether training came to its end.
     """
 
-    vae: VAE | HierarchicalVAE
+    vae: VAE | HierarchicalVAE | ConditionalVAE | SemiSupervisedVAE
     config: Config
     history: History
     folder: Path
     finished: bool
+
+    def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """Draw data from the model; of one with labels, from its classes in turn.
+
+        Args:
+            number: number of draws.
+            seed: seed of the draws.
+            mean: replace the draw of x given the latents by its mean (for pictures).
+
+        Returns:
+            Tensor of shape ``(number, *event_shape)``, on the CPU.
+        """
+        if number < 1:
+            raise ValueError(f"number of samples must be at least 1; got {number}.")
+        vae: Any = self.vae
+        what: Any = number
+        if self.config.classes is not None:
+            what = torch.arange(number, device=module_device(vae.model)) % self.config.classes
+        return vae.sample(what, seed=seed, mean=mean).cpu()
 
 
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
@@ -66,11 +86,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     return Run(
         vae=vae.to(target).eval(),
         config=config,
-        history=History.from_rows(
-            state["history"],
-            stopped_early=state["stopped_early"],
-            restored_epoch=state["restored_epoch"],
-        ),
+        history=History.from_state(state),
         folder=folder,
         finished=state["finished"],
     )
