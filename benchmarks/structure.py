@@ -103,12 +103,15 @@ def declarations(root: Path, option: str) -> list[str]:
     """Places that name an option with its type, its default, its least value or its help.
 
     Parameters of functions and fields of classes (with or without the name of a part before it),
-    and keys of tables; its uses are not counted.
+    and keys of tables; its uses are not counted, nor is a default that refers to another's.
     """
     places = []
 
     def same(name: object) -> bool:
         return isinstance(name, str) and (name == option or name.endswith(f"_{option}"))
+
+    def declares(default: ast.expr | None) -> bool:
+        return default is not None and not isinstance(default, ast.Attribute)
 
     for path in sorted(root.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -116,9 +119,13 @@ def declarations(root: Path, option: str) -> list[str]:
             if isinstance(node, ast.FunctionDef):
                 args = (*node.args.args, *node.args.kwonlyargs)
                 defaults = [None] * len(node.args.args) + list(node.args.kw_defaults)
-                found = [a for a, d in zip(args, defaults, strict=True) if same(a.arg) and d]
+                found = [
+                    a for a, d in zip(args, defaults, strict=True) if same(a.arg) and declares(d)
+                ]
             elif isinstance(node, ast.ClassDef):
-                fields = [n for n in node.body if isinstance(n, ast.AnnAssign) and n.value]
+                fields = [
+                    n for n in node.body if isinstance(n, ast.AnnAssign) and declares(n.value)
+                ]
                 found = [n for n in fields if same(getattr(n.target, "id", None))]
             elif isinstance(node, ast.Dict):
                 found = [k for k in node.keys if isinstance(k, ast.Constant) and same(k.value)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
+import math
 import os
 import sys
 import warnings
@@ -11,37 +13,63 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
 from .common.errors import Interrupted
-from .common.options import Method, Precision
 from .common.registry import suggestion
+from .common.settings import EvaluationSettings, Sampling
 from .config import Config, parse_setting
 
 __all__ = ["main"]
 
 # Each command imports what it needs when it runs, so that --help answers at once.
 
-DataRoot: TypeAlias = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 RunFolder: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+T = TypeVar("T")
+# Without a prefix, so that they are options of the command.
+Flat: TypeAlias = tyro.conf.OmitArgPrefixes[T]
+_STUDY_SAMPLING = Sampling(method="auto")
 
 
-@dataclasses.dataclass(frozen=True)
-class Demo:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Command:
+    """What commands have in common."""
+
+    def run(self) -> None:
+        """Run the command."""
+        raise NotImplementedError
+
+    def source(self) -> Path | None:
+        """Run whose config has the options that are not given."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where to compute, and on what."""
+
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    root: Annotated[Path | None, tyro.conf.arg(name="data-root", metavar="DIR")] = None
+    """Folder of downloaded data sets [$PYRO_VAE_DATA]."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(_Command):
     """Train on the embedded digits under three priors, compare log p(x), and draw figures."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pyro-vae-demo")
     """Folder for runs and figures; a new name is found if it is taken."""
-    samples: int = 1000
+    samples: int = Sampling.samples
     """Importance samples for each held-out digit."""
     epochs: int | None = None
     """Training epochs of each model."""
 
     def run(self) -> None:
         """Run the command."""
-        from .runs.demo import demo
+        from .runs.study import demo
 
         out, number = self.out, 2
         while out.exists() and any(out.iterdir()):
@@ -52,92 +80,74 @@ class Demo:
             print(f"  {figure.relative_to(out)}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Fit:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Training(_Command):
+    """What commands that train have in common."""
+
+    config: Flat[Config] = dataclasses.field(default_factory=Config)
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
+    """Another run, or its config.json: options that are not given here are taken from it."""
+    place: Flat[_Place] = dataclasses.field(default_factory=_Place)
+
+    def source(self) -> Path | None:
+        """Run whose config has the options that are not given."""
+        return self.config_file
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit(_Training):
     """Train a model into a run folder."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Run folder: config, checkpoint, history."""
-    config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
-    """Another run, or its config.json: options that are not given here are taken from it."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    resume: bool = False
     """Go on with the run in --out, with its own settings."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    data_root: DataRoot = None
-    """Folder of downloaded data sets [$PYRO_VAE_DATA]."""
+
+    def source(self) -> Path | None:
+        """Run whose config has the options that are not given: first of all this one."""
+        from .training.checkpoint import holds_run
+
+        return self.out if self.resume and holds_run(self.out) else self.config_file
 
     def run(self) -> None:
         """Run the command."""
         from .runs.run import train_run
 
-        history = train_run(
-            self.config, self.out, root=self.data_root, device=self.device, resume=self.resume
-        )
+        history = train_run(self.config, self.out, resume=self.resume, **vars(self.place))
         last = history.epochs[-1]
         print(
-            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats",
-            end="",
+            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"
+            + ("" if math.isnan(last.valid_elbo) else f", validation {last.valid_elbo:.2f}")
         )
-        print("" if last.valid_elbo != last.valid_elbo else f", validation {last.valid_elbo:.2f}")
         if history.restored_epoch is not None:
             print(f"restored the best parameters, of epoch {history.restored_epoch}")
         print(f"saved to {self.out}; next: pyro-vae evaluate {self.out}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(_Command):
     """Estimate log p(x) of a run's test data, with errors and diagnostics."""
 
     folder: RunFolder
     """Run folder."""
-    samples: int = 1000
-    """Importance samples K for each datum."""
-    method: Method = "guide"
-    """Proposal: guide (the literature's protocol), refined, laplace or annealed (fitted to each
-    datum), or auto (as far as each datum needs)."""
-    number: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Evaluate the first N test data only."""
-    seed: int = 0
-    """Seed of the samples."""
-    chunk: int | None = None
-    """Samples evaluated at once; bounds the memory, changes no result."""
-    compiled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Compile log p(x, z) first: worth its seconds from millions of samples on."""
-    precision: Precision = "float32"
-    """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    data_root: DataRoot = None
-    """Folder of downloaded data sets [$PYRO_VAE_DATA]."""
+    settings: Flat[EvaluationSettings] = dataclasses.field(default_factory=EvaluationSettings)
+    place: Flat[_Place] = dataclasses.field(default_factory=_Place)
 
     def run(self) -> None:
         """Run the command."""
-        import json
-
         from .runs.run import EVIDENCE, METRICS, evaluate_run
 
-        evidence = evaluate_run(
-            self.folder,
-            samples=self.samples,
-            method=self.method,
-            number=self.number,
-            seed=self.seed,
-            chunk=self.chunk,
-            compiled=self.compiled,
-            precision=self.precision,
-            root=self.data_root,
-            device=self.device,
-        )
+        evidence = evaluate_run(self.folder, self.settings, **vars(self.place))
         print(evidence)
         metrics = json.loads((self.folder / METRICS).read_text())
         print(f"{'likelihood':<22} {metrics['likelihood']}")
+        if "accuracy" in metrics:
+            print(f"{'accuracy of labels':<22} {metrics['accuracy']:.1%}")
         print(f"{'time':<22} {evidence.seconds:.1f} s; saved to {self.folder / EVIDENCE}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Compare:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare(_Command):
     """Compare evaluated runs on the same data: paired differences with standard errors."""
 
     folders: Annotated[
@@ -158,8 +168,8 @@ class Compare:
             write_json(self.json, comparison.to_dict())
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(_Training):
     """Swap one part, train a model for each value, and compare them by log p(x).
 
     For example: pyro-vae study prior normal mixture vamp --out runs/priors
@@ -171,21 +181,9 @@ class Study:
     """Its values."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder: a run for each value, study.json, figures."""
-    config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
-    """Another run, or its config.json: options that are not given here are taken from it."""
-    samples: int = 1000
-    """Importance samples K for each test datum."""
-    method: Method = "auto"
-    """Proposal: guide, refined, laplace, annealed or auto."""
-    number: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Evaluate the first N test data only."""
-    resume: tyro.conf.FlagCreatePairsOff[bool] = False
+    sampling: Flat[Sampling] = _STUDY_SAMPLING
+    resume: bool = False
     """Go on with the study in --out; what is finished is not done again."""
-    device: str = "auto"
-    """auto, cpu, cuda or cuda:N."""
-    data_root: DataRoot = None
-    """Folder of downloaded data sets [$PYRO_VAE_DATA]."""
 
     def run(self) -> None:
         """Run the command."""
@@ -197,22 +195,19 @@ class Study:
             [parse_setting(setting, text) for text in self.values],
             self.config,
             self.out,
-            samples=self.samples,
-            method=self.method,
-            number=self.number,
             compiled=self.config.compiled,
-            root=self.data_root,
-            device=self.device,
             resume=self.resume,
             say=_say,
+            **vars(self.sampling),
+            **vars(self.place),
         )
         print(f"\n{result}\n\nFigures:")
         for figure in result.figures:
             print(f"  {figure}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sample(_Command):
     """Draw new data from a run's p(x), as an array and as a figure."""
 
     folder: RunFolder
@@ -221,35 +216,35 @@ class Sample:
     """Number of draws."""
     seed: int = 0
     """Seed of the draws."""
-    device: str = "auto"
+    device: str = _Place.device
     """auto, cpu, cuda or cuda:N."""
 
     def run(self) -> None:
         """Run the command."""
-        from .runs.run import sample_run
+        from .runs.figures import sample_run
 
         for path in sample_run(self.folder, number=self.number, seed=self.seed, device=self.device):
             print(path)
 
 
-@dataclasses.dataclass(frozen=True)
-class Plot:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot(_Command):
     """Draw every figure of a run."""
 
     folder: RunFolder
     """Run folder."""
-    data_root: DataRoot = None
+    root: Annotated[Path | None, tyro.conf.arg(name="data-root", metavar="DIR")] = None
     """Folder of downloaded data sets [$PYRO_VAE_DATA]."""
 
     def run(self) -> None:
         """Run the command."""
-        from .runs.run import draw_run
+        from .runs.figures import draw_run
 
-        for path in draw_run(self.folder, root=self.data_root):
+        for path in draw_run(self.folder, root=self.root):
             print(path)
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, type[_Command]] = {
     "demo": Demo,
     "fit": Fit,
     "evaluate": Evaluate,
@@ -304,31 +299,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: Sequence[str]) -> Any:
+def _parse(arguments: Sequence[str]) -> _Command:
     command = _cli(arguments, Config())
-    if isinstance(command, Fit | Study):  # not for --help, which ended the program
-        from .runs.folder import read_config
-        from .training.checkpoint import holds_run
+    if (source := command.source()) is None:
+        return command
+    from .runs.folder import read_config
 
-        resumed = isinstance(command, Fit) and command.resume and holds_run(command.out)
-        source = command.out if resumed else command.config_file
-        if source is not None:
-            command = _cli(arguments, read_config(source))
-    return command
+    return _cli(arguments, read_config(source))
 
 
-def _cli(arguments: Sequence[str], config: Config) -> Any:
+def _cli(arguments: Sequence[str], config: Config) -> _Command:
     """Parse the arguments; options of a config that are not given are those of ``config``."""
     commands: Any = None
     for name, kind in _COMMANDS.items():
-        entry: Any = Annotated[kind, tyro.conf.subcommand(name)]
-        if kind in (Fit, Study):  # with the rest still to give
-            given: dict[str, Any] = {"out": tyro.MISSING, "config": config}
-            if kind is Study:
-                given |= {"setting": tyro.MISSING, "values": tyro.MISSING}
-            entry = Annotated[kind, tyro.conf.subcommand(name, default=kind(**given))]
+        given: dict[str, Any] = {"config": config} if issubclass(kind, _Training) else {}
+        for field in dataclasses.fields(kind):
+            if field.default is field.default_factory:  # neither: the user has to give it
+                given[field.name] = tyro.MISSING
+        entry: Any = Annotated[kind, tyro.conf.subcommand(name, default=kind(**given))]
         commands = entry if commands is None else commands | entry
-    return tyro.cli(commands, args=list(arguments), prog="pyro-vae", description=_DESCRIPTION)
+    return tyro.cli(
+        commands,
+        args=list(arguments),
+        prog="pyro-vae",
+        description=_DESCRIPTION,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
 
 
 def _say(line: str) -> None:

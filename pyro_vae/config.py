@@ -13,23 +13,27 @@ import tyro
 
 from .common.options import (
     KL,
+    NOT_NEGATIVE,
     Activation,
     Binarize,
     Gradient,
     LikelihoodName,
     NetworkName,
     ObjectiveName,
+    Of,
     PosteriorName,
-    Precision,
     PriorName,
     ProgramName,
     ScaleOf,
-    Schedule,
     Start,
+    at_least,
 )
 from .common.registry import suggestion
+from .common.settings import TrainingSettings
 
-__all__ = ["Config", "parse_setting"]
+__all__ = ["Config", "ModelSettings", "parse_setting"]
+
+_COUNT = at_least(1)
 
 
 def _named(name: str) -> Any:
@@ -37,8 +41,8 @@ def _named(name: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """What a run is: its data, its model and its training. Equal configs give equal runs."""
+class ModelSettings:
+    """What is trained: data, model and objective."""
 
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file."""
@@ -48,23 +52,24 @@ class Config:
     (dequantized), or as they are (none). By default dynamic for the named image sets, none for
     files."""
     data_seed: int = 0
-    """Seed of the binarization; kept apart from --seed so that all runs share their test data."""
-    validation: int | None = None
+    """Seed of the binarization and of the choice of --labels; kept apart from --seed so that all
+    runs share their data."""
+    validation: Annotated[int | None, at_least(0)] = None
     """Training data set aside for validation. By default the data set's usual number."""
 
     prior: PriorName = "normal"
     """p(z): normal is N(0, I); diagonal (learned scales), student-t, laplace, mixture (of learned
     normals), vamp (of posteriors of learned pseudo-inputs), exemplar (around codes of training
     data), flow, hierarchical (two layers)."""
-    prior_components: Annotated[int | None, _named("prior.components")] = None
+    prior_components: Annotated[int | None, _named("prior.components"), _COUNT] = None
     """Components of a mixture, pseudo-inputs of vamp, exemplars."""
     prior_start: Annotated[Start | None, _named("prior.start")] = None
     """Where vamp's pseudo-inputs start: data or random."""
-    prior_transforms: Annotated[int | None, _named("prior.transforms")] = None
+    prior_transforms: Annotated[int | None, _named("prior.transforms"), _COUNT] = None
     """Transforms of a flow."""
     prior_degrees_of_freedom: Annotated[float | None, _named("prior.degrees-of-freedom")] = None
     """Degrees of freedom of student-t."""
-    prior_top: Annotated[int | None, _named("prior.top")] = None
+    prior_top: Annotated[int | None, _named("prior.top"), _COUNT] = None
     """Latent dimensions of the top layer of hierarchical."""
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
@@ -81,37 +86,37 @@ class Config:
     """Degrees of freedom of student-t: a number, or learned."""
     likelihood_floor: Annotated[float | None, _named("likelihood.floor")] = None
     """Least value of a learned scale, in units of x."""
-    likelihood_components: Annotated[int | None, _named("likelihood.components")] = None
+    likelihood_components: Annotated[int | None, _named("likelihood.components"), _COUNT] = None
     """Components of logistic-mixture."""
-    likelihood_levels: Annotated[int | None, _named("likelihood.levels")] = None
+    likelihood_levels: Annotated[int | None, _named("likelihood.levels"), at_least(2)] = None
     """Gray levels of the logistics, classes of categorical."""
-    likelihood_count: Annotated[int | None, _named("likelihood.count")] = None
+    likelihood_count: Annotated[int | None, _named("likelihood.count"), _COUNT] = None
     """Trials of binomial."""
     posterior: PosteriorName = "normal"
     """q(z|x): normal (diagonal), full (full covariance), low-rank, flow (inverse autoregressive),
     hierarchical (two layers)."""
-    posterior_rank: Annotated[int | None, _named("posterior.rank")] = None
+    posterior_rank: Annotated[int | None, _named("posterior.rank"), _COUNT] = None
     """Rank of low-rank."""
-    posterior_transforms: Annotated[int | None, _named("posterior.transforms")] = None
+    posterior_transforms: Annotated[int | None, _named("posterior.transforms"), _COUNT] = None
     """Transforms of a flow."""
-    posterior_top: Annotated[int | None, _named("posterior.top")] = None
+    posterior_top: Annotated[int | None, _named("posterior.top"), _COUNT] = None
     """Latent dimensions of the top layer of hierarchical."""
-    latent_dim: int = 16
+    latent_dim: Annotated[int, _COUNT] = 16
     """Number of latent dimensions."""
     program: ProgramName = "vae"
     """One layer of latents (vae), or two: bottom-up (as Burda et al.) or top-down (as Tomczak and
     Welling); of data given their label (conditional), or with labels known for some of them
     (semi-supervised)."""
-    top_dim: int | None = None
+    top_dim: Annotated[int | None, _COUNT, Of("program", "bottom-up", "top-down")] = None
     """Dimensions of the top layer of two; by default half of --latent-dim."""
-    classes: int | None = None
+    classes: Annotated[int | None, _COUNT, Of("program", "conditional", "semi-supervised")] = None
     """Number of classes of the labels; by default as many as the training data have."""
-    labels: int | None = None
+    labels: Annotated[int | None, _COUNT, Of("program", "semi-supervised")] = None
     """Training data that keep their label, as many of each class (semi-supervised). By default
     all."""
-    learned_prior: tyro.conf.FlagCreatePairsOff[bool] = False
+    learned_prior: Annotated[bool, Of("program", "conditional")] = False
     """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
-    classification_weight: float = 10.0
+    classification_weight: Annotated[float, NOT_NEGATIVE, Of("program", "semi-supervised")] = 10.0
     """Weight of the classification term of labelled data (semi-supervised)."""
     network: NetworkName = "mlp"
     """Encoder and decoder: mlp, gated (multiplicative gates), conv or residual (for images)."""
@@ -126,56 +131,32 @@ class Config:
     gradient: Gradient = "reparameterized"
     """Gradient estimator of the guide: reparameterized, stl (sticking the landing) or dreg (doubly
     reparameterized, for iwae and renyi)."""
-    alpha: float | None = None
+    alpha: Annotated[float | None, Of("objective", "renyi")] = None
     """Order of renyi: 0 is iwae, 1 the ELBO."""
-    free_bits: float = 0.0
+    free_bits: Annotated[float, NOT_NEGATIVE, Of("objective", "elbo")] = 0.0
     """Nats of KL that each latent dimension has for free."""
-    epochs: int = 100
-    """Passes over the training data."""
-    batch_size: int = 100
-    """Data per gradient step."""
-    learning_rate: float = 1e-3
-    """Step size of Adam; the peak of the schedule."""
-    schedule: Schedule = "constant"
-    """Learning rate over the run: constant, one-cycle or cosine."""
-    kl: KL = "sampled"
+    kl: Annotated[KL, Of("objective", "elbo")] = "sampled"
     """KL term of the ELBO: sampled, or analytic where Pyro has it in closed form."""
-    kl_warmup: int = 0
-    """Epochs over which the weight of the KL term rises from exactly 0 to exactly --beta."""
-    kl_cycles: int = 1
-    """How often it rises in that time: once, linearly; or in so many cycles, each of which rises
-    over its first half and stays over its second."""
-    beta: float = 1.0
-    """Weight of the KL term after the warm-up; the logged ELBO has weight 1."""
-    particles: int = 1
+    particles: Annotated[int, _COUNT] = 1
     """Draws of z per datum and step."""
-    patience: int | None = None
-    """Stop after so many epochs without a better validation ELBO, and restore the best."""
-    compiled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Compile the step first: worth its seconds in long runs."""
-    precision: Precision = "float32"
-    """Precision of matrix products in training, if compiled: float32 or bfloat16."""
-    seed: int = 0
-    """Seed of initialization, data order and training noise."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainingSettings, ModelSettings):
+    """What a run is: its data, its model and its training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):
             object.__setattr__(self, "hidden", tuple(self.hidden))
-        if self.precision != "float32" and not self.compiled:
-            raise ValueError("precision is of a compiled step; add --compiled (compiled=True).")
-        if self.kl_cycles > 1 and self.kl_warmup == 0:
-            raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
-        for name, least in _AT_LEAST.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be positive; got {self.learning_rate}.")
-        for name in ("free_bits", "beta", "classification_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}.")
+        super().__post_init__()
         if any(width < 1 for width in self.hidden or ()):
             raise ValueError(f"hidden widths must be at least 1; got {self.hidden}.")
+
+    @property
+    def training(self) -> TrainingSettings:
+        """The settings of training alone."""
+        names = (field.name for field in dataclasses.fields(TrainingSettings))
+        return TrainingSettings(**{name: getattr(self, name) for name in names})
 
     def options(self, part: str) -> dict[str, Any]:
         """Return the options of a part that were set, by the names of its constructor.
@@ -234,30 +215,6 @@ def parse_setting(name: str, text: str) -> Any:
         if _fits(value, hints[name]):
             return value
     raise ValueError(f"{name} cannot be {text!r}.")
-
-
-_AT_LEAST = {
-    "validation": 0,
-    "prior_components": 1,
-    "prior_transforms": 1,
-    "prior_top": 1,
-    "likelihood_components": 1,
-    "likelihood_levels": 2,
-    "likelihood_count": 1,
-    "posterior_rank": 1,
-    "posterior_transforms": 1,
-    "posterior_top": 1,
-    "latent_dim": 1,
-    "top_dim": 1,
-    "classes": 1,
-    "labels": 1,
-    "epochs": 1,
-    "batch_size": 1,
-    "kl_warmup": 0,
-    "kl_cycles": 1,
-    "particles": 1,
-    "patience": 1,
-}
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,4 +1,5 @@
 import json
+import math
 from typing import get_args
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 import pyro_vae as pv
 from pyro_vae import config, likelihoods, networks, objectives, posteriors, priors
 from pyro_vae.common import options
+from pyro_vae.common.settings import EvaluationSettings, TrainingSettings
 from pyro_vae.data import sets as data
 
 
@@ -67,3 +69,41 @@ def test_settings_from_wrong_text():
 def test_wrong_values(values, match):
     with pytest.raises(ValueError, match=match):
         pv.Config.from_dict(values)
+
+
+def test_every_rule_is_kept_by_every_way_in():
+    """A rule stands with its field, and holds for the settings of a fit as for a config."""
+    for kind in (pv.Config, TrainingSettings):
+        with pytest.raises(ValueError, match=r"unknown schedule 'cosin'.*Did you mean 'cosine'"):
+            kind(schedule="cosin")
+        with pytest.raises(ValueError, match="beta must not be negative; got -1"):
+            kind(beta=-1)
+        with pytest.raises(ValueError, match="patience counts from the end of the KL warm-up"):
+            kind(patience=2, kl_warmup=5, epochs=5)
+        with pytest.raises(ValueError, match="kl_cycles are within the warm-up"):
+            kind(kl_cycles=2)
+        with pytest.raises(ValueError, match="add --compiled"):
+            kind(precision="bfloat16")
+        with pytest.raises(ValueError, match="learning_rate must be positive; got nan"):
+            kind(learning_rate=math.nan)
+    with pytest.raises(ValueError, match="likelihood_levels must be at least 2; got 1"):
+        pv.Config(likelihood_levels=1)
+    with pytest.raises(ValueError, match="samples must be at least 1; got 0"):
+        EvaluationSettings(samples=0)
+
+
+def test_training_settings_of_a_config():
+    config = pv.Config(epochs=7, seed=3, latent_dim=2)
+    assert config.training == TrainingSettings(epochs=7, seed=3)
+
+
+def test_options_of_the_values_that_take_them():
+    config = pv.Config(program="semi-supervised", labels=20, alpha=0.3, top_dim=4)
+    assert options.takes(config, "labels")
+    assert options.takes(config, "classes")
+    assert not options.takes(config, "top_dim")
+    assert set(options.not_taken(config, "program")) == {"top_dim"}
+    assert set(options.not_taken(config, "objective")) == {"alpha"}
+    with pytest.raises(ValueError, match=r"does not take top_dim=4; only 'bottom-up' and 'top-d"):
+        options.check_taken(config, "program")
+    options.check_taken(pv.Config(), "program")

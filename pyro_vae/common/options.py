@@ -1,16 +1,29 @@
-"""The words of the options: names that the command line, the constructors and the studies share."""
+"""The words and the rules of the options, which command line, config and parts share."""
 
-from typing import Literal
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from .registry import lookup
 
 __all__ = [
     "KL",
+    "NOT_NEGATIVE",
+    "POSITIVE",
     "Activation",
     "Binarize",
     "Gradient",
     "LikelihoodName",
     "Method",
+    "Must",
     "NetworkName",
     "ObjectiveName",
+    "Of",
     "PosteriorName",
     "Precision",
     "PriorName",
@@ -18,9 +31,14 @@ __all__ = [
     "ScaleOf",
     "Schedule",
     "Start",
+    "at_least",
+    "check_taken",
+    "check_values",
+    "not_taken",
+    "takes",
 ]
 
-# Names only: this module imports no torch, so that the command line answers at once.
+# This module imports no torch, so that the command line answers at once.
 # Tests hold them equal to the registries of the modules that own the parts.
 PriorName = Literal[
     "normal",
@@ -60,3 +78,101 @@ KL = Literal["sampled", "analytic"]
 Precision = Literal["float32", "bfloat16"]
 Method = Literal["guide", "refined", "laplace", "annealed", "auto"]
 """Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Must:
+    """A rule for the values of a field, in its ``Annotated`` type; of None nothing is asked."""
+
+    words: str
+    holds: Callable[[Any], bool]
+
+
+def at_least(least: int) -> Must:
+    """Return the rule that a value is not below ``least``."""
+    return Must(f"be at least {least}", lambda value: value >= least)
+
+
+POSITIVE = Must("be positive", lambda value: 0 < value < math.inf)
+NOT_NEGATIVE = Must("not be negative", lambda value: value >= 0)
+
+
+class Of:
+    """Which values of another setting take a field; with others it stays at its default.
+
+    Args:
+        setting: name of the other field.
+        values: its values that take this one.
+    """
+
+    def __init__(self, setting: str, *values: str) -> None:
+        self.setting = setting
+        self.values = values
+
+
+def check_values(settings: object) -> None:
+    """Check the fields of a dataclass by what their types say.
+
+    Raises:
+        ValueError: a rule that does not hold, or a word that is none of the choices.
+    """
+    for name, (kind, rules) in _declared(settings).items():
+        value = getattr(settings, name)
+        if value is None and NoneType in get_args(kind):
+            continue
+        choices = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is Literal]
+        if choices and (isinstance(value, str) or get_origin(kind) is Literal):
+            lookup(name, str(value), dict.fromkeys(choices[0]))
+        for rule in rules:
+            if isinstance(rule, Must) and not rule.holds(value):
+                raise ValueError(f"{name} must {rule.words}; got {value}.")
+
+
+def takes(settings: object, option: str) -> bool:
+    """Whether the other settings have values that take an option."""
+    _, rules = _declared(settings)[option]
+    return all(getattr(settings, r.setting) in r.values for r in rules if isinstance(r, Of))
+
+
+def not_taken(settings: object, setting: str) -> dict[str, tuple[str, ...]]:
+    """Options that were set though this value of a setting does not take them.
+
+    Returns:
+        The values that do, by option.
+    """
+    kind, value = type(settings), getattr(settings, setting)
+    return {
+        name: rule.values
+        for name, (_, rules) in _declared(settings).items()
+        for rule in rules
+        if isinstance(rule, Of) and rule.setting == setting and value not in rule.values
+        if getattr(settings, name) != getattr(kind, name)
+    }
+
+
+def check_taken(settings: object, setting: str) -> None:
+    """Raise a ``ValueError`` that names an option which this value of a setting does not take."""
+    for option, owners in not_taken(settings, setting).items():
+        raise ValueError(
+            f"{setting} {getattr(settings, setting)!r} does not take "
+            f"{option}={getattr(settings, option)!r}; only {' and '.join(map(repr, owners))} "
+            f"{'does' if len(owners) == 1 else 'do'}."
+        )
+
+
+def _declared(settings: object) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    """Type of each field of a dataclass, and what else its annotation says."""
+    kind: Any = type(settings)
+    return _read(kind)
+
+
+@cache
+def _read(kind: Any) -> dict[str, tuple[Any, tuple[Any, ...]]]:
+    hints = get_type_hints(kind, include_extras=True)
+    pairs = ((field.name, hints[field.name]) for field in dataclasses.fields(kind))
+    return {
+        name: (get_args(hint)[0], hint.__metadata__)
+        if hasattr(hint, "__metadata__")
+        else (hint, ())
+        for name, hint in pairs
+    }

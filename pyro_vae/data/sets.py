@@ -93,11 +93,15 @@ class Data:
 
     def head(self, n: int) -> Data:
         """Return the first ``n`` data."""
+        return self.take(slice(n))
+
+    def take(self, rows: Tensor | slice) -> Data:
+        """Return some rows of the data: a slice, or their numbers."""
         return replace(
             self,
-            x=self.x[:n],
-            y=None if self.y is None else self.y[:n],
-            intensities=None if self.intensities is None else self.intensities[:n],
+            x=self.x[rows],
+            y=None if self.y is None else self.y[rows],
+            intensities=None if self.intensities is None else self.intensities[rows],
         )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import overload
+
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
 from ..common.seeding import derive
+from ..data.sets import Data
 
 __all__ = ["UNKNOWN", "Classifier", "LabelPrior", "check_labels", "one_hot", "partially_labelled"]
 
@@ -36,8 +40,7 @@ class LabelPrior(nn.Module):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(y), over the integers from 0 to C - 1."""
-        prior: dist.TorchDistribution = dist.Categorical(logits=self.logits)
-        return prior
+        return dist.Categorical(logits=self.logits)
 
 
 class Classifier(nn.Module):
@@ -53,8 +56,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> dist.TorchDistribution:
         """Return q(y|x), batch shape ``(*,)``, over the integers from 0 to C - 1."""
-        posterior: dist.TorchDistribution = dist.Categorical(logits=self.network(x))
-        return posterior
+        return dist.Categorical(logits=self.network(x))
 
 
 def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
@@ -101,17 +103,34 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype) -> Tensor:
     return hot.masked_fill((labels < 0) | (labels >= classes), torch.nan)
 
 
+@overload
+def partially_labelled(
+    x: Data, *, labels: int = 100, repeats: int | None = None, seed: int = 0
+) -> Data: ...
+
+
+@overload
 def partially_labelled(
     x: Tensor, y: Tensor, *, labels: int = 100, repeats: int | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]: ...
+
+
+def partially_labelled(
+    x: Tensor | Data,
+    y: Tensor | None = None,
+    *,
+    labels: int = 100,
+    repeats: int | None = None,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor] | Data:
     """Keep the labels of a few data, as many of each class, and forget the others.
 
     Labelled data are repeated, so that every batch holds some: they come at their place and again
     at the end.
 
     Args:
-        x: data of shape ``(N, *event_shape)``.
-        y: labels of shape ``(N,)``, integers from 0.
+        x: data of shape ``(N, *event_shape)``, or ``Data`` with labels.
+        y: labels of shape ``(N,)``, integers from 0; none beside ``Data``.
         labels: number of data that keep theirs. Numbers by class differ by one at most.
         repeats: how often each labelled datum occurs; by default so often that a tenth of all rows
             are labelled.
@@ -119,13 +138,16 @@ def partially_labelled(
 
     Returns:
         Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N and the repeats.
+        Of ``Data``, such ``Data``.
 
     Raises:
         ValueError: fewer labels than classes, or more than a class has data; labels of another
             shape; fewer than one repeat.
     """
-    if y.shape != x.shape[:1]:
-        raise ValueError(f"y must have one label for each of {len(x)} data; got {tuple(y.shape)}.")
+    data, y = (x, x.y) if isinstance(x, Data) else (Data(x, y), y)
+    if y is None or y.shape != data.x.shape[:1]:
+        shape = None if y is None else tuple(y.shape)
+        raise ValueError(f"y must have one label for each of {len(x)} data; got {shape}.")
     if repeats is not None and repeats < 1:
         raise ValueError(f"repeats must be at least 1; got {repeats}.")
     classes = int(y.max()) + 1
@@ -151,4 +173,7 @@ def partially_labelled(
     partial = torch.full_like(y, UNKNOWN)
     partial[chosen] = y[chosen]
     again = chosen.repeat(repeats - 1)
-    return torch.cat([x, x[again]]), torch.cat([partial, y[again]])
+    rows = torch.cat([torch.arange(len(y), device=y.device), again])
+    partial = torch.cat([partial, y[again]])
+    some = replace(data.take(rows), y=partial)
+    return some if isinstance(x, Data) else (some.x, partial)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..common.options import KL, Gradient
-from ..common.registry import lookup
+from ..common.options import check_taken
+from ..common.registry import lookup, options_of
 from ..config import Config
 from .base import Objective
 from .elbo import ELBO
+from .enumeration import EnumeratedELBO
 from .importance import IWAE, Renyi
 
 __all__ = ["OBJECTIVES", "build_objective", "objective_of"]
@@ -16,59 +17,44 @@ __all__ = ["OBJECTIVES", "build_objective", "objective_of"]
 OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE, "renyi": Renyi}
 
 
-def build_objective(
-    name: str,
-    *,
-    particles: int = 1,
-    kl: KL = "sampled",
-    gradient: Gradient = "reparameterized",
-    alpha: float | None = None,
-    free_bits: float = 0.0,
-) -> Objective:
+def build_objective(name: str, **options: Any) -> Objective:
     """Build an objective by name.
 
     Args:
         name: a key of ``OBJECTIVES``.
-        particles: draws of z per datum.
-        kl: KL term of the ELBO.
-        gradient: estimator of the guide's gradient.
-        alpha: order of the Rényi bound; by default its class's own.
-        free_bits: nats of KL that each latent dimension has for free, in the ELBO.
+        options: particles, gradient, kl, free_bits and alpha, as in a config.
 
     Raises:
         ValueError: an unknown objective; an option that it does not take, or takes otherwise; one
             particle for a bound that is the ELBO then.
     """
-    kind = lookup("objective", name, OBJECTIVES)
-    options: dict[str, Any] = {"particles": particles, "gradient": gradient}
-    extra: dict[str, tuple[Any, Any, str]] = {
-        "kl": (kl, "sampled", "elbo"),
-        "free_bits": (free_bits, 0.0, "elbo"),
-        "alpha": (alpha, None, "renyi"),
-    }
-    for option, (value, default, owner) in extra.items():
-        if value == default:
-            continue
-        if name != owner:
-            raise ValueError(
-                f"objective {name!r} does not take {option}={value!r}; only {owner!r} does."
-            )
-        options[option] = value
-    if name != "elbo" and particles == 1:
+    lookup("objective", name, OBJECTIVES)
+    objective: Any = objective_of(Config(objective=name, **options))  # type: ignore[arg-type]
+    return objective
+
+
+def objective_of(config: Config) -> Objective | EnumeratedELBO:
+    """Build the objective that a config names, with its options; raises as build_objective does.
+
+    That of a semi-supervised program is the ELBO with unknown labels summed out.
+    """
+    name = config.objective
+    options = {option for kind in OBJECTIVES.values() for option in options_of(kind)}
+    if config.program == "semi-supervised":
+        for option in sorted({"objective", *options} - set(options_of(EnumeratedELBO))):
+            value = getattr(config, option)
+            if value != getattr(Config, option):
+                raise ValueError(
+                    f"program 'semi-supervised' is trained by the ELBO with unknown labels summed "
+                    f"out, which does not take {option}={value!r}."
+                )
+        return EnumeratedELBO(particles=config.particles)
+    check_taken(config, "objective")
+    if name != "elbo" and config.particles == 1:
         raise ValueError(
             f"objective {name!r} with one particle is the ELBO; set particles to more than one, or "
             "use 'elbo'."
         )
-    return kind(**options)
-
-
-def objective_of(config: Config) -> Objective:
-    """Build the objective that a config names, with its options; raises as build_objective does."""
-    return build_objective(
-        config.objective,
-        particles=config.particles,
-        kl=config.kl,
-        gradient=config.gradient,
-        alpha=config.alpha,
-        free_bits=config.free_bits,
-    )
+    kind = OBJECTIVES[name]
+    given = {option: getattr(config, option) for option in options_of(kind)}
+    return kind(**{option: value for option, value in given.items() if value is not None})

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..common.checks import resolve_device
 from ..common.errors import CheckpointError
@@ -35,6 +37,24 @@ class Run:
     history: History
     folder: Path
     finished: bool
+
+    def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
+        """Draw data from the model; of one with labels, from its classes in turn.
+
+        Args:
+            number: number of draws.
+            seed: seed of the draws.
+            mean: replace the draw of x given the latents by its mean (for pictures).
+
+        Returns:
+            Tensor of shape ``(number, *event_shape)``, on the CPU.
+        """
+        if number < 1:
+            raise ValueError(f"number of samples must be at least 1; got {number}.")
+        given: Any = number
+        if self.config.classes is not None:
+            given = torch.arange(number) % self.config.classes
+        return self.vae.sample(given, seed=seed, mean=mean).cpu()
 
 
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
@@ -65,11 +85,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     return Run(
         vae=vae.to(target).eval(),
         config=config,
-        history=History.from_rows(
-            state["history"],
-            stopped_early=state["stopped_early"],
-            restored_epoch=state["restored_epoch"],
-        ),
+        history=History.from_state(state),
         folder=folder,
         finished=state["finished"],
     )

@@ -8,11 +8,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from pyro import poutine
+
 from ..analysis import active_units, rate
 from ..common.errors import UnreliableEvidence
 from ..common.files import write_json
-from ..common.options import Method
+from ..common.options import Method, not_taken, takes
 from ..common.registry import options_of, suggestion
+from ..common.settings import EvaluationSettings
 from ..common.tables import align
 from ..config import Config
 from ..data.sets import Data
@@ -23,20 +26,28 @@ from ..objectives import objective_of
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
 from ..training.checkpoint import CONFIG
+from .figures import draw_comparison, draw_run
 from .folder import Run, load_run, read_config
-from .run import EVIDENCE, draw_comparison, evaluate_run, load_data, train_run
+from .run import (
+    EVIDENCE,
+    arguments,
+    check_method,
+    complete,
+    evaluate_run,
+    identity,
+    load_data,
+    train_run,
+)
 
-__all__ = ["Study", "Usage", "study"]
+__all__ = ["Study", "Usage", "demo", "study"]
 
 _ANALYSED = 1000  # data whose pairs make the rate
 _PARTS: dict[str, Any] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS}
-_OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
-    "objective": {"alpha": ("renyi",), "kl": ("elbo",), "free_bits": ("elbo",)},
-    "program": {"top_dim": ("bottom-up", "top-down")},
-}
-"""Other settings whose values take options: by option, the values that take it."""
+_DEMO_PRIORS = ("normal", "mixture", "vamp")
+_DEMO = Config(
+    latent_dim=12, hidden=(200, 200), epochs=300, schedule="one-cycle", prior_components=50
+)
 _OF_THE_DATA = ("data", "binarize", "data_seed")
-_DEFAULTS: dict[str, Any] = Config().to_dict()
 
 
 @dataclass(frozen=True)
@@ -111,11 +122,11 @@ def study(
     config: Config,
     out: str | Path,
     *,
-    samples: int = 1000,
+    samples: int = EvaluationSettings.samples,
     method: Method = "auto",
-    number: int | None = None,
-    compiled: bool = False,
-    seed: int = 0,
+    number: int | None = EvaluationSettings.number,
+    compiled: bool = EvaluationSettings.compiled,
+    seed: int = EvaluationSettings.seed,
     root: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -146,16 +157,19 @@ def study(
 
     Raises:
         ValueError: an unknown setting, or one that decides what the test data are; fewer than two
-            different values; an option that no value takes; a model that cannot be built.
+            different values; an option that no value takes; a model that cannot be built, or
+            evaluated by this method.
     """
+    settings = EvaluationSettings(
+        samples=samples, method=method, number=number, compiled=compiled, seed=seed
+    )
     configs = _configs(setting, values, config)
-    train, _, whole = load_data(config, root=root)
-    for one in configs.values():  # a mistake shows before anything is trained
-        build_program(one, event_shape=train.event_shape, data=train.x)
+    splits = load_data(config, root=root)
+    for name, one in configs.items():  # a mistake shows before anything is trained
+        check_method(one, method)
+        configs[name] = one = complete(one, splits)
+        build_program(one, event_shape=splits.train.event_shape, data=splits.train.x)
         objective_of(one)
-    if number is not None and number < 1:
-        raise ValueError(f"number of test data must be at least 1; got {number}.")
-    test = whole if number is None else whole.head(number)
     out, evidences, runs, usage = Path(out), {}, {}, {}
     for name, one in configs.items():
         folder = out / name
@@ -165,29 +179,46 @@ def study(
             one = replace(one, data=read_config(folder).data)  # a file's path was made absolute
         train_run(one, folder, root=root, device=device, resume=again, progress=progress)
         runs[name] = load_run(folder, device=device)
-        evidence = _stored(folder, samples, method, seed, test) if again else None
+        evidence = _stored(folder, one, settings, splits.test) if again else None
         if evidence is None:
             say(f"{setting} {name}: log p(x) of the test data, {samples} samples each")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UnreliableEvidence)  # the table says it
                 evidence = evaluate_run(
-                    folder,
-                    samples=samples,
-                    method=method,
-                    number=number,
-                    compiled=compiled,
-                    seed=seed,
-                    root=root,
-                    device=device,
-                    progress=progress,
+                    folder, settings, root=root, device=device, progress=progress
                 )
         evidences[name] = evidence
-        usage[name] = _usage(runs[name], whole)
+        usage[name] = _usage(runs[name], splits.test)
     comparison = compare(evidences)
     figures = tuple(draw_comparison(comparison, runs, evidences, out / "figures"))
     result = Study(setting, comparison, usage, figures)
     write_json(out / "study.json", result.to_dict())
     return result
+
+
+def demo(
+    out: Path, *, samples: int, epochs: int | None, say: Callable[[str], None]
+) -> tuple[Study, list[Path]]:
+    """Train real models on real digits and show their log p(x) with error bars.
+
+    Args:
+        out: folder for the runs and the figures.
+        samples: importance samples for each held-out digit.
+        epochs: training epochs of each model; None for what the digits need.
+        say: shows a line of progress.
+
+    Returns:
+        The study of the priors, and the paths of the figures.
+    """
+    config = _DEMO if epochs is None else replace(_DEMO, epochs=epochs)
+    result = study("prior", _DEMO_PRIORS, config, out, samples=samples, device="cpu", say=say)
+    say("two latent dimensions, for a picture of the whole latent space")
+    flat = out / "two-dimensional"
+    train_run(replace(config, latent_dim=2, prior_components=None), flat, device="cpu")
+    figures = list(result.figures)
+    for folder in (*(out / prior for prior in _DEMO_PRIORS), flat):
+        figures += draw_run(folder)
+    return result, figures
 
 
 def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, Config]:
@@ -202,12 +233,17 @@ def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, C
         )
     if len({str(value) for value in values}) < max(2, len(values)):
         raise ValueError(f"a study needs two or more different values of {setting}; got {values}.")
+    if setting == "program" and "conditional" in values:
+        raise ValueError(
+            "a conditional program gives log p(x|y) and the others log p(x), which cannot be "
+            "compared; study another setting of --program conditional."
+        )
     given = Config.from_dict({**config.to_dict(), setting: values[0]})
     configs, foreign = {}, []
     for value in values:
         one = Config.from_dict({**given.to_dict(), setting: value})
         foreign.append(_not_taken(one, setting))
-        reset = {name: _DEFAULTS[name] for name in foreign[-1]}
+        reset = {name: getattr(Config, name) for name in foreign[-1]}
         configs[str(value)] = replace(one, **reset)
     useless = set.intersection(*foreign)
     if useless:
@@ -218,30 +254,32 @@ def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, C
 def _not_taken(config: Config, setting: str) -> set[str]:
     """Options that were set and that the part of this config does not take."""
     if setting in _PARTS:
-        takes = options_of(_PARTS[setting][getattr(config, setting)])
-        return {f"{setting}_{name}" for name in config.options(setting) if name not in takes}
-    owners = _OPTIONS.get(setting, {})
-    return {
-        name
-        for name, choices in owners.items()
-        if getattr(config, setting) not in choices and getattr(config, name) != _DEFAULTS[name]
-    }
+        own = options_of(_PARTS[setting][getattr(config, setting)])
+        return {f"{setting}_{name}" for name in config.options(setting) if name not in own}
+    return set(not_taken(config, setting))
 
 
-def _stored(folder: Path, samples: int, method: str, seed: int, test: Data) -> Evidence | None:
+def _stored(
+    folder: Path, config: Config, settings: EvaluationSettings, test: Data
+) -> Evidence | None:
     """Read the estimate of an earlier study, if its settings and its data are these."""
     path = folder / EVIDENCE
     if not path.exists():
         return None
     evidence = Evidence.load(path)
     stored = (evidence.samples, evidence.method, evidence.seed, evidence.data_sha256)
-    return evidence if stored == (samples, method, seed, test.sha256) else None
+    sha256, _ = identity(config, test if settings.number is None else test.head(settings.number))
+    same = stored == (settings.samples, settings.method, settings.seed, sha256)
+    return evidence if same else None
 
 
 def _usage(run: Run, test: Data) -> Usage:
-    test = test.head(_ANALYSED)
-    spent = rate(run.vae.model, run.vae.guide, test)
-    active = active_units(run.vae.model, run.vae.guide, test)
+    data = arguments(run.config, test.head(_ANALYSED))
+    model, guide = run.vae.model, run.vae.guide
+    spent = rate(model, guide, data)
+    if takes(run.config, "labels"):  # units of the style, given a label drawn for each datum
+        model, guide = (poutine.block(program, hide=["y"]) for program in (model, guide))
+    active = active_units(model, guide, data)
     return Usage(
         rate=spent.rate,
         rate_error=spent.error,

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pyro
 import torch
@@ -18,9 +16,10 @@ from ..common.files import write_json
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
+from ..common.settings import TrainingSettings
 from ..config import Config
 from ..data import AnyData, Source, as_source
-from ..objectives import ELBO, Objective
+from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters, check_support
 from ..programs.modules import check_programs, check_type
 from . import checkpoint
@@ -31,7 +30,6 @@ from .signals import stop_on_signal
 __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
-_AT_LEAST = {"epochs": 1, "batch_size": 1, "kl_warmup": 0, "kl_cycles": 1, "beta": 0, "seed": 0}
 
 
 def fit(
@@ -39,18 +37,18 @@ def fit(
     train: AnyData,
     valid: AnyData | None = None,
     *,
-    objective: Objective | None = None,
-    epochs: int = 100,
-    batch_size: int = 100,
-    learning_rate: float = 1e-3,
-    schedule: Schedule = "constant",
-    kl_warmup: int = 0,
-    kl_cycles: int = 1,
-    beta: float = 1.0,
-    patience: int | None = None,
-    compiled: bool = False,
-    precision: Precision = "float32",
-    seed: int = 0,
+    objective: Objective | EnumeratedELBO | None = None,
+    epochs: int = TrainingSettings.epochs,
+    batch_size: int = TrainingSettings.batch_size,
+    learning_rate: float = TrainingSettings.learning_rate,
+    schedule: Schedule = TrainingSettings.schedule,
+    kl_warmup: int = TrainingSettings.kl_warmup,
+    kl_cycles: int = TrainingSettings.kl_cycles,
+    beta: float = TrainingSettings.beta,
+    patience: int | None = TrainingSettings.patience,
+    compiled: bool = TrainingSettings.compiled,
+    precision: Precision = TrainingSettings.precision,
+    seed: int = TrainingSettings.seed,
     device: str | torch.device = "auto",
     out: str | Path | None = None,
     resume: bool = False,
@@ -117,30 +115,30 @@ def fit(
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
         OSError: ``out`` cannot be written; the last checkpoint is kept.
     """
-    objective = ELBO() if objective is None else objective
-    if not hasattr(objective, "terms"):
+    settings = TrainingSettings(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        kl_warmup=kl_warmup,
+        kl_cycles=kl_cycles,
+        beta=beta,
+        patience=patience,
+        compiled=compiled,
+        precision=precision,
+        seed=seed,
+    )
+    goal: Any = ELBO() if objective is None else objective
+    if not hasattr(goal, "terms"):
         raise TypeError(
-            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
+            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {goal!r}. Those of "
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
     if resume and out is None:
         raise ValueError("resume=True needs the run folder: out=...")
-    settings = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "kl_warmup": kl_warmup,
-        "kl_cycles": kl_cycles,
-        "beta": beta,
-        "patience": patience,
-        "compiled": compiled,
-        "precision": precision,
-        "seed": seed,
-        "objective": repr(objective),
-    }
-    _check_settings(settings, valid)
+    if settings.patience is not None and valid is None:
+        raise ValueError("patience needs validation data; pass them, or leave patience out.")
     processes = Processes.join()
     target = processes.device(resolve_device(device))
     folder = None if out is None else Path(out)
@@ -156,13 +154,11 @@ def fit(
     validation = None
     if valid is not None:
         validation = as_source(valid, program.model, what="validation data").to(target)
-    with seeded("check", seed):
-        _check_source(program, objective, training, learn=True, what="training data")
+    with seeded("check", settings.seed):
+        _check_source(program, goal, training, learn=True, what="training data")
         if validation is not None:
-            _check_source(program, objective, validation, learn=False, what="validation data")
-    settings["train_data"] = training.sha256
-    settings["valid_data"] = None if validation is None else validation.sha256
-    loop = Loop(program, training, validation, objective, settings, target, processes)
+            _check_source(program, goal, validation, learn=False, what="validation data")
+    loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
             loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
@@ -180,37 +176,12 @@ def fit(
         if not program.training:
             program.train()
         saver.save()  # an unwritable folder shows at once
-        with seeded("fit", seed), pyro.validation_enabled(False), stop_on_signal() as stop:
+        with seeded("fit", settings.seed), pyro.validation_enabled(False), stop_on_signal() as stop:
             loop.run(saver, stop, progress)
     finally:
         for module, flag in flags.items():
             module.training = flag
     return loop.history
-
-
-def _check_settings(settings: Mapping[str, Any], valid: AnyData | None) -> None:
-    for name, least in _AT_LEAST.items():
-        if not settings[name] >= least:
-            raise ValueError(f"{name} must be at least {least}; got {settings[name]}.")
-    if settings["kl_cycles"] > 1 and settings["kl_warmup"] == 0:
-        raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
-    if not 0 < settings["learning_rate"] < math.inf:
-        raise ValueError(f"learning_rate must be positive; got {settings['learning_rate']}.")
-    for name, choices in (("schedule", get_args(Schedule)), ("precision", get_args(Precision))):
-        if settings[name] not in choices:
-            raise ValueError(f"unknown {name} {settings[name]!r}; there are {', '.join(choices)}.")
-    if settings["precision"] != "float32" and not settings["compiled"]:
-        raise ValueError("precision is of a compiled step; add compiled=True.")
-    if settings["patience"] is not None:
-        if settings["kl_warmup"] >= settings["epochs"]:
-            raise ValueError(
-                f"patience counts from the end of the KL warm-up, after {settings['kl_warmup']} of "
-                f"{settings['epochs']} epochs; shorten the warm-up, or leave patience out."
-            )
-        if settings["patience"] < 1:
-            raise ValueError(f"patience must be at least 1; got {settings['patience']}.")
-        if valid is None:
-            raise ValueError("patience needs validation data; pass them, or leave patience out.")
 
 
 def _check_source(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -59,27 +59,23 @@ class History:
         rows = [e for e in self.epochs if e.epoch > after and not math.isnan(e.valid_elbo)]
         return max(rows, key=lambda row: row.valid_elbo, default=None)
 
-    def to_rows(self) -> list[dict[str, Any]]:
-        """Return the rows as dictionaries of plain values."""
-        return [asdict(row) for row in self.epochs]
+    def to_state(self) -> dict[str, Any]:
+        """Return the history as plain values, as a checkpoint keeps it."""
+        state = asdict(self)
+        return {"history": state.pop("epochs"), **state}
 
     @classmethod
-    def from_rows(
-        cls,
-        rows: Iterable[Mapping[str, Any]],
-        *,
-        stopped_early: bool = False,
-        restored_epoch: int | None = None,
-    ) -> History:
-        """Build a history from :meth:`to_rows`."""
-        return cls([Epoch(**row) for row in rows], stopped_early, restored_epoch)
+    def from_state(cls, state: Mapping[str, Any]) -> History:
+        """Build a history from what :meth:`to_state` returned, among other values."""
+        rows = [Epoch(**row) for row in state["history"]]
+        return cls(rows, state["stopped_early"], state["restored_epoch"])
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""
         text = io.StringIO()
         writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(self.to_rows())
+        writer.writerows(map(asdict, self.epochs))
         return text.getvalue()
 
 

@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..common.errors import Interrupted, NonFiniteLoss
 from ..common.files import write_text
 from ..common.processes import Processes
 from ..common.seeding import derive, seeded
+from ..common.settings import TrainingSettings
 from ..compiled import CompiledGradients, Gradients
 from ..config import Config
 from ..data import Source
@@ -33,6 +34,7 @@ _EVALUATION_BATCH = 1000
 # Steps between two looks at their ELBOs: to look makes the host wait for the device.
 _LOOK_EVERY = {"cpu": 1}
 _LOOK_EVERY_ELSE = 100
+_PLACE = ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds")
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Loop:
     train: Source
     valid: Source | None
     objective: Objective
-    settings: dict[str, Any]
+    settings: TrainingSettings
     device: torch.device
     processes: Processes = field(default_factory=Processes)
     history: History = field(default_factory=History)
@@ -56,25 +58,29 @@ class Loop:
     best: dict[str, Tensor] | None = None
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
-    unread: list[tuple[Tensor, int | Tensor]] = field(
-        default_factory=list
-    )  # ELBO and data of steps
+    unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
 
     def __post_init__(self) -> None:
+        self.described = {  # what a run that goes on must have the same
+            **asdict(self.settings),
+            "objective": repr(self.objective),
+            "train_data": self.train.sha256,
+            "valid_data": None if self.valid is None else self.valid.sha256,
+        }
         self.learned = [p for p in self.program.parameters() if p.requires_grad]
         self.optimizer = torch.optim.Adam(
-            self.learned, lr=self.settings["learning_rate"], fused=_can_fuse(self.learned)
+            self.learned, lr=self.settings.learning_rate, fused=_can_fuse(self.learned)
         )
-        self.steps_per_epoch = self.train.steps(self.settings["batch_size"])
+        self.steps_per_epoch = self.train.steps(self.settings.batch_size)
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
-        if self.settings["compiled"]:
-            rows = self.train.largest(self.settings["batch_size"])
+        if self.settings.compiled:
+            rows = self.train.largest(self.settings.batch_size)
             self.gradients = CompiledGradients(
                 self.program,
                 self.objective,
                 rows=None if rows is None else len(range(rows)[self.processes.share]),
-                precision=self.settings["precision"],
+                precision=self.settings.precision,
             )
 
     @property
@@ -84,7 +90,7 @@ class Loop:
 
     def run(self, saver: Saver, stop: threading.Event, progress: bool | None) -> None:
         """Train from the present state to the end."""
-        total = self.settings["epochs"]
+        total = self.settings.epochs
         started = time.perf_counter() - self.seconds
         with tqdm(
             total=total,
@@ -109,16 +115,16 @@ class Loop:
         self.finished = True
         self.history.stopped_early = self.epoch < total
         best = self._best()
-        if self.settings["patience"] is not None and self.best is not None and best is not None:
+        if self.settings.patience is not None and self.best is not None and best is not None:
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()
 
     def _train_epoch(self, saver: Saver, stop: threading.Event, started: float) -> None:
-        seed, rank = self.settings["seed"], self.processes.rank
+        seed, rank = self.settings.seed, self.processes.rank
         torch.manual_seed(derive("train", seed, self.epoch, *([rank] if rank else [])))
         order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
-        data = self.train.shuffled(self.settings["batch_size"], order, self.processes.share)
+        data = self.train.shuffled(self.settings.batch_size, order, self.processes.share)
         for _ in itertools.islice(data, self.step):
             pass  # after a restart, the batches already used are drawn again and dropped
         self._restore_rng()
@@ -170,14 +176,14 @@ class Loop:
     def _kl_weight(self) -> float:
         return kl_weight(
             self.steps / self.steps_per_epoch,
-            warmup=self.settings["kl_warmup"],
-            cycles=self.settings["kl_cycles"],
-            beta=self.settings["beta"],
+            warmup=self.settings.kl_warmup,
+            cycles=self.settings.kl_cycles,
+            beta=self.settings.beta,
         )
 
     def _best(self) -> Epoch | None:
         """Best epoch at the final KL weight, by the validation ELBO."""
-        return self.history.best(after=self.settings["kl_warmup"])
+        return self.history.best(after=self.settings.kl_warmup)
 
     def _finish_epoch(self) -> None:
         self._look()
@@ -194,7 +200,7 @@ class Loop:
             )
         )
         self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
-        if self.settings["patience"] is not None and self._best() is self.history.epochs[-1]:
+        if self.settings.patience is not None and self._best() is self.history.epochs[-1]:
             self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
 
     @torch.no_grad()
@@ -205,7 +211,7 @@ class Loop:
         total, count = 0.0, 0
         flags = {module: module.training for module in self.program.modules()}
         self.program.eval()
-        with seeded("validate", self.settings["seed"]):
+        with seeded("validate", self.settings.seed):
             for batch in self.valid.batches(_EVALUATION_BATCH):
                 terms = self.objective.terms(self.program.model, self.program.guide, *batch)
                 total += terms[1].item()
@@ -214,11 +220,10 @@ class Loop:
             module.training = flag
         if count == 0:
             raise ValueError("the validation data gave no batch; a loader must be iterable again.")
-        first: float = self.processes.gather(total / count)[0]
-        return first
+        return self.processes.gather(total / count)[0]
 
     def _should_stop(self) -> bool:
-        patience, best = self.settings["patience"], self._best()
+        patience, best = self.settings.patience, self._best()
         return patience is not None and best is not None and self.epoch - best.epoch >= patience
 
     def state(self) -> dict[str, Any]:
@@ -228,21 +233,14 @@ class Loop:
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
         return {
-            "settings": self.settings,
+            "settings": self.described,
             "parameters": self.program.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
             "rng": self.processes.gather(rng),
-            "epoch": self.epoch,
-            "step": self.step,
-            "epoch_elbo": self.epoch_elbo,
-            "epoch_data": self.epoch_data,
-            "last_kl_weight": self.last_kl_weight,
-            "seconds": self.seconds,
-            "history": self.history.to_rows(),
-            "stopped_early": self.history.stopped_early,
-            "restored_epoch": self.history.restored_epoch,
+            **{name: getattr(self, name) for name in _PLACE},
+            **self.history.to_state(),
             "finished": self.finished,
         }
 
@@ -255,23 +253,20 @@ class Loop:
             self.scheduler.load_state_dict(state["scheduler"])
         self.best = state["best"]
         self.rng = state["rng"]
-        self.history = History.from_rows(
-            state["history"],
-            stopped_early=state["stopped_early"],
-            restored_epoch=state["restored_epoch"],
-        )
-        for name in ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds"):
+        self.history = History.from_state(state)
+        for name in _PLACE:
             setattr(self, name, state[name])
-        self.finished = state["finished"] and self.epoch >= self.settings["epochs"]
+        self.finished = state["finished"] and self.epoch >= self.settings.epochs
         self.finished |= self.history.stopped_early
 
     def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
-        differ = {key for key, value in self.settings.items() if stored.get(key, value) != value}
-        longer = self.settings["epochs"] > stored["epochs"] and stored["patience"] is None
+        now = self.described
+        differ = {key for key, value in now.items() if stored.get(key, value) != value}
+        longer = now["epochs"] > stored["epochs"] and stored["patience"] is None
         if differ == {"epochs"} and longer and stored["schedule"] == "constant":
             return
         if differ:
-            words = ", ".join(f"{k} {stored.get(k)!r} (now {self.settings[k]!r})" for k in differ)
+            words = ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
             raise ValueError(
                 f"{source} was trained with {words}; resume with the same settings, or start a new "
                 "run. Only a run with constant learning rate and no patience can be made longer."
@@ -286,7 +281,7 @@ class Loop:
             if "cuda" in self.rng[rank] and self.device.type == "cuda":
                 torch.cuda.set_rng_state(self.rng[rank]["cuda"].cpu(), self.device)
         elif self.step:  # saved by another number of processes
-            seed = self.settings["seed"]
+            seed = self.settings.seed
             torch.manual_seed(derive("train again", seed, self.epoch, self.step, rank))
         self.rng = None
 
@@ -341,13 +336,13 @@ def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
 
 
-def _scheduler(optimizer: torch.optim.Optimizer, settings: Mapping[str, Any], steps: int) -> Any:
-    total = settings["epochs"] * steps
-    if settings["schedule"] == "one-cycle":
+def _scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> Any:
+    total = settings.epochs * steps
+    if settings.schedule == "one-cycle":
         return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings["learning_rate"], total_steps=total
+            optimizer, max_lr=settings.learning_rate, total_steps=total
         )
-    if settings["schedule"] == "cosine":
+    if settings.schedule == "cosine":
         return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
     return None
 

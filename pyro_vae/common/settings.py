@@ -1,0 +1,83 @@
+"""Settings of training and of evaluation: their values, their rules and their help, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from .options import NOT_NEGATIVE, POSITIVE, Method, Precision, Schedule, at_least, check_values
+
+__all__ = ["EvaluationSettings", "Sampling", "TrainingSettings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a model is trained; equal settings give equal runs."""
+
+    epochs: Annotated[int, at_least(1)] = 100
+    """Passes over the training data."""
+    batch_size: Annotated[int, at_least(1)] = 100
+    """Data per gradient step."""
+    learning_rate: Annotated[float, POSITIVE] = 1e-3
+    """Step size of Adam; the peak of the schedule."""
+    schedule: Schedule = "constant"
+    """Learning rate over the run: constant, one-cycle or cosine."""
+    kl_warmup: Annotated[int, at_least(0)] = 0
+    """Epochs over which the weight of the KL term rises from exactly 0 to exactly --beta."""
+    kl_cycles: Annotated[int, at_least(1)] = 1
+    """How often it rises in that time: once, linearly; or in so many cycles, each of which rises
+    over its first half and stays over its second."""
+    beta: Annotated[float, NOT_NEGATIVE] = 1.0
+    """Weight of the KL term after the warm-up; the logged ELBO has weight 1."""
+    patience: Annotated[int | None, at_least(1)] = None
+    """Stop after so many epochs without a better validation ELBO, and restore the best."""
+    compiled: bool = False
+    """Compile the step first: worth its seconds in long runs."""
+    precision: Precision = "float32"
+    """Precision of matrix products in training, if compiled: float32 or bfloat16."""
+    seed: Annotated[int, at_least(0)] = 0
+    """Seed of initialization, data order and training noise."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if self.precision != "float32" and not self.compiled:
+            raise ValueError("precision is of a compiled step; add --compiled (compiled=True).")
+        if self.kl_cycles > 1 and self.kl_warmup == 0:
+            raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
+        if self.patience is not None and self.kl_warmup >= self.epochs:
+            raise ValueError(
+                f"patience counts from the end of the KL warm-up, after {self.kl_warmup} of "
+                f"{self.epochs} epochs; shorten the warm-up, or leave patience out."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How much is drawn to estimate log p(x)."""
+
+    samples: Annotated[int, at_least(1)] = 1000
+    """Importance samples K for each datum."""
+    method: Method = "guide"
+    """Proposal: guide (the literature's protocol), refined, laplace or annealed (fitted to each
+    datum), or auto (as far as each datum needs)."""
+    number: Annotated[int | None, tyro.conf.arg(metavar="N"), at_least(1)] = None
+    """Evaluate the first N test data only."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(Sampling):
+    """How log p(x) of a run's test data is estimated."""
+
+    seed: int = 0
+    """Seed of the samples."""
+    chunk: Annotated[int | None, at_least(1)] = None
+    """Samples evaluated at once; bounds the memory, changes no result."""
+    compiled: bool = False
+    """Compile log p(x, z) first: worth its seconds from millions of samples on."""
+    precision: Precision = "float32"
+    """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""

@@ -1,0 +1,180 @@
+"""Samples and figures of a run, and figures of several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import plots
+from ..common.files import write_atomically
+from ..common.options import takes
+from ..data.sets import Data
+from ..evidence import Comparison, Evidence
+from .folder import Run, load_run
+from .run import EVIDENCE, load_data
+
+__all__ = ["draw_comparison", "draw_run", "draw_samples", "sample_run"]
+
+FIGURES = "figures"
+_SHOWN = 2000  # data in a scatter plot
+_MOST_COLUMNS = 20
+
+
+def sample_run(
+    folder: str | Path, *, number: int = 100, seed: int = 0, device: str = "auto"
+) -> tuple[Path, Path]:
+    """Draw data from p(x) of a run; write them as ``samples.npy`` and as a figure.
+
+    Of a program with labels, these go through the classes in turn.
+
+    Returns:
+        Paths of the array and of the figure.
+    """
+    run = load_run(folder, device=device)
+    x = run.sample(number, seed=seed).numpy()
+    array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
+    return array, draw_samples(run, number, seed)
+
+
+def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[Path]:
+    """Draw every figure of a run: samples, reconstructions, curves, latent space, evidence."""
+    run = load_run(folder)
+    test = load_data(run.config, root=root).test
+    out = run.folder / FIGURES
+    evidence = Evidence.load(run.folder / EVIDENCE) if (run.folder / EVIDENCE).exists() else None
+    yield draw_samples(run, 100, 0)
+    yield from _draw_reconstructions(run, test, out)
+    yield plots.save(
+        plots.learning_curves(
+            {_title(run): run.history.columns()}, evidence=_levels({_title(run): evidence})
+        ),
+        out / "curves.png",
+    )
+    yield plots.save(_latent_figure(run, test), out / "latent.png")
+    # A program that interpolates decodes any point of its one latent space.
+    line = hasattr(run.vae, "interpolate")
+    if line and run.config.latent_dim == 2 and len(test.event_shape) == 2:
+        yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
+    if evidence is not None and evidence.log_px.isfinite().all():
+        given = " given labels" if run.config.program == "conditional" else ""
+        yield plots.save(
+            plots.evidence_diagnostics(
+                evidence.log_px,
+                evidence.pareto_k,
+                title=f"log p(x) of {len(evidence)} data{given}, K = {evidence.samples}",
+            ),
+            out / "evidence.png",
+        )
+
+
+def draw_samples(run: Run, number: int, seed: int) -> Path:
+    """Draw pictures from p(x) of a run; with labels, each class in a column of its own."""
+    title, columns = f"Samples: {_title(run)}", _MOST_COLUMNS
+    classes = run.config.classes
+    if classes is not None and classes <= _MOST_COLUMNS:
+        title, columns = f"{title}; a column is a class", classes
+    x = run.sample(number, seed=seed, mean=True)
+    return plots.save(
+        plots.images(x, columns=columns, title=title), run.folder / FIGURES / "samples.png"
+    )
+
+
+def draw_comparison(
+    comparison: Comparison,
+    runs: Mapping[str, Run],
+    evidences: Mapping[str, Evidence],
+    out: str | Path,
+) -> Iterator[Path]:
+    """Draw runs side by side: log p(x) with errors, and learning curves with their gap."""
+    rows = comparison.rows
+    yield plots.save(
+        plots.comparison(
+            [row.name for row in rows],
+            [row.log_px for row in rows],
+            [row.sampling_error for row in rows],
+            differences=[row.difference for row in rows],
+            difference_errors=[row.difference_error for row in rows],
+            title="log p(x) of the held-out data",
+        ),
+        Path(out) / "comparison.png",
+    )
+    yield plots.save(
+        plots.learning_curves(
+            {name: run.history.columns() for name, run in runs.items()},
+            evidence=_levels(evidences),
+        ),
+        Path(out) / "curves.png",
+    )
+
+
+def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, float, float]]:
+    """Mean log p(x) by name, its sampling error, and the ELBO of the same data."""
+    return {
+        name: (evidence.mean().value, evidence.mean().sampling_error, evidence.elbo.mean().item())
+        for name, evidence in evidences.items()
+        if evidence is not None
+    }
+
+
+def _title(run: Run) -> str:
+    config = run.config
+    layers = ", two layers" if takes(config, "top_dim") else ","
+    program = "" if config.program == "vae" else f"{layers} {config.program}"
+    prior = "learned" if config.learned_prior else config.prior
+    return f"{config.data.rpartition('/')[2]}, {prior} prior{program}"
+
+
+def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Codes of data, the lower layer's first, and the labels that encoder and decoder take."""
+    vae: Any = run.vae
+    labels: tuple[Any, ...] = ()
+    if takes(run.config, "classes"):
+        # A semi-supervised program infers the label, as it infers the style.
+        labels = (vae.classify(data.x).argmax(-1) if hasattr(vae, "classify") else data.y,)
+    codes = vae.encode(data.x, *labels)
+    return codes if isinstance(codes, tuple) else (codes,), labels
+
+
+def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
+    if len(test.event_shape) not in (2, 3):
+        return
+    vae: Any = run.vae
+    shown = test.head(10)
+    codes, labels = _encode(run, shown)
+    figure = plots.reconstructions(shown.x, vae.decode(*codes, *labels))
+    yield plots.save(figure, out / "reconstructions.png")
+    pairs = min(6, len(test) // 2)
+    if pairs and hasattr(vae, "interpolate"):
+        a, b = test.x[:pairs], test.x[pairs : 2 * pairs]
+        figure = plots.interpolation(vae.interpolate(a, b, steps=10))
+        yield plots.save(figure, out / "interpolation.png")
+
+
+def _latent_figure(run: Run, test: Data) -> plots.Figure:
+    shown = test.head(_SHOWN)
+    codes, title = _encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
+    if codes.shape[1] == 1:
+        return plots.images(codes, title=title)  # a histogram
+    return plots.latent_space(codes, shown.y, title=title)
+
+
+def _manifold_figure(vae: Any, *, points: int = 20) -> plots.Figure:
+    """Decode a grid through the prior's quantiles, read from its draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        draws = vae.prior().sample((20000,))
+    levels = torch.linspace(0.02, 0.98, points)
+    first, second = draws.quantile(levels, dim=0).unbind(1)
+    z = torch.stack(torch.meshgrid(second.flip(0), first, indexing="ij"), -1).flip(-1)
+    pictures = vae.decode(z)
+    if pictures.shape[-2] < 16:  # pictures so small reach their edges
+        pictures = torch.nn.functional.pad(pictures, (0, 0, 1, 1))
+    return plots.manifold(
+        pictures,
+        extent=(first[0].item(), first[-1].item(), second[0].item(), second[-1].item()),
+    )
