@@ -46,13 +46,48 @@ def _imports(name, path):
                 yield full if full in _NAMES else prefix
 
 
+def _goes_down(name, imported):
+    """Whether a module may import another: in its own room, or from a floor below."""
+    own, other = name.partition(".")[0], imported.partition(".")[0]
+    return other == own or _RANK[other] > _RANK[own]
+
+
 @pytest.mark.parametrize(("name", "path"), list(_modules()), ids=lambda value: str(value)[-30:])
 def test_imports_go_down(name, path):
-    own = name.partition(".")[0]
-    assert own in _RANK, f"give {own} a floor"
+    assert name.partition(".")[0] in _RANK, f"give {name.partition('.')[0]} a floor"
     for imported in _imports(name, path):
-        other = imported.partition(".")[0]
-        assert other == own or _RANK[other] > _RANK[own], f"{name} imports {imported}"
+        assert _goes_down(name, imported), f"{name} imports {imported}"
+
+
+def test_an_import_that_goes_up_is_seen(tmp_path):
+    path = tmp_path / "pair.py"
+    path.write_text(
+        "def f():\n    from ..evidence.result import Evidence\n    from .traces import run\n"
+    )
+    found = {other: _goes_down("programs.pair", other) for other in _imports("programs.pair", path)}
+    assert found == {"evidence.result": False, "programs.traces": True}
+    assert not _goes_down("training.fit", "models.vae")  # the same floor is not below
+
+
+def test_training_reaches_no_part_and_no_model():
+    rooms = {}
+    for name, path in _modules():
+        own = name.partition(".")[0]
+        rooms.setdefault(own, set()).update(o.partition(".")[0] for o in _imports(name, path))
+    reached, stack = set(), ["training"]
+    while stack:
+        room = stack.pop()
+        if room not in reached:
+            reached.add(room)
+            stack += rooms[room]
+    assert not reached & {"priors", "likelihoods", "posteriors", "networks", "models", "runs"}
+
+
+def test_tests_lie_in_folders_named_like_the_rooms():
+    folders = {path.parent for path in Path(__file__).parent.rglob("test_*.py")}
+    names = {folder.name for folder in folders} - {"tests", "examples"}
+    assert names <= set(_RANK)
+    assert not {name for name in _RANK if (_ROOT / name).is_dir()} - names
 
 
 def test_imports_within_packages_go_one_way():

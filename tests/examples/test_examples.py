@@ -9,7 +9,7 @@ from pathlib import Path
 import pyro
 import pytest
 
-_ROOT = Path(__file__).parent.parent
+_ROOT = Path(__file__).parents[2]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -53,6 +53,21 @@ def test_readme_code_runs(monkeypatch, tmp_path):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
     assert names["evidence"].log_px.shape == (360,)
+
+
+def test_contributing_code_runs(monkeypatch):
+    """The worked examples do what the text says, and leave the package as it was."""
+    from pyro_vae import likelihoods
+
+    monkeypatch.setattr(likelihoods, "LIKELIHOODS", dict(likelihoods.LIKELIHOODS))
+    text = (_ROOT / "CONTRIBUTING.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    assert len(blocks) == 4
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    assert names["LIKELIHOODS"]["exponential"] is names["Exponential"]
+    assert 60 <= len(text.splitlines()) <= 120
 
 
 def test_readme_names_only_commands_that_exist():
