@@ -38,7 +38,7 @@ class Result:
     Attributes:
         log_px: nats, ``(seeds, images)``.
         mc_error: Monte-Carlo error of its mean.
-        usage: of each seed, see ``pv.studies.Usage``.
+        usage: of each seed, see ``pyro_vae.runs.Usage``.
     """
 
     log_px: torch.Tensor

@@ -168,7 +168,8 @@ def active_units(
                 values, _ = pair.propose(block.batch, samples)
             moments = {}
             for name, value in values.items():
-                flat = value.movedim(pair.data_axis, 1).double().flatten(2)[:, : block.count]
+                rows = value.movedim(pair.data_axis, 1).double()[:, : block.count]
+                flat = rows.reshape(*rows.shape[:2], -1)  # of scalars, too
                 moments[name] = flat.mean(0).cpu(), (flat.var(0) / samples).cpu()
             return moments
 
@@ -217,7 +218,7 @@ def kl_per_dimension(
                 kl = _site_kl(q[name]["fn"], p[name]["fn"])
                 if kl is not None:
                     axis = kl.dim() - q[name]["fn"].event_dim + pair.data_dim
-                    rows = kl.double().movedim(axis, 0).flatten(1)
+                    rows = kl.double().movedim(axis, 0).reshape(kl.shape[axis], -1)
                     sums[name] = rows[: block.count].sum(0).cpu()
             return sums
 

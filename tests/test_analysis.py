@@ -95,3 +95,25 @@ def test_kl_per_dimension():
 def test_kl_per_dimension_leaves_out_what_does_not_factor():
     lg = LinearGaussian()  # its exact posterior has a full covariance
     assert analysis.kl_per_dimension(lg.model, lg.guide, lg.x) == {}
+
+
+def test_scalar_latents():
+    """Latents without event dimensions are one unit each."""
+    x = torch.randn(80, generator=torch.Generator().manual_seed(0)).double() * 2
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.5**0.5))
+
+    units = analysis.active_units(model, guide, x, samples=2000)
+    assert units.total == units.number == 1
+    # the noise of 2,000 draws is taken off again, up to its own error
+    assert units.variance["z"].item() == pytest.approx((x / 2).var().item(), rel=0.02)
+    kl = analysis.kl_per_dimension(model, guide, x)["z"]
+    exact = 0.5 * (0.5 + (x / 2).square() - 1 - math.log(0.5))
+    torch.testing.assert_close(kl, exact.mean()[None])

@@ -16,9 +16,11 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """The processes of a group, of which this one is ``rank`` of ``world``.
+    """A group of processes that share one task. One process alone is a group, too.
 
-    One process alone is a group, too: nothing is sent there.
+    Attributes:
+        rank: number of this process in the group, from 0.
+        world: number of processes in the group.
     """
 
     rank: int = 0

@@ -36,7 +36,7 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
     label, and labels of probability zero count nothing. ``pyro.infer.SVI`` takes it too.
 
     Observed sites marked with ``infer={"regularizer": True}`` are terms of the loss only, such as
-    the classification term of :class:`pyro_vae.programs.SemiSupervisedVAE`.
+    the classification term of :class:`pyro_vae.models.SemiSupervisedVAE`.
 
     Args:
         particles: draws of the latents that are not summed out, in one vectorized pass.
