@@ -82,7 +82,7 @@ def test_every_rule_is_kept_by_every_way_in():
             kind(patience=2, kl_warmup=5, epochs=5)
         with pytest.raises(ValueError, match="kl_cycles are within the warm-up"):
             kind(kl_cycles=2)
-        with pytest.raises(ValueError, match="add --compiled"):
+        with pytest.raises(ValueError, match="--compiled"):
             kind(precision="bfloat16")
         with pytest.raises(ValueError, match="learning_rate must be positive; got nan"):
             kind(learning_rate=math.nan)

@@ -9,7 +9,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from .registry import lookup
+from .registry import check_choice
 
 __all__ = [
     "KL",
@@ -122,7 +122,7 @@ def check_values(settings: object) -> None:
             continue
         choices = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is Literal]
         if choices and (isinstance(value, str) or get_origin(kind) is Literal):
-            lookup(name, str(value), dict.fromkeys(choices[0]))
+            check_choice(name, str(value), choices[0])
         for rule in rules:
             if isinstance(rule, Must) and not rule.holds(value):
                 raise ValueError(f"{name} must {rule.words}; got {value}.")

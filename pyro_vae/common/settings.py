@@ -43,7 +43,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_values(self)
         if self.precision != "float32" and not self.compiled:
-            raise ValueError("precision is of a compiled step; add --compiled (compiled=True).")
+            raise ValueError("precision is of a compiled step; add compiled=True (--compiled).")
         if self.kl_cycles > 1 and self.kl_warmup == 0:
             raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
         if self.patience is not None and self.kl_warmup >= self.epochs:

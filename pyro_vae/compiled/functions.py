@@ -18,7 +18,7 @@ from ..common.options import Precision
 from ..common.seeding import seeded
 from .products import products_pass
 
-__all__ = ["as_function", "attempt", "compile_call", "compile_function", "state_of"]
+__all__ = ["as_function", "attempt", "compile_call", "compile_function", "reason", "state_of"]
 
 T = TypeVar("T")
 
@@ -171,12 +171,12 @@ def attempt(build: Callable[[], T], *, what: str) -> T | None:
             return build()
     except Exception as error:  # whatever a user's program brings up under tracing
         warnings.warn(
-            f"{what} goes on without compilation: {_reason(error)}", PyroVAEWarning, stacklevel=3
+            f"{what} goes on without compilation: {reason(error)}", PyroVAEWarning, stacklevel=3
         )
         return None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """Say in a line why a program could not be compiled."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error

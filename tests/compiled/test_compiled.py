@@ -15,9 +15,9 @@ from pyro_vae.compiled import (
     Gradients,
     compile_function,
     onednn_is_faster,
-    reason,
     state_of,
 )
+from pyro_vae.compiled.functions import reason
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import NETWORKS
 from pyro_vae.objectives import objective_of

@@ -861,6 +861,20 @@ def test_impute(digits):
     torch.testing.assert_close(full[~mask], masked.program.reconstruct(zeros)[~mask])
 
 
+def test_masked_program_of_several_arguments(digits):
+    """The mask comes after them, and evidence is that of the program with mask=..."""
+    program = pv.ConditionalVAE.from_config(_with_seed(0), event_shape=(8, 8), classes=10)
+    masked = Masked(program)
+    x, y = digits.test.x[:20], digits.test.y[:20]
+    mask = torch.rand(20, 8, 8, generator=torch.Generator().manual_seed(0)) < 0.6
+    pv.fit(masked, (x.masked_fill(~mask, math.nan), y, mask), epochs=1, device="cpu")
+    one = pv.log_evidence(masked.model, masked.guide, (x, y, mask), samples=10)
+    other = pv.log_evidence(program.model, program.guide, (x, y), mask=mask, samples=10)
+    assert torch.equal(one.log_px, other.log_px)
+    whole = pv.log_evidence(program.model, program.guide, (x, y), samples=10)
+    assert not torch.equal(one.log_px, whole.log_px)
+
+
 def test_wrong_masks(digits):
     masked = PROGRAMS["masked"](0)
     x = digits.test.x[:3]
@@ -869,8 +883,8 @@ def test_wrong_masks(digits):
             fn(x, torch.ones_like(x))
         with pytest.raises(ValueError, match="mask must have the data's shape"):
             fn(x, torch.ones(3).bool())
-    with pytest.raises(TypeError, match="takes 2 arguments"):
-        Masked(_semi_supervised())
+    with pytest.raises(TypeError, match="takes the mask as its last argument"):
+        masked.model(x)
     with pytest.raises(TypeError, match="methods model and guide"):
         Masked(nn.Linear(2, 2))
     joint = Gaussian({"x": ["z"]}, z=2, x=3)

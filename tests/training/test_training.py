@@ -364,7 +364,7 @@ def test_data_errors(small_config, digits):
         pv.fit(vae, torch.zeros(20, 28, 28))
     with pytest.raises(TypeError, match="must be a tensor, a data set or a loader"):
         pv.fit(vae, 3)
-    with pytest.raises(TypeError, match="no length"):
+    with pytest.raises(TypeError, match="can be read only once"):
         pv.fit(vae, (batch for batch in [x]))
 
 
