@@ -286,7 +286,7 @@ class _Streamed(Source):
             yield tuple(part.to(self.device) for part in used)
 
 
-def fingerprint_of(source: Source, *, rows: int = 4096) -> str:
+def fingerprint_of(source: Source, *, rows: int = 256) -> str:
     """Return the :func:`~pyro_vae.data.fingerprint` of all arguments, read block by block."""
     digest = hashlib.sha256()
     for place, tensor in enumerate(next(source.blocks(rows))):

@@ -199,7 +199,7 @@ def test_a_dataset_is_never_in_memory_as_a_whole(linear_gaussian):
     dataset = Counted(torch.randn(1000, 5).double())
     evidence = pv.log_evidence(lg.model, lg.guide, dataset, samples=4)
     assert len(evidence) == 1000
-    assert dataset.most <= 4096 // 4  # blocks of the hash at most
+    assert 64 <= dataset.most <= 300  # a block, or one of those that the hash reads
 
 
 @pytest.mark.parametrize(
