@@ -94,8 +94,8 @@ def _traced(module: nn.Module, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
 
 def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Split a graph into what does not depend on its first arguments or on chance, and the rest."""
-    moving = _depending(traced.graph, number)
-    moving |= _large(traced.graph, moving)
+    depending = _depending(traced.graph, number)
+    moving = depending | _large(traced.graph, depending)
     for node in second_factors(traced.graph) - moving:  # read row by row, many times
         with traced.graph.inserting_after(node):
             packed = traced.graph.call_function(
@@ -110,9 +110,10 @@ def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.Grap
     first, second = fx.Graph(), fx.Graph()
     known: dict[fx.Node, fx.Node] = {}
     for node in nodes:
-        if node not in moving:
+        if node not in depending and node is not output:
             known[node] = first.node_copy(node, known.__getitem__)
     first.output([known[node] for node in border])
+    first.eliminate_dead_code()  # large results, unless something that stays is made of them
 
     arguments = [node for node in nodes if node.op == "placeholder" and node in moving]
     known = {node: second.placeholder(node.name) for node in (*arguments, *border)}
