@@ -241,6 +241,7 @@ def unbiased_log_evidence(
         if pair.fixed_rows and method != "guide":
             raise ValueError(f"{method!r} wants any number of data: give the plate size len(x).")
         chunk = max(1, _ROWS.get(evaluation.device.type, 2048) // evaluation.rows)
+        evaluation.map(lambda block: None)  # holds all data against the support, in their order
 
         def draw(index: Tensor, samples: int, key: tuple[int, ...]) -> Tensor:
             ladder = Ladder(method=method, samples=samples, chunk=chunk)

@@ -117,7 +117,7 @@ class Evaluation:
                 bar.update(min(done * world, total - bar.n))
 
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
-                if self.checked:
+                if self.checked and index is None:  # of selected data the numbers are not known
                     check_support(self.pair.model, self.pair.guide, block.batch, first=block.first)
                 before = bar.n
                 try:

@@ -266,6 +266,15 @@ def test_not_finite_names_the_data_of_any_rung(linear_gaussian):
         unbiased_log_evidence(model, lg.guide, x, base=8)
 
 
+def test_data_outside_the_support_are_named_by_their_position(digits):
+    vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
+    x = digits.test.x[:N].clone()
+    x[67] = 0.5
+    for function in (pv.log_evidence, unbiased_log_evidence):
+        with pytest.raises(ValueError, match=r"datum 67 holds values such as 0\.5"):
+            function(vae.model, vae.guide, x)
+
+
 def _work() -> dict:
     """Numbers of every function, in this process."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
