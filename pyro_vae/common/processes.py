@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -118,5 +119,10 @@ class Processes:
 
 
 def _leave() -> None:
+    """Dissolve the group while Python still runs: its threads abort a process that has ended.
+
+    The group is only gone with the last reference to it, so cycles that hold one are collected.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()

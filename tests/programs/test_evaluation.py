@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import analysis
+from pyro_vae.common.processes import Processes
 from pyro_vae.evidence import unbiased_log_evidence
 from pyro_vae.evidence.annealing import Annealing
 from pyro_vae.evidence.ladder import Ladder
@@ -296,10 +297,12 @@ def test_two_processes_give_the_numbers_of_one(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command[3:3] = ["--standalone"]
     command += [__file__, str(tmp_path)]
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     expected = _work()
     for rank in range(2):
-        assert json.loads((tmp_path / f"{rank}.json").read_text()) == expected
+        written = tmp_path / f"{rank}.json"
+        assert written.exists(), done.stderr[-3000:]
+        assert json.loads(written.read_text()) == expected
 
 
 if __name__ == "__main__":
@@ -309,3 +312,4 @@ if __name__ == "__main__":
     warnings.simplefilter("ignore")
     content = json.dumps(_work())
     (Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(content)
+    Processes.join().wait()  # torchrun stops the others when one process ends in any other way
