@@ -76,7 +76,7 @@ Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "non
 Schedule = Literal["constant", "one-cycle", "cosine"]
 KL = Literal["sampled", "analytic"]
 Precision = Literal["float32", "bfloat16"]
-Method = Literal["guide", "refined", "laplace", "annealed", "auto"]
+Method = Literal["guide", "refined", "laplace", "annealed", "modes", "auto"]
 """Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
 
 

@@ -13,7 +13,7 @@ from ..programs.traces import Batch
 from .proposals import NormalProposal
 from .space import Space
 
-__all__ = ["Annealing", "Moves", "anneal", "anneal_reverse", "tune"]
+__all__ = ["Annealing", "Chains", "Moves", "anneal", "anneal_reverse", "tune"]
 
 _LEAST_STEP, _MOST_STEP = 1e-4, 2.0
 
@@ -74,27 +74,76 @@ class Moves:
     acceptance: Tensor
 
 
+@dataclass(frozen=True)
+class Chains:
+    """Annealed chains, each ``(C, N)`` or ``(C, N, D)``.
+
+    Attributes:
+        log_weights: log importance weights, float64.
+        ends: where they end, in the unconstrained space; with the weights, draws of the posterior.
+        log_ratios: log p(x, u) minus the log density of the normal that they started from, there.
+    """
+
+    log_weights: Tensor
+    ends: Tensor
+    log_ratios: Tensor
+
+
 class _Path:
     """Geometric path between a proposal and the model, in the proposal's whitened coordinates.
 
     In v, with u = m + L v, a normal proposal is standard normal, so that one step size suits every
-    direction.
+    direction. A share of the chains may start at the prior; the path then starts at the mixture.
     """
 
-    def __init__(self, space: Space, batch: Batch, base: NormalProposal) -> None:
+    def __init__(
+        self, space: Space, batch: Batch, base: NormalProposal, prior_share: float = 0.0
+    ) -> None:
         self.space, self.batch, self.base = space, batch, base
+        self.prior_share = prior_share
         self.volume = base.tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
 
+    def start(self, chains: int) -> Tensor:
+        """Draw places to start from, in v, ``(chains, N, D)``."""
+        v = self.base.noise(chains)
+        if self.prior_share and chains > 1:
+            count = min(max(1, round(chains * self.prior_share)), chains - 1)
+            values, _ = self.space.pair.propose_prior(self.batch, count)
+            drawn = self.whiten(self.space.vector(values))
+            usable = drawn.isfinite()
+            if self.space.idle is not None:
+                usable = usable & ~self.space.idle
+            v[:count] = drawn.where(usable, v[:count])
+        return v
+
+    def whiten(self, u: Tensor) -> Tensor:
+        """Vectors v of vectors u, ``(..., N, D)``."""
+        centred = (u - self.base.mean)[..., None]
+        return torch.linalg.solve_triangular(self.base.tril, centred, upper=False)[..., 0]
+
     def ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Log densities of the proposal and of p(x, u) in v, ``(C, N)``, float64."""
+        """Log densities of the path's start and of p(x, u) in v, ``(C, N)``, float64."""
         log_base = self.base.log_noise(v) + self.volume
-        log_joint = self.space.log_joint(self.batch, self.base.place(v)) + self.volume
-        return log_base, log_joint.nan_to_num(nan=-math.inf)
+        log_prior, log_joint = self.space.log_terms(self.batch, self.base.place(v))
+        if self.prior_share:
+            parts = (
+                log_base + math.log1p(-self.prior_share),
+                log_prior + self.volume + math.log(self.prior_share),
+            )
+            log_base = torch.logaddexp(*parts)
+        return log_base, (log_joint + self.volume).nan_to_num(nan=-math.inf, posinf=math.inf)
 
     def difference(self, v: Tensor) -> Tensor:
-        """Log p(x, u) minus the proposal's log density."""
+        """Log p(x, u) minus the log density of the path's start.
+
+        Raises:
+            NonFiniteDensity: p(x, u) is infinite, as that of a Gamma variable rounded to zero is.
+        """
         with torch.no_grad():
             log_base, log_joint = self.ends(v)
+            if (log_joint == math.inf).any():
+                values, _ = self.space.values(self.base.place(v))
+                self.space.pair.check_finite(self.batch, values, log_joint)
         return log_joint - log_base
 
     def density(self, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,15 +156,22 @@ class _Path:
         return log_density.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)
 
 
-def tune(space: Space, batch: Batch, base: NormalProposal, settings: Annealing) -> Moves:
+def tune(
+    space: Space,
+    batch: Batch,
+    base: NormalProposal,
+    settings: Annealing,
+    *,
+    prior_share: float = 0.0,
+) -> Moves:
     """Adapt the step sizes in a pilot run, temperature by temperature and datum by datum.
 
     At each temperature the pilot's chains make one move; the step then grows by 5 % where the
     moving average of the acceptance is above the target, and shrinks by 5 % where it is below.
     """
-    path = _Path(space, batch, base)
+    path = _Path(space, batch, base, prior_share)
     n = len(base.mean)
-    v = base.noise(settings.pilot_chains)
+    v = path.start(settings.pilot_chains)
     step = torch.full((n,), 0.3, dtype=v.dtype, device=v.device)
     average = torch.full((n,), settings.acceptance, dtype=v.dtype, device=v.device)
     steps, rates = [], []
@@ -134,8 +190,15 @@ def tune(space: Space, batch: Batch, base: NormalProposal, settings: Annealing) 
 
 
 def anneal(
-    space: Space, batch: Batch, base: NormalProposal, settings: Annealing, moves: Moves
-) -> Tensor:
+    space: Space,
+    batch: Batch,
+    base: NormalProposal,
+    settings: Annealing,
+    moves: Moves,
+    *,
+    prior_share: float = 0.0,
+    last_moves: int = 0,
+) -> Chains:
     r"""Annealed importance sampling from a proposal to the posterior of each datum.
 
     .. math:: \log w = \sum_{t=1}^{T} (\beta_t - \beta_{t-1})
@@ -144,22 +207,34 @@ def anneal(
     with Hamiltonian moves that leave :math:`q_0^{1 - \beta_t} p(x, u)^{\beta_t}` invariant. The
     mean of w is unbiased for p(x) as long as the step sizes are frozen beforehand.
 
-    Returns:
-        Log weights of shape ``(chains, N)``, float64.
+    Args:
+        space: the unconstrained latents.
+        batch: N data.
+        base: the proposal q0.
+        settings: temperatures, moves and chains.
+        moves: step sizes, of :func:`tune`.
+        prior_share: share of the prior in q0, a mixture of both; so many chains start there.
+        last_moves: moves at the posterior after the last weight, for draws of it.
+
+    Raises:
+        NonFiniteDensity: p(x, u) is infinite.
 
     References:
         Neal (2001). https://arxiv.org/abs/physics/9803008
         Wu et al. (2017). https://arxiv.org/abs/1611.04273
     """
-    path = _Path(space, batch, base)
+    path = _Path(space, batch, base, prior_share)
     betas = settings.betas().to(base.mean.device)
-    v = base.noise(settings.chains)
+    v = path.start(settings.chains)
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
     for t in range(settings.temperatures):
         log_weights += (betas[t + 1] - betas[t]) * path.difference(v)
         if t + 1 < settings.temperatures:
             v, _ = _move(path, v, betas[t + 1], moves.steps[t], settings.leapfrog)
-    return log_weights
+    for _ in range(last_moves if len(moves.steps) else 0):
+        v, _ = _move(path, v, betas[-1], moves.steps[-1], settings.leapfrog)
+    plain = _Path(space, batch, base)
+    return Chains(log_weights, base.place(v), plain.difference(v))
 
 
 def anneal_reverse(
@@ -186,7 +261,7 @@ def anneal_reverse(
     """
     path = _Path(space, batch, base)
     betas = settings.betas().to(base.mean.device)
-    v = torch.linalg.solve_triangular(base.tril, (u - base.mean)[..., None], upper=False)[..., 0]
+    v = path.whiten(u)
     v = v.expand(settings.chains, *v.shape).contiguous()
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
     for t in reversed(range(settings.temperatures)):
@@ -211,7 +286,8 @@ def _move(
         after, gradient = path.density(position, beta)
         momentum = momentum + 0.5 * step * gradient
     proposed = after - 0.5 * momentum.double().square().sum(-1)
-    ratio = (proposed - energy).nan_to_num(nan=-math.inf)
+    ratio = (proposed - energy).nan_to_num(nan=-math.inf, posinf=math.inf)
+    ratio = ratio.masked_fill(after == math.inf, -math.inf)  # an overflow, no density
     accept = torch.rand_like(ratio).log() < ratio
     moved = torch.where(accept[..., None], position, v)
     return moved, ratio.clamp_max(0).exp().to(v.dtype)

@@ -244,7 +244,7 @@ def unbiased_log_evidence(
         evaluation.map(lambda block: None)  # holds all data against the support, in their order
 
         def draw(index: Tensor, samples: int, key: tuple[int, ...]) -> Tensor:
-            ladder = Ladder(method=method, samples=samples, chunk=chunk)
+            ladder = Ladder(method=method, samples=samples, chunk=chunk, defensive=0.0)
 
             def work(block: Block) -> Tensor:
                 (weighed,) = ladder.weigh(pair, block.batch, (*key, block.first))

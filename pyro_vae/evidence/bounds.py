@@ -173,7 +173,7 @@ def _both_bounds(
         base = laplace(space, batch, refine(space, batch, moments_of_guide(space, batch)))
         moves = tune(space, batch, base, settings)
     with seeded("bounds: forward", seed, first):
-        forward = anneal(space, batch, base, settings, moves).cpu()
+        forward = anneal(space, batch, base, settings, moves).log_weights.cpu()
     with seeded("bounds: reverse", seed, first):
         backward = -anneal_reverse(space, batch, base, settings, moves, u).cpu()
     return (

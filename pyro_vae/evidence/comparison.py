@@ -12,7 +12,7 @@ from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]
 
-_MOST_UNRELIABLE = 0.2  # share of the data with a bad k̂ up to which the table says nothing more
+_MOST_UNRELIABLE = 0.2  # share of doubtful data up to which the table says nothing more
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,13 @@ class Row:
 
     Attributes:
         name: the model.
-        log_px: mean log p(x).
+        log_px: mean log p(x), bias-corrected.
         mc_error: its Monte-Carlo error.
         sampling_error: its sampling error.
         difference: mean of log p(x) minus the best model's, datum by datum; zero for the best.
-        difference_error: standard error of ``difference``, sd of the paired differences over √N;
-            it holds both the sampling and the Monte-Carlo error. NaN for a single datum.
+        difference_error: standard error of ``difference``: sd of the paired differences over √N,
+            which holds both the sampling and the Monte-Carlo error, and what the correction of
+            both biases leaves open. NaN for a single datum.
         difference_mc_error: the Monte-Carlo part of it; more samples shrink it.
         difference_sampling_error: the rest, :math:`\sqrt{\max(s^2 - s_{MC}^2, 0)}` of the two
             above; more data shrink it.
@@ -34,10 +35,11 @@ class Row:
             population, :math:`\Phi(-difference / difference\_error)`: a normal approximation (rough
             for few data), with a flat prior on the population's difference. At an error of zero it
             is 1 if there is a difference and 0.5 if there is none. It is at least 0.5, as the best
-            was chosen on these data, and it knows nothing of bias from heavy-tailed weights. NaN
+            was chosen on these data, and it knows nothing of what the verdicts doubt. NaN
             for the best model itself, and where the error is NaN.
         elbo: mean ELBO.
-        share_unreliable: share of the data with k̂ above the threshold.
+        share_unreliable: share of the data that are to doubt for any reason.
+        verdict: ``"trusted"``, or ``"doubtful: "`` and why.
         method: the method that was asked for, a rung of the ladder or ``"auto"``.
     """
 
@@ -53,6 +55,7 @@ class Row:
     elbo: float
     share_unreliable: float
     method: str = "guide"
+    verdict: str = "trusted"
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class Comparison:
             "± s.e.",
             "P(best)",
             "ELBO",
-            "k̂ bad",
+            "doubtful",
         )
         lines: list[tuple[str, ...]] = [head]
         for i, row in enumerate(self.rows):
@@ -122,7 +125,9 @@ class Comparison:
             ("take more samples", [row.name for row in bad if row.method != "guide"]),
         ):
             if names:
-                yield f"log p(x) of {', '.join(names)} is likely too low (k̂); {advice}."
+                yield f"log p(x) of {', '.join(names)} is doubtful; {advice}."
+        for row in bad:
+            yield f"{row.name}: {row.verdict}."
 
 
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:
@@ -178,13 +183,13 @@ def _rank(evidence: Evidence) -> float:
 def _row(name: str, evidence: Evidence, best: Evidence) -> Row:
     mean, n = evidence.mean(), len(evidence)
     same = evidence is best
-    differences = evidence.log_px - best.log_px
-    variances = evidence.standard_error.square() + best.standard_error.square()
+    differences = evidence.corrected() - best.corrected()
     difference, error, mc_error = 0.0, 0.0, 0.0
     if not same:
         difference = differences.mean().item()
-        error = differences.std().item() / math.sqrt(n) if n > 1 else math.nan
-        mc_error = math.sqrt(variances.sum().item()) / n
+        mc_error = math.hypot(mean.mc_error, best.mean().mc_error)
+        spread = differences.std().item() / math.sqrt(n) if n > 1 else math.nan
+        error = math.hypot(spread, evidence.bias_left(), best.bias_left())
     return Row(
         name=name,
         log_px=mean.value,
@@ -198,6 +203,7 @@ def _row(name: str, evidence: Evidence, best: Evidence) -> Row:
         elbo=evidence.elbo.mean().item(),
         share_unreliable=evidence.share_unreliable(),
         method=evidence.method,
+        verdict=evidence.verdict,
     )
 
 

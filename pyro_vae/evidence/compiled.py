@@ -51,13 +51,20 @@ class CompiledPair(Pair):
 
     def log_joint(self, batch: Batch, values: Values) -> Tensor:
         """Return log p(x, z) for given latents, as :meth:`Pair.log_joint` does."""
+        return self.log_terms(batch, values)[1]
+
+    def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
+        """Return log p(z) and log p(x, z) for given latents, as :meth:`Pair.log_terms` does."""
         given = [values[name] for name in self.latents]
         samples = number = len(given[0])
-        if "log_joint" in self.functions and samples < self.functions["log_joint"].samples:
-            number = self.functions["log_joint"].samples
+        if "log_terms" in self.functions and samples < self.functions["log_terms"].samples:
+            number = self.functions["log_terms"].samples
             given = [torch.cat([v, v[-1:].expand(number - samples, *v.shape[1:])]) for v in given]
-        run = self._function("log_joint", number, lambda: _Joint(self), given, batch)
-        return super().log_joint(batch, values) if run is None else run(*given)[:samples]
+        run = self._function("log_terms", number, lambda: _Terms(self), given, batch)
+        if run is None:
+            return super().log_terms(batch, values)
+        log_prior, log_joint = run(*given)
+        return log_prior[:samples], log_joint[:samples]
 
     def _function(
         self,
@@ -133,15 +140,15 @@ class _Draw(nn.Module):
         return log_q, *(values[name] for name in self.pair.latents)
 
 
-class _Joint(nn.Module):
-    """The log density as the call of a module that holds every module of the model."""
+class _Terms(nn.Module):
+    """The log densities as the call of a module that holds every module of the model."""
 
     def __init__(self, pair: Pair) -> None:
         super().__init__()
         self.pair = pair
         self.parts = nn.ModuleList(modules_of(pair.model))
 
-    def forward(self, *tensors: Tensor) -> Tensor:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         names = tuple(self.pair.latents)
         values = dict(zip(names, tensors, strict=False))
-        return Pair.log_joint(self.pair, tensors[len(names) :], values)
+        return Pair.log_terms(self.pair, tensors[len(names) :], values)

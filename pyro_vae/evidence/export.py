@@ -104,14 +104,15 @@ def to_csv(evidence: Evidence) -> str:
 
     Returns:
         Text with columns ``datum`` (its index), ``log_px``, ``standard_error``, ``ess``,
-        ``pareto_k``, ``jackknife``, ``elbo``, ``draws`` and ``rung``.
+        ``pareto_k``, ``jackknife``, ``elbo``, ``draws``, ``rung``, ``edge`` and ``verdict``.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("datum", *COLUMNS))
+    writer.writerow(("datum", *COLUMNS, "verdict"))
     columns = {name: _numbers(evidence, name).tolist() for name in COLUMNS}
     columns["rung"] = [METHODS[number] for number in columns["rung"]]
-    writer.writerows(zip(range(len(evidence)), *columns.values(), strict=True))
+    rows = zip(range(len(evidence)), *columns.values(), evidence.verdicts(), strict=True)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -146,4 +147,5 @@ def _attributes(evidence: Evidence) -> dict[str, Any]:
     """Return the settings, of the types that netCDF and Zarr take as attributes."""
     settings = {field.name: getattr(evidence, field.name) for field in fields(evidence)}
     plain = {key: value for key, value in settings.items() if isinstance(value, str | int | float)}
-    return {**plain, "units": "nats", "creation_library": "pyro_vae"}
+    about = {"verdict": evidence.verdict, "units": "nats", "creation_library": "pyro_vae"}
+    return plain | about

@@ -19,9 +19,10 @@ from ..programs.evaluation import BLOCK, Block, evaluating
 from ..programs.traces import Fn
 from .annealing import Annealing
 from .compiled import CompiledPair
-from .diagnostics import effective_sample_size, jackknife, log_mean_exp, pareto_k, standard_error
-from .ladder import Ladder, Weighed
-from .result import COLUMNS, Evidence
+from .diagnostics import log_mean_exp
+from .ladder import Ladder
+from .result import COLUMNS, DOUBTS, Evidence, Search
+from .search import search as look_for_missed
 
 __all__ = ["log_evidence"]
 
@@ -36,7 +37,7 @@ def log_evidence(
     *,
     samples: int = 1000,
     method: Method = "guide",
-    defensive: float = 0.0,
+    defensive: float | None = None,
     annealing: Annealing | None = None,
     target_error: float | None = None,
     datum_error: float | None = None,
@@ -45,6 +46,7 @@ def log_evidence(
     chunk: int | None = None,
     compiled: bool = False,
     precision: Precision = "float32",
+    search: bool = True,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Evidence:
@@ -84,7 +86,8 @@ def log_evidence(
         samples: importance samples K for each datum (on the last rung: ``annealing.chains``).
         method: rung of the ladder, or ``"auto"``.
         defensive: share of the draws to take from the prior, mixed into the proposal; bounds the
-            weights of discrete data by :math:`\max_z p(x \mid z)` over that share.
+            weights by :math:`\max_z p(x \mid z)` over that share. By default 0.1 where a proposal
+            is fitted, whose tails can be lighter than the posterior's, and 0 with the guide.
         annealing: settings of the last rung.
         target_error: Monte-Carlo error of the mean over the data to reach, in nats; a pilot then
             decides how many samples each datum takes (between 64 and ``max_samples``), and the
@@ -100,6 +103,9 @@ def log_evidence(
         precision: of matrix products in a compiled evaluation. ``"bfloat16"`` rounds their factors
             and results to 8 bits, and what that does to log p(x) is measured on the first 64 data,
             against float32 with the same draws, and stands in the result.
+        search: look for posterior mass that the proposal misses, on 16 simulated and 12 of the
+            given data (:func:`~pyro_vae.evidence.search.search`); takes a second or two. What is
+            found makes every datum doubtful.
         seed: seed of the draws.
         progress: show a progress bar; by default if the output is a terminal.
 
@@ -113,7 +119,7 @@ def log_evidence(
             latent with another method than ``"guide"``.
 
     Warns:
-        UnreliableEvidence: the weights of some data have too heavy a tail (k̂) to trust the errors.
+        UnreliableEvidence: estimates are to doubt; says why, for how many data, and what to do.
 
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
@@ -158,7 +164,7 @@ def log_evidence(
             columns = {name: torch.empty(block.count, dtype=torch.float64) for name in _MEASURED}
             for weighed in ladder.weigh(pair, block.batch, key):
                 keep = weighed.fitted.index < block.count  # the rest is padding
-                found = _summary(weighed)
+                found = weighed.columns()
                 if reference is not None and block.first < BLOCK:
                     exact = log_mean_exp(ladder.again(weighed, reference, key))
                     found["added"] = found["log_px"] - exact
@@ -170,6 +176,9 @@ def log_evidence(
         parts = evaluation.map(work, rows=rows, desc="log p(x)", progress=progress)
         columns = {name: torch.cat([part[name] for part in parts]) for name in _MEASURED}
         added = columns.pop("added")[: BLOCK if reference is not None else 0]
+        rounding = added.std().item() if len(added) > 1 else 0.0
+        columns["standard_error"] = columns["standard_error"].square().add(rounding**2).sqrt()
+        found = look_for_missed(evaluation, ladder, seed) if search else Search()
         evidence = Evidence(
             **columns,
             samples=samples,
@@ -182,6 +191,8 @@ def log_evidence(
             precision=precision,
             precision_bias=added.mean().item() if len(added) else 0.0,
             precision_bias_error=_error_of_mean(added),
+            precision_noise=rounding,
+            search=found,
         )
     _warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)
@@ -189,21 +200,6 @@ def log_evidence(
 
 
 _MEASURED = (*COLUMNS, "added")
-
-
-def _summary(weighed: Weighed) -> dict[str, Tensor]:
-    """Columns of a result from log weights."""
-    log_weights = weighed.log_weights
-    return {
-        "log_px": log_mean_exp(log_weights),
-        "standard_error": standard_error(log_weights),
-        "ess": effective_sample_size(log_weights),
-        "pareto_k": pareto_k(log_weights),
-        "jackknife": jackknife(log_weights),
-        "elbo": weighed.elbo,
-        "draws": torch.full_like(log_weights[0], len(log_weights)),
-        "rung": torch.full_like(log_weights[0], weighed.rung),
-    }
 
 
 def _error_of_mean(values: Tensor) -> float:
@@ -237,29 +233,64 @@ def _warn_if_short(
         )
 
 
-_ADVICE = {
-    True: "Use method='auto' (--method auto), which fits a proposal to each datum.",
-    False: "Take more samples, or more temperatures and chains: annealing=Annealing(...).",
+_CURES = {
+    "heavy tail": "Use method='auto' (--method auto), which fits a proposal to each datum.",
+    "one weight": "Use method='auto' (--method auto), which fits a proposal to each datum.",
+    "few draws": "Take more samples.",
+    "rounding": "Keep such latents away from the edge of their support, or write the program in "
+    "float64.",
+    "missed": "Use method='modes' (--method modes), which starts from several places, or anneal "
+    "from the prior: method='annealed', annealing=Annealing(start='prior', temperatures=300).",
+}
+_CURES_OF_FITTED = {
+    "heavy tail": "Take more samples, or more temperatures and chains: annealing=Annealing(...).",
+    "one weight": "Take more samples, or more temperatures and chains: annealing=Annealing(...).",
 }
 
 
 def _warn_if_unreliable(evidence: Evidence) -> None:
-    empty = (evidence.log_px == -math.inf).nonzero().flatten().tolist()
-    if empty:
+    """Say which estimates are to doubt, why, and what to do."""
+    empty = (evidence.log_px == -math.inf).nonzero().flatten()
+    if len(empty):
         warnings.warn(
-            f"every importance weight of {len(empty)} data ({', '.join(map(str, empty[:5]))}) is "
-            "zero, so log p(x) is estimated as -infinity: the support of the proposal misses that "
-            "of the posterior. Widen the guide, or mix the prior in: defensive=0.1.",
+            f"every importance weight of {len(empty)} data ({_shown(empty)}) is zero, so log p(x) "
+            "is estimated as -infinity: the support of the proposal misses that of the posterior. "
+            "Widen the guide, or mix the prior in: defensive=0.1.",
             UnreliableEvidence,
             stacklevel=3,
         )
-    bad = [n for n in evidence.unreliable().nonzero().flatten().tolist() if n not in set(empty)]
-    if bad:
-        shown = ", ".join(map(str, bad[:5])) + (", ..." if len(bad) > 5 else "")
+    known = evidence.log_px == -math.inf
+    for reason, which in evidence.doubts().items():
+        if reason == "missed":
+            continue
+        bad = (which & ~known).nonzero().flatten()
+        known = known | which
+        if len(bad):
+            cures = _CURES if evidence.method == "guide" else _CURES | _CURES_OF_FITTED
+            warnings.warn(
+                f"{len(bad)} of {len(evidence)} data ({_shown(bad)}): {DOUBTS[reason]}. "
+                f"{cures[reason]}",
+                UnreliableEvidence,
+                stacklevel=3,
+            )
+    if evidence.search.found:
         warnings.warn(
-            f"Pareto k̂ is too high for {len(bad)} of {len(evidence)} data ({shown}): their "
-            "log p(x) is likely too low and its standard error too small. "
-            + _ADVICE[evidence.method == "guide"],
+            f"a search found posterior mass that the proposal misses, at {evidence.search}: "
+            f"log p(x) is too low, by {evidence.search.shortfall:.2f} nats on average or more, and "
+            f"its error does not show it. {_CURES['missed']}",
             UnreliableEvidence,
             stacklevel=3,
         )
+    if evidence.precision_noise > evidence.standard_error.median() / 2:
+        warnings.warn(
+            f"{evidence.precision} products add noise of {evidence.precision_noise:.3f} nats to "
+            "each log p(x), which is more than the Monte-Carlo error (it is part of the standard "
+            "errors). Use precision='float32'.",
+            UnreliableEvidence,
+            stacklevel=3,
+        )
+
+
+def _shown(index: Tensor) -> str:
+    """Some positions, as text."""
+    return ", ".join(map(str, index[:5].tolist())) + (", ..." if len(index) > 5 else "")

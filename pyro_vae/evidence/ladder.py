@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -16,11 +17,17 @@ from ..programs.checks import NonFiniteDensity
 from ..programs.pair import Pair, Values
 from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
-from .diagnostics import effective_sample_size, pareto_k
-from .proposals import GuideProposal, Mixture, NormalProposal, PriorProposal, Proposal
-from .refinement import laplace, moments_of_guide, moments_of_prior, refine
-from .result import METHODS
-from .space import Space
+from .diagnostics import (
+    effective_sample_size,
+    jackknife,
+    log_mean_exp,
+    pareto_k,
+    standard_error,
+)
+from .proposals import GuideProposal, MixtureProposal, NormalProposal, Proposal
+from .refinement import laplace, modes, moments_of_guide, moments_of_prior, refine
+from .result import METHODS, doubts_of
+from .space import Edges, Space
 
 __all__ = ["METHODS", "Fitted", "Ladder", "Weighed"]
 
@@ -28,9 +35,13 @@ __all__ = ["METHODS", "Fitted", "Ladder", "Weighed"]
 _LEAST_SAMPLES = 64
 _SAFETY = 1.5  # a pilot underrates heavy tails
 _SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
+_PRIOR_SHARE = (
+    0.1  # of the draws of a fitted proposal, whose tails are too light for some posteriors
+)
 
 # Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
 # From "refined" to "laplace" is one cheap step that gains a lot, so no datum stays on the former.
+_MOST = 0.5  # share of a block that must pass for any to stay
 _GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01)}
 
 
@@ -42,24 +53,22 @@ class Fitted:
         pair: the programs.
         batch: the data.
         index: their positions in the block, ``(n,)``.
-        normal: the proposal.
+        proposal: the proposal.
         elbo: ELBO of the guide, where the ladder was climbed from it, ``(n,)``.
     """
 
     pair: Pair
     batch: Batch
     index: Tensor
-    normal: NormalProposal | None = None
+    proposal: NormalProposal | MixtureProposal | None = None
     elbo: Tensor | None = None
 
     def select(self, chosen: Tensor) -> Fitted:
         """Return some of the data."""
-        normal = self.normal
-        if normal is not None:
-            normal = replace(normal, mean=normal.mean[chosen], tril=normal.tril[chosen])
+        proposal = None if self.proposal is None else self.proposal.select(chosen)
         batch = tuple(argument[chosen] for argument in self.batch)
         elbo = None if self.elbo is None else self.elbo[chosen]
-        return Fitted(self.pair, batch, self.index[chosen], normal, elbo)
+        return Fitted(self.pair, batch, self.index[chosen], proposal, elbo)
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,48 @@ class Weighed:
         rung: number of the proposal in ``METHODS``.
         fitted: the data and their proposal.
         log_weights: shape ``(K, n)``, float64.
+        edge: share of the weight that lies on draws at the edge of a latent's support, ``(n,)``.
+        ends: of annealed chains, the log ratios of p(x, z) to the proposal where they end,
+            ``(K, n)``; else the log weights, which are just these.
     """
 
     rung: int
     fitted: Fitted
     log_weights: Tensor
+    edge: Tensor
+    ends: Tensor
+
+    def columns(self) -> dict[str, Tensor]:
+        """Columns of a result, each ``(n,)``."""
+        log_weights = self.log_weights
+        return {
+            "log_px": log_mean_exp(log_weights),
+            "standard_error": standard_error(log_weights),
+            "ess": effective_sample_size(log_weights),
+            "pareto_k": pareto_k(log_weights),
+            "jackknife": jackknife(log_weights),
+            "elbo": self.elbo,
+            "draws": torch.full_like(log_weights[0], len(log_weights)),
+            "rung": torch.full_like(log_weights[0], self.rung),
+            "edge": self.edge,
+        }
+
+    def doubtful(self) -> Tensor:
+        """Which estimates a better proposal may mend, ``(n,)``."""
+        found = self.columns()
+        names = ("pareto_k", "ess", "draws", "standard_error", "edge")
+        doubts = doubts_of(**{name: found[name] for name in names})
+        return doubts["heavy tail"] | doubts["one weight"]
+
+    def select(self, chosen: Tensor) -> Weighed:
+        """Return some of the data."""
+        return Weighed(
+            self.rung,
+            self.fitted.select(chosen),
+            self.log_weights[:, chosen],
+            self.edge[chosen],
+            self.ends[:, chosen],
+        )
 
     @property
     def elbo(self) -> Tensor:
@@ -90,23 +136,24 @@ class Ladder:
         method: a rung by name, or ``"auto"``.
         samples: draws of each datum's final estimate (the chains are those of ``annealing``).
         chunk: samples that go through the programs at once.
-        defensive: share of draws from the prior, mixed into the proposal.
+        defensive: share of draws from the prior, mixed into the proposal; by default none with
+            the guide and a tenth with a fitted proposal.
         annealing: settings of the last rung.
         pilot: draws that decide whether a proposal will do.
         mean_error: Monte-Carlo error that every datum's estimate may have on (quadratic) average,
             in nats; decides the number of draws of each datum instead of ``samples``.
         datum_error: the same for each datum by itself.
         max_samples: most draws of a datum.
-        inflation: factor on the Laplace approximation's scale.
+        starts: places from which ``"modes"`` looks for modes.
     """
 
     method: Method = "guide"
     samples: int = 1000
     chunk: int = 32
-    defensive: float = 0.0
+    defensive: float | None = None
     annealing: Annealing = field(default_factory=Annealing)
     pilot: int = 500
-    inflation: float = 1.1
+    starts: int = 8
     mean_error: float | None = None
     datum_error: float | None = None
     max_samples: int = 100_000
@@ -116,7 +163,7 @@ class Ladder:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be at least 1, a whole number; got {value!r}.")
-        if not 0 <= self.defensive < 1:
+        if self.defensive is not None and not 0 <= self.defensive < 1:
             raise ValueError(f"defensive must be in [0, 1); got {self.defensive}.")
         check_choice("method", self.method, get_args(Method))
 
@@ -138,29 +185,57 @@ class Ladder:
             NonFiniteDensity: a log density of NaN or +infinity.
         """
         fitted = Fitted(pair, batch, torch.arange(len(batch[0]), device=batch[0].device))
+        climb = self.method == "auto"
         for rung, name in enumerate(METHODS):
+            if name == "modes" and self.method != name:
+                return
             fitted = self._fit(rung, fitted, key)
-            if name in (self.method, METHODS[-1]):
+            last = name == self.method or (climb and name == "annealed")
+            if last:
                 stay = torch.ones_like(fitted.index, dtype=torch.bool)
-            elif self.method == "auto" and name in _GOOD:
-                pilot = self._draw(fitted, self.pilot, "pilot", (*key, rung))
+            elif climb and name in _GOOD:
+                pilot, _ = self._draw(rung, fitted, self.pilot, "pilot", (*key, rung))
                 stay = self._will_do(name, pilot)
                 fitted = fitted if rung else replace(fitted, elbo=pilot.mean(0))
             else:
                 continue
             if stay.any():
                 reached = fitted.select(stay)
+                doubtful = torch.zeros_like(reached.index, dtype=torch.bool)
                 for samples, chosen in self._sizes(rung, reached, key):
-                    part = reached.select(chosen)
-                    yield Weighed(rung, part, self._estimate(rung, part, samples, key))
+                    weighed = self._estimate(rung, reached.select(chosen), samples, key)
+                    again = torch.zeros_like(weighed.fitted.index, dtype=torch.bool)
+                    if climb and not last:
+                        again = weighed.doubtful()
+                    doubtful[chosen] = again
+                    if not again.all():
+                        yield weighed.select(~again)
+                stay[stay.nonzero().flatten()[doubtful]] = False
             if stay.all():
                 return
             fitted = fitted.select(~stay)
 
     def again(self, weighed: Weighed, pair: Pair, key: tuple[int, ...]) -> Tensor:
         """Return log weights of the same draws under the same programs in another precision."""
-        fitted = replace(weighed.fitted, pair=pair)
-        return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key)
+        proposal = weighed.fitted.proposal
+        fitted = replace(
+            weighed.fitted, pair=pair, proposal=None if proposal is None else proposal.of(pair)
+        )
+        return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key).log_weights
+
+    def ratio(self, weighed: Weighed, values: Values) -> Tensor:
+        """Log ratio of p(x, z) to the proposal at given latents, ``(S, n)``."""
+        fitted = weighed.fitted
+        proposal: Proposal = fitted.proposal or GuideProposal(fitted.pair, fitted.batch)
+        log_prior, log_joint = fitted.pair.log_terms(fitted.batch, values)
+        share = 0.0 if METHODS[weighed.rung] == "annealed" else self._share(weighed.rung)
+        return log_joint - _with_prior(proposal.log_density(values), log_prior, share)
+
+    def _share(self, rung: int) -> float:
+        """Share of draws from the prior on a rung."""
+        if self.defensive is not None:
+            return self.defensive
+        return 0.0 if METHODS[rung] in ("guide", "annealed") else _PRIOR_SHARE
 
     def _fit(self, rung: int, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
         """Fit the rung's proposal to each datum, from that of the rung below."""
@@ -169,18 +244,26 @@ class Ladder:
             space = Space.of(fitted.pair, fitted.batch)
             with seeded("fit proposal", *key):
                 start = moments_of_guide(space, fitted.batch)
-                return replace(fitted, normal=refine(space, fitted.batch, start))
-        if name == "laplace" and fitted.normal is not None:
-            normal = laplace(fitted.normal.space, fitted.batch, fitted.normal)
-            return replace(fitted, normal=replace(normal, tril=normal.tril * self.inflation))
+                return replace(fitted, proposal=refine(space, fitted.batch, start))
+        if name == "laplace" and isinstance(fitted.proposal, NormalProposal):
+            normal = laplace(fitted.proposal.space, fitted.batch, fitted.proposal)
+            return replace(fitted, proposal=normal.widened())
+        if name == "modes" and isinstance(fitted.proposal, NormalProposal):
+            with seeded("modes", *key):
+                found = modes(fitted.batch, fitted.proposal, self.starts)
+            return replace(fitted, proposal=found)
         return fitted
 
     def _will_do(self, name: str, log_weights: Tensor) -> Tensor:
-        """Which data a pilot finds the proposal good enough for."""
+        """Which data a pilot finds the proposal good enough for.
+
+        Where it is not for most of a block, those that pass do so by luck.
+        """
         most_k, least_share = _GOOD[name]
         k = pareto_k(log_weights)
         enough = effective_sample_size(log_weights) >= least_share * self.pilot
-        return (k.isnan() | (k <= most_k)) & enough
+        good = (k.isnan() | (k <= most_k)) & enough
+        return good & (good.double().mean() >= _MOST)
 
     def _sizes(
         self, rung: int, fitted: Fitted, key: tuple[int, ...]
@@ -193,7 +276,7 @@ class Ladder:
         if METHODS[rung] == "annealed" or not self.adaptive:
             yield self.samples, torch.ones_like(fitted.index, dtype=torch.bool)
             return
-        pilot = self._draw(fitted, self.pilot, "allocate", (*key, rung))
+        pilot, _ = self._draw(rung, fitted, self.pilot, "allocate", (*key, rung))
         cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
         size = torch.zeros_like(cv2)
         if self.mean_error is not None:
@@ -206,44 +289,72 @@ class Ladder:
             samples = min(_LEAST_SAMPLES * 2**step, max(self.max_samples, _LEAST_SAMPLES))
             yield samples, steps == step
 
-    def _estimate(self, rung: int, fitted: Fitted, samples: int, key: tuple[int, ...]) -> Tensor:
-        """Log weights from fresh draws."""
-        if METHODS[rung] != "annealed" or fitted.normal is None:
-            return self._draw(fitted, samples, "evidence", (*key, samples))
-        space = replace(fitted.normal.space, pair=fitted.pair)
-        normal = replace(fitted.normal, space=space)
+    def _estimate(self, rung: int, fitted: Fitted, samples: int, key: tuple[int, ...]) -> Weighed:
+        """Log weights from fresh draws, which are other ones on every rung."""
+        if METHODS[rung] != "annealed" or not isinstance(fitted.proposal, NormalProposal):
+            stream = (*key, rung, samples) if rung else (*key, samples)
+            log_weights, edge = self._draw(rung, fitted, samples, "evidence", stream)
+            return Weighed(rung, fitted, log_weights, edge, log_weights)
+        normal = fitted.proposal.of(fitted.pair)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
             with seeded("moments", *key):
-                normal = moments(space, fitted.batch)
+                normal = moments(normal.space, fitted.batch)
+        share = self._share(rung)
+        given = (normal.space, fitted.batch, normal, self.annealing)
         with seeded("tune", *key):
-            moves = tune(space, fitted.batch, normal, self.annealing)
+            moves = tune(*given, prior_share=share)
         with seeded("anneal", *key):
-            return anneal(space, fitted.batch, normal, self.annealing, moves)
+            run = anneal(*given, moves, prior_share=share)
+        values, _ = normal.space.values(run.ends)
+        edge = _edge_share(run.log_weights, Edges.of(fitted.pair, fitted.batch).hit(values))
+        return Weighed(
+            rung, replace(fitted, proposal=normal), run.log_weights, edge, run.log_ratios
+        )
 
-    def _draw(self, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]) -> Tensor:
-        """Log weights of draws from a proposal, ``(samples, n)``, float64."""
+    def _draw(
+        self, rung: int, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor]:
+        """Log weights of draws from a proposal, ``(samples, n)``, float64, and the edge's share.
+
+        Draws from the prior are spread evenly over the others, and every draw is weighted by the
+        mixture of both (Owen and Zhou, 2000, https://doi.org/10.1080/01621459.2000.10473909).
+        """
         pair, batch = fitted.pair, fitted.batch
-        proposal: Proposal = fitted.normal or GuideProposal(pair, batch)
-        if self.defensive:
-            prior = PriorProposal(pair, batch)
-            proposal = Mixture([prior, proposal], [self.defensive, 1 - self.defensive])
+        proposal: Proposal = fitted.proposal or GuideProposal(pair, batch)
+        share = self._share(rung)
+        defensive = min(max(1, round(samples * share)), samples - 1) if share else 0
         device = batch[0].device
         log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
+        on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
         size = _SAMPLE_BLOCK.get(device.type, 64)
+        edges = Edges.of(pair, batch)
 
         def draw(begin: int) -> tuple[Values, Tensor]:
+            end = min(begin + size, samples)
+            from_prior = end * defensive // samples - begin * defensive // samples
             with seeded(stream, *key, begin):
-                return proposal.draw(min(size, samples - begin))
+                if not from_prior:
+                    return proposal.draw(end - begin)
+                prior, _ = pair.propose_prior(batch, from_prior)
+                log_q = proposal.log_density(prior)
+                if from_prior == end - begin:
+                    return prior, log_q
+                values, log_density = proposal.draw(end - begin - from_prior)
+            both = {name: torch.cat([prior[name], value]) for name, value in values.items()}
+            return both, torch.cat([log_q, log_density])
 
         finite = torch.ones((), dtype=torch.bool, device=device)
         for begin in range(0, samples, size):
             values, log_q = draw(begin)
             finite = finite & (log_q < torch.inf).all()
+            if edges.bounds:
+                on_edge[begin : begin + len(log_q)] = edges.hit(values)
             for a in range(0, len(log_q), self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}
-                log_p = pair.log_joint(batch, piece)
-                log_weights[begin + a : begin + a + len(log_p)] = log_p - log_q[a : a + self.chunk]
+                log_prior, log_p = pair.log_terms(batch, piece)
+                mixed = _with_prior(log_q[a : a + self.chunk], log_prior, defensive / samples)
+                log_weights[begin + a : begin + a + len(log_p)] = log_p - mixed
         if not (finite & (log_weights < torch.inf).all()):
             for begin in range(0, samples, size):  # find the draw, the site and the data
                 values, log_q = draw(begin)
@@ -252,4 +363,19 @@ class Ladder:
                 except NonFiniteDensity as error:
                     rows = fitted.index[error.rows].tolist()
                     raise NonFiniteDensity(error.site, error.role, rows) from None
-        return log_weights
+        return log_weights, _edge_share(log_weights, on_edge)
+
+
+def _with_prior(log_q: Tensor, log_prior: Tensor, share: float) -> Tensor:
+    """Log density of a proposal mixed with a share of the prior."""
+    if not share:
+        return log_q
+    return torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
+
+
+def _edge_share(log_weights: Tensor, on_edge: Tensor) -> Tensor:
+    """Share of the weight that lies on marked draws, ``(n,)``."""
+    if not on_edge.any():
+        return torch.zeros_like(log_weights[0])
+    marked = log_weights.masked_fill(~on_edge, -math.inf).logsumexp(0)
+    return (marked - log_weights.logsumexp(0)).exp().nan_to_num(0.0)

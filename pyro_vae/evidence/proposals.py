@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,7 +13,7 @@ from ..programs.pair import Pair, Values
 from ..programs.traces import Batch
 from .space import Space
 
-__all__ = ["GuideProposal", "Mixture", "NormalProposal", "PriorProposal", "Proposal"]
+__all__ = ["GuideProposal", "MixtureProposal", "NormalProposal", "Proposal"]
 
 
 class Proposal(Protocol):
@@ -44,22 +43,6 @@ class GuideProposal:
 
 
 @dataclass(frozen=True)
-class PriorProposal:
-    """The model's prior over its latents."""
-
-    pair: Pair
-    batch: Batch
-
-    def draw(self, samples: int) -> tuple[Values, Tensor]:
-        """Draw from the prior."""
-        return self.pair.propose_prior(self.batch, samples)
-
-    def log_density(self, values: Values) -> Tensor:
-        """Log p(z)."""
-        return self.pair.log_prior(self.batch, values)
-
-
-@dataclass(frozen=True)
 class NormalProposal:
     r"""A normal distribution of the unconstrained latents of each datum.
 
@@ -75,23 +58,41 @@ class NormalProposal:
     mean: Tensor
     tril: Tensor
 
+    def select(self, chosen: Tensor) -> NormalProposal:
+        """Return the proposal of some of the data."""
+        return NormalProposal(self.space.select(chosen), self.mean[chosen], self.tril[chosen])
+
+    def widened(self) -> NormalProposal:
+        r"""Return a wider one, for weights with lighter tails: scale times 1 + min(0.1, 0.5/√D).
+
+        On a normal posterior a factor s leaves :math:`(\sqrt{2 s^2 - 1} / s^2)^D` of the effective
+        samples, so it shrinks with the dimensions.
+        """
+        factor = 1 + min(0.1, 0.5 / math.sqrt(max(self.mean.shape[-1], 1)))
+        return replace(self, tril=self.tril * factor)
+
+    def of(self, pair: Pair) -> NormalProposal:
+        """Return the proposal for the same programs, seen by another pair."""
+        return replace(self, space=replace(self.space, pair=pair))
+
     def draw(self, samples: int) -> tuple[Values, Tensor]:
         """Draw values, with their densities in the space of the values."""
         noise = self.noise(samples)
         values, jacobian = self.space.values(self.place(noise))
-        return values, self.log_noise(noise) - jacobian
+        return values, self._log_active(noise) - jacobian
 
     def log_density(self, values: Values) -> Tensor:
         """Log density of values, by their unconstrained vectors."""
-        u = self.space.vector(values)
-        _, jacobian = self.space.values(u)
-        return self.log_density_of_vector(u) - jacobian
+        return _of_vector(self, values)
 
     def log_density_of_vector(self, u: Tensor) -> Tensor:
-        """Log density of unconstrained vectors ``(S, N, D)``, shape ``(S, N)``, float64."""
+        """Log density of the latents in vectors ``(S, N, D)``, shape ``(S, N)``, float64.
+
+        Dimensions that stand for no latent are left out.
+        """
         centred = (u - self.mean).movedim(0, -1)  # (N, D, S)
         noise = torch.linalg.solve_triangular(self.tril, centred, upper=False)
-        return self.log_noise(noise.movedim(-1, 0))
+        return self._log_active(noise.movedim(-1, 0))
 
     def noise(self, samples: int) -> Tensor:
         """Draw standard noise, ``(S, N, D)``."""
@@ -103,55 +104,78 @@ class NormalProposal:
         return self.mean + torch.einsum("nij,snj->sni", self.tril, noise)
 
     def log_noise(self, noise: Tensor) -> Tensor:
-        """Log density of u at standard noise ``(S, N, D)``, shape ``(S, N)``, float64."""
+        """Log density of u, all of it, at standard noise ``(S, N, D)``; ``(S, N)``, float64."""
         squares = noise.double().square().sum(-1)
         volume = self.tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
         return -0.5 * squares - 0.5 * noise.shape[-1] * math.log(2 * math.pi) - volume
 
+    def _log_active(self, noise: Tensor) -> Tensor:
+        """Log density without the dimensions that stand for no latent, which are independent."""
+        density, idle = self.log_noise(noise), self.space.idle
+        if idle is None:
+            return density
+        scale = self.tril.diagonal(dim1=-2, dim2=-1).double()
+        log_idle = -0.5 * noise.double().square() - 0.5 * math.log(2 * math.pi) - scale.log()
+        return density - log_idle.where(idle, 0.0).sum(-1)
+
 
 @dataclass(frozen=True)
-class Mixture:
-    r"""Stratified mixture :math:`\sum_j c_j q_j(z)` of proposals.
-
-    Each component gives its share of the draws and every draw is weighted by the whole mixture
-    (deterministic-mixture multiple importance sampling), so that a component which covers what the
-    others miss bounds the weights. The shares are those of the draws really made.
+class MixtureProposal:
+    r"""A mixture of normals for each datum, :math:`\sum_j c_{nj} N(u; m_{nj}, L_{nj} L_{nj}^T)`.
 
     Args:
-        proposals: the components.
-        weights: their shares c.
-
-    References:
-        Veach and Guibas (1995). https://doi.org/10.1145/218380.218498
-        Owen and Zhou (2000). https://doi.org/10.1080/01621459.2000.10473909
+        parts: the components, all of one space.
+        log_shares: log c, shape ``(J, N)``; exponentials add up to one.
     """
 
-    proposals: Sequence[Proposal]
-    weights: Sequence[float]
+    parts: tuple[NormalProposal, ...]
+    log_shares: Tensor
+
+    @property
+    def space(self) -> Space:
+        """Space of the components."""
+        return self.parts[0].space
+
+    def select(self, chosen: Tensor) -> MixtureProposal:
+        """Return the proposal of some of the data."""
+        parts = tuple(part.select(chosen) for part in self.parts)
+        return MixtureProposal(parts, self.log_shares[:, chosen])
+
+    def of(self, pair: Pair) -> MixtureProposal:
+        """Return the proposal for the same programs, seen by another pair."""
+        return MixtureProposal(tuple(part.of(pair) for part in self.parts), self.log_shares)
 
     def draw(self, samples: int) -> tuple[Values, Tensor]:
-        """Draw from every component, in a random order of samples."""
-        counts = _shares(samples, self.weights)
-        drawn = [p.draw(n)[0] for p, n in zip(self.proposals, counts, strict=True) if n]
-        values = {name: torch.cat([part[name] for part in drawn]) for name in drawn[0]}
-        return values, self._log_mixture(values, counts)
+        """Draw values: of each component about its share, evenly spread over the draws."""
+        shares = self.log_shares.exp().T  # (N, J)
+        steps = torch.arange(samples, dtype=shares.dtype, device=shares.device)
+        place = (steps[:, None] + torch.rand(shares.shape[:1], device=shares.device)) / samples
+        which = torch.searchsorted(shares.cumsum(1), place.T.contiguous()).clamp_max(
+            len(self.parts) - 1
+        )  # (N, S)
+        mean = torch.stack([part.mean for part in self.parts], 1)  # (N, J, D)
+        tril = torch.stack([part.tril for part in self.parts], 1)
+        noise = self.parts[0].noise(samples)
+        u = torch.empty_like(noise)
+        for n in range(len(mean)):
+            u[:, n] = mean[n, which[n]] + torch.einsum("sij,sj->si", tril[n, which[n]], noise[:, n])
+        values, jacobian = self.space.values(u)
+        return values, self.log_density_of_vector(u) - jacobian
 
     def log_density(self, values: Values) -> Tensor:
-        """Log density of the mixture."""
-        samples = len(next(iter(values.values())))
-        return self._log_mixture(values, _shares(samples, self.weights))
+        """Log density of values, by their unconstrained vectors."""
+        return _of_vector(self, values)
 
-    def _log_mixture(self, values: Values, counts: Sequence[int]) -> Tensor:
-        total = sum(counts)
-        terms = [
-            proposal.log_density(values) + math.log(count / total)
-            for proposal, count in zip(self.proposals, counts, strict=True)
-            if count
-        ]
-        return torch.stack(terms).logsumexp(0)
+    def log_density_of_vector(self, u: Tensor) -> Tensor:
+        """Log density of unconstrained vectors ``(S, N, D)``, shape ``(S, N)``, float64."""
+        terms = [part.log_density_of_vector(u) for part in self.parts]
+        return (torch.stack(terms) + self.log_shares[:, None]).logsumexp(0)
 
 
-def _shares(samples: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers of draws in given proportions, adding up; the last takes what is left."""
-    counts = [round(samples * weight) for weight in weights[:-1]]
-    return [*counts, samples - sum(counts)]
+def _of_vector(proposal: NormalProposal | MixtureProposal, values: Values) -> Tensor:
+    """Log density of values; zero density where rounding has put one on the edge of its support."""
+    u = proposal.space.vector(values)
+    inside = u.isfinite().all(-1)
+    _, jacobian = proposal.space.values(u)
+    density = proposal.log_density_of_vector(u.nan_to_num(0.0, 0.0, 0.0)) - jacobian
+    return density.where(inside, -math.inf)

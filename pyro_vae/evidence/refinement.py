@@ -7,10 +7,11 @@ from torch import Tensor
 
 from ..programs.pair import Values
 from ..programs.traces import Batch
-from .proposals import NormalProposal
+from .diagnostics import log_mean_exp
+from .proposals import MixtureProposal, NormalProposal
 from .space import Space
 
-__all__ = ["laplace", "moments_of_guide", "moments_of_prior", "refine"]
+__all__ = ["laplace", "modes", "moments_of_guide", "moments_of_prior", "refine"]
 
 _LEAST_SCALE = 1e-4
 _LEAST_CURVATURE = 1e-2
@@ -30,8 +31,14 @@ def moments_of_prior(space: Space, batch: Batch, *, samples: int = 1000) -> Norm
 
 def _moments(space: Space, values: Values) -> NormalProposal:
     u = space.vector(values)
-    scale = u.std(0).clamp_min(_LEAST_SCALE)
-    return NormalProposal(space, u.mean(0), torch.diag_embed(scale))
+    finite = u.isfinite()  # rounding can put a value on the edge of its support
+    count = finite.sum(0).clamp_min(1)
+    mean = u.where(finite, 0.0).sum(0) / count
+    variance = (u - mean).where(finite, 0.0).square().sum(0) / (count - 1).clamp_min(1)
+    scale = variance.sqrt().clamp_min(_LEAST_SCALE)
+    if space.idle is not None:
+        mean, scale = mean.where(~space.idle, 0.0), scale.where(~space.idle, 1.0)
+    return NormalProposal(space, mean, torch.diag_embed(scale))
 
 
 def refine(
@@ -42,6 +49,7 @@ def refine(
     steps: int = 200,
     particles: int = 5,
     learning_rate: float = 0.05,
+    unit: Tensor | float = 1.0,
 ) -> NormalProposal:
     r"""Maximize the ELBO of each datum over a diagonal normal of its own.
 
@@ -57,32 +65,73 @@ def refine(
         steps: gradient steps.
         particles: draws for each step.
         learning_rate: Adam's, falling to zero along a cosine.
+        unit: length that a mean moves by, in steps of the learning rate.
 
     References:
         Kim et al. (2018), Semi-amortized variational autoencoders. https://arxiv.org/abs/1802.02550
     """
-    mean = start.mean.detach().clone().requires_grad_()
+    place = torch.zeros_like(start.mean).requires_grad_()
     with torch.enable_grad():
+        mean = start.mean + unit * place
         likelihood = space.pair.log_likelihood(batch, space.values(mean[None])[0])
     if not likelihood.requires_grad:
         raise ValueError(
             "the likelihood cannot be differentiated in the latents; use method='guide'."
         )
     log_scale = start.tril.diagonal(dim1=-2, dim2=-1).log().detach().clone().requires_grad_()
-    optimizer = torch.optim.Adam([mean, log_scale], lr=learning_rate)
+    optimizer = torch.optim.Adam([place, log_scale], lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.enable_grad():
         for _ in range(steps):
-            noise = torch.randn(particles, *mean.shape, dtype=mean.dtype, device=mean.device)
-            u = mean + log_scale.exp() * noise
+            noise = torch.randn(particles, *place.shape, dtype=place.dtype, device=place.device)
+            u = start.mean + unit * place + log_scale.exp() * noise
             elbo = space.log_joint(batch, u).mean(0) + log_scale.sum(-1)
-            gradients = torch.autograd.grad(-elbo.sum(), (mean, log_scale))
+            gradients = torch.autograd.grad(-elbo.sum(), (place, log_scale))
             # One datum's bad draw must not end the others' refinement.
-            mean.grad, log_scale.grad = (g.nan_to_num(0.0, 0.0, 0.0) for g in gradients)
+            place.grad, log_scale.grad = (g.nan_to_num(0.0, 0.0, 0.0) for g in gradients)
             optimizer.step()
             scheduler.step()
     scale = log_scale.detach().exp().clamp_min(_LEAST_SCALE)
-    return NormalProposal(space, mean.detach(), torch.diag_embed(scale))
+    mean = (start.mean + unit * place).detach()
+    return NormalProposal(space, mean, torch.diag_embed(scale))
+
+
+@torch.no_grad()
+def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64) -> MixtureProposal:
+    r"""Mixture of normals at the modes that are found from several starts, for each datum.
+
+    From each of ``starts`` draws of the prior a normal is refined, as by :func:`refine`, and given
+    the Gauss-Newton precision, as by :func:`laplace`; with ``centre`` they make a mixture. Their
+    shares are 0.9 of the masses :math:`\hat p_j = \frac{1}{K} \sum_k p(x, u_k) / q_j(u_k)` that
+    each finds alone, normalized, and 0.1 evenly, so that starts which end on one mode do no harm.
+
+    Args:
+        batch: N data.
+        centre: a normal fitted to each datum.
+        starts: number of starts.
+        draws: draws K that decide the shares.
+    """
+    space, n = centre.space, len(centre.mean)
+    prior = moments_of_prior(space, batch)
+    values, _ = space.pair.propose_prior(batch, starts)
+    u = space.vector(values)
+    usable = u.isfinite() if space.idle is None else u.isfinite() & ~space.idle
+    u = u.where(usable, prior.mean)
+    index = torch.arange(n, device=u.device).repeat(starts)
+    copies = tuple(argument[index] for argument in batch)
+    many = space.select(index)
+    scale = prior.tril.diagonal(dim1=-2, dim2=-1)[index]
+    begin = NormalProposal(many, u.flatten(0, 1), torch.diag_embed(0.3 * scale))
+    found = laplace(many, copies, refine(many, copies, begin, unit=scale)).widened()
+    parts = [centre, *(found.select(slice(j * n, (j + 1) * n)) for j in range(starts))]
+    masses = []
+    for part in parts:
+        drawn, log_q = part.draw(draws)
+        log_weights = (space.pair.log_joint(batch, drawn) - log_q).nan_to_num(-torch.inf)
+        masses.append(log_mean_exp(log_weights))
+    shares = torch.stack(masses).nan_to_num(neginf=-1e300).softmax(0)
+    shares = 0.9 * shares + 0.1 / len(parts)
+    return MixtureProposal(tuple(parts), shares.log())
 
 
 def laplace(space: Space, batch: Batch, centre: NormalProposal) -> NormalProposal:
@@ -93,8 +142,8 @@ def laplace(space: Space, batch: Batch, centre: NormalProposal) -> NormalProposa
     :math:`J^T F J` is the Fisher information of the observed sites seen from u (for a Bernoulli
     decoder :math:`J^T \mathrm{diag}(p (1 - p)) J`), the Hessian of
     :math:`KL(p(\cdot \mid m) \,\|\, p(\cdot \mid u))` at m, through torch's closed forms; where
-    torch has none, the Hessian of the log density is taken. Directions without curvature keep a
-    scale of one.
+    torch has none, the Hessian of the log density is taken. Directions whose curvature is less than
+    a hundredth of the centre's keep the centre's scale.
 
     The centre is the mean of the refined normal rather than the posterior's mode, which is what
     Laplace's method takes: posteriors of decoders are skewed, and a normal at the mode misses mass
@@ -103,12 +152,14 @@ def laplace(space: Space, batch: Batch, centre: NormalProposal) -> NormalProposa
     Args:
         space: the unconstrained latents.
         batch: N data.
-        centre: distribution whose mean is the centre, such as that of :func:`refine`.
+        centre: diagonal normal whose mean is the centre, such as that of :func:`refine`.
 
     References:
         MacKay (2003), chapter 27. https://www.inference.org.uk/mackay/itila
     """
-    tril = _factor(_precision(space, batch, centre.mean)).to(centre.mean.dtype)
+    scale = centre.tril.diagonal(dim1=-2, dim2=-1).double()
+    relative = scale[:, :, None] * _precision(space, batch, centre.mean) * scale[:, None, :]
+    tril = (scale[:, :, None] * _factor(relative)).to(centre.mean.dtype)
     return NormalProposal(space, centre.mean, tril)
 
 
@@ -127,7 +178,7 @@ def _precision(space: Space, batch: Batch, u: Tensor) -> Tensor:
 
 
 def _factor(precision: Tensor) -> Tensor:
-    """Cholesky factor of the covariance; curvatures that vanish are replaced by one."""
+    """Cholesky factor of the inverse; curvatures that vanish are replaced by one."""
     values, vectors = torch.linalg.eigh(precision)
     values = torch.where(values > _LEAST_CURVATURE, values, torch.ones_like(values))
     covariance = vectors / values[:, None, :] @ vectors.mT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
@@ -15,10 +15,21 @@ from ..common.files import write_json
 from ..common.options import Method, Precision
 from .diagnostics import pareto_k_threshold
 
-__all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence"]
+__all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
 
-METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed")
-"""Proposals from cheap to dear; their numbers are those in ``Evidence.rung``."""
+METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed", "modes")
+"""Proposals; their numbers are those in ``Evidence.rung``."""
+
+DOUBTS = {
+    "heavy tail": "Pareto k̂ is too high: log p(x) is likely too low, its error too small",
+    "one weight": "one importance weight outweighs all others: log p(x) is likely too low",
+    "few draws": "fewer than 25 draws, which show nothing of the weights' tail",
+    "rounding": "draws lie where rounding ends the support, so that log p(x) is off in either "
+    "direction",
+    "missed": "a search from the prior found posterior mass that the proposal misses: log p(x) is "
+    "too low",
+}
+"""Reasons to doubt an estimate, with what they mean."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +37,13 @@ class Estimate:
     """Mean of log p(x) over a data set, with its two errors apart.
 
     Attributes:
-        value: the mean, in ``unit`` per datum.
+        value: mean of the bias-corrected log p(x), in ``unit`` per datum.
         mc_error: Monte-Carlo error, from the finite number of samples for each datum; more samples
-            shrink it.
+            shrink it. What the correction of the bias leaves open is part of it.
         sampling_error: error as an estimate of the population's mean, from the finite number of
             data; more data shrink it.
-        bias: estimated bias of ``value`` (second order); negative, as log p is bounded from below.
+        bias: the bias that was taken out: mean of the plain log p̂ (the literature's "IWAE bound")
+            minus ``value``; negative in nats, as log p̂ is biased low.
         unit: ``"nats"`` or ``"bits/dim"``.
     """
 
@@ -51,6 +63,65 @@ class Estimate:
         )
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a search for posterior mass that the proposal misses has found.
+
+    Diagnostics of the weights cannot see a mode that no draw has met. So some of the work goes into
+    posterior draws that know nothing of the proposal: on data simulated from the model the latents
+    that they were simulated from, on the given data the ends of annealed chains started at the
+    prior. A draw counts as missed where its weight is more than 400 times the largest of all
+    draws of the proposal, which a sound proposal makes all but impossible.
+
+    Attributes:
+        simulated: data simulated from the model that were looked at.
+        simulated_missed: those whose latents the proposal misses.
+        annealed: given data that were annealed from the prior.
+        annealed_missed: those with posterior mass that the proposal misses.
+        shortfall: how much too low log p(x) is by these, in nats on average (a lower bound).
+        skipped: why nothing could be looked for, if so.
+    """
+
+    simulated: int = 0
+    simulated_missed: int = 0
+    annealed: int = 0
+    annealed_missed: int = 0
+    shortfall: float = 0.0
+    skipped: str = ""
+
+    @property
+    def found(self) -> bool:
+        """Whether posterior mass was found that the proposal misses."""
+        return self.simulated_missed + self.annealed_missed > 0
+
+    def __str__(self) -> str:
+        parts = []
+        if self.simulated:
+            parts.append(f"{self.simulated_missed} of {self.simulated} simulated data")
+        if self.annealed:
+            parts.append(f"{self.annealed_missed} of {self.annealed} data annealed from the prior")
+        if not parts:
+            return f"not looked for ({self.skipped})" if self.skipped else "not looked for"
+        return " and ".join(parts)
+
+
+def doubts_of(
+    *, pareto_k: Tensor, ess: Tensor, draws: Tensor, standard_error: Tensor, edge: Tensor
+) -> dict[str, Tensor]:
+    """Which estimates are to doubt, by reason; columns of ``Evidence`` of shape ``(N,)``."""
+    limits = {int(k): pareto_k_threshold(int(k)) for k in draws.unique()}
+    limit = torch.tensor([limits[int(k)] for k in draws.tolist()]).to(pareto_k)
+    spread = (draws / ess - 1).nan_to_num(posinf=math.inf)  # squared coefficient of variation
+    # A tail of few draws says little; that the weights are alike says more.
+    heavy = (pareto_k > limit) & ((draws >= _MANY) | (spread > _ALIKE))
+    return {
+        "heavy tail": heavy,
+        "one weight": (draws >= _FEW) & (ess < _ALONE),
+        "few draws": (draws < _LEAST) & ~(spread < _CONSTANT),
+        "rounding": edge > (standard_error / 2).clamp_min(_EDGE),
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """log p(x) of each datum by importance sampling, in nats, on the CPU in float64.
@@ -65,7 +136,9 @@ class Evidence:
         elbo: ELBO of the guide for each datum; where another proposal was asked for by name, its
             own (the mean of its log weights).
         draws: importance samples of each datum.
-        rung: number of the proposal used, in ``METHODS``: guide, refined, laplace, annealed.
+        rung: number of the proposal used, in ``METHODS``: guide, refined, laplace, annealed, modes.
+        edge: share of the weight that lies on draws at the edge of a latent's support, where
+            floating-point numbers end before the support does.
         samples: importance samples K for each datum.
         seed: seed of the draws.
         event_size: number of values in one datum, D.
@@ -77,6 +150,9 @@ class Evidence:
         precision_bias: what reduced precision adds to mean log p(x), measured on the first data
             against float32 with the same draws; 0 for float32.
         precision_bias_error: standard error of that.
+        precision_noise: standard deviation of what it adds to the log p(x) of a datum, which is
+            part of ``standard_error``.
+        search: what a search for posterior mass that the proposal misses has found.
     """
 
     log_px: Annotated[Tensor, "log p(x), importance-sampled", "nats"]
@@ -97,15 +173,49 @@ class Evidence:
     precision: Precision = "float32"
     precision_bias: float = 0.0
     precision_bias_error: float = 0.0
+    precision_noise: float = 0.0
+    search: Search = field(default_factory=Search)
+    edge: Annotated[Tensor | None, "weight of draws on the edge of the support", "1"] = None
+
+    def __post_init__(self) -> None:
+        if self.edge is None:
+            object.__setattr__(self, "edge", torch.zeros_like(self.log_px))
 
     def __len__(self) -> int:
         return len(self.log_px)
 
+    def corrected(self) -> Tensor:
+        """Return log p(x) of each datum without its bias of order 1/K, shape ``(N,)``; no bound.
+
+        The jackknife, or ``log_px`` itself where it has no number (a single draw or weight).
+        """
+        return torch.where(self.jackknife.isfinite(), self.jackknife, self.log_px)
+
     def mean(self) -> Estimate:
-        r"""Mean log p(x) in nats, with Monte-Carlo error :math:`\sqrt{\sum_n SE_n^2} / N` and
-        sampling error :math:`sd_n / \sqrt N`; bias :math:`-\overline{SE^2} / 2`.
-        """  # noqa: D205
-        return self._mean_of(self.log_px)
+        r"""Mean log p(x) in nats, of the bias-corrected values.
+
+        Its Monte-Carlo error is :math:`\sqrt{\sum_n SE_n^2 / N^2 + r^2}`, with r the difference
+        between two corrections of the bias, the jackknife's and the delta method's
+        :math:`SE^2 / 2`: what is left of it is of that order. Its sampling error is
+        :math:`sd_n / \sqrt N`.
+        """
+        n, corrected = len(self), self.corrected()
+        value = corrected.mean().item()
+        spread = math.sqrt(self.standard_error.square().sum().item()) / n
+        return Estimate(
+            value=value,
+            mc_error=math.hypot(spread, self.bias_left()),
+            sampling_error=corrected.std().item() / math.sqrt(n) if n > 1 else math.nan,
+            bias=self.log_px.mean().item() - value if math.isfinite(value) else math.nan,
+        )
+
+    def bias_left(self) -> float:
+        """Return how far two corrections of the mean's bias are apart, in nats."""
+        corrected = self.corrected()
+        left = (corrected - self.log_px - self.standard_error.square() / 2)[
+            corrected != self.log_px
+        ].sum()
+        return left.abs().item() / len(self) if left.isfinite() else 0.0
 
     def bits_per_dim(self) -> Estimate:
         r"""Mean of :math:`-\log p(x) / (D \ln 2)`, in bits per dimension; lower is better."""
@@ -119,22 +229,40 @@ class Evidence:
         )
 
     def mean_jackknife(self) -> Estimate:
-        """Mean of the bias-corrected values, in nats; errors as in :meth:`mean`, bias unknown."""
-        corrected = self._mean_of(self.jackknife)
-        return Estimate(
-            corrected.value, corrected.mc_error, corrected.sampling_error, bias=math.nan
-        )
+        """Return :meth:`mean`, which is the jackknife's."""
+        return self.mean()
 
-    def share_unreliable(self) -> float:
-        """Share of the data whose k̂ is above the threshold, so that errors are not to trust."""
-        return self.unreliable().double().mean().item()
+    def doubts(self) -> dict[str, Tensor]:
+        """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""
+        columns = ("pareto_k", "ess", "draws", "standard_error", "edge")
+        found = doubts_of(**{name: getattr(self, name) for name in columns})
+        return found | {"missed": torch.full((len(self),), self.search.found)}
 
     def unreliable(self) -> Tensor:
-        """Which data have k̂ above the threshold, or one weight for all; shape ``(N,)``, bool."""
-        limits = {int(k): pareto_k_threshold(int(k)) for k in self.draws.unique()}
-        heavy = self.pareto_k > torch.tensor([limits[int(k)] for k in self.draws]).double()
-        # With few draws k̂ is undefined; one that outweighs all others shows all the same.
-        return heavy | ((self.draws >= _FEW) & (self.ess < _ALONE))
+        """Which data are to doubt for any reason; shape ``(N,)``, bool."""
+        return torch.stack([*self.doubts().values()]).any(0)
+
+    def share_unreliable(self) -> float:
+        """Share of the data that are to doubt for any reason."""
+        return self.unreliable().double().mean().item()
+
+    def verdicts(self) -> list[str]:
+        """Return for each datum ``"trusted"``, or ``"doubtful: "`` and why."""
+        why: list[list[str]] = [[] for _ in range(len(self))]
+        for reason, which in self.doubts().items():
+            for n in which.nonzero().flatten().tolist():
+                why[n].append(reason)
+        return [f"doubtful: {', '.join(reasons)}" if reasons else "trusted" for reasons in why]
+
+    @property
+    def verdict(self) -> str:
+        """``"trusted"``, or ``"doubtful: "`` with the reasons and how many data they concern."""
+        reasons = [
+            f"{name} ({int(which.sum())} of {len(self)} data)"
+            for name, which in self.doubts().items()
+            if which.any()
+        ]
+        return f"doubtful: {', '.join(reasons)}" if reasons else "trusted"
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""
@@ -149,11 +277,12 @@ class Evidence:
             "mc_error": mean.mc_error,
             "sampling_error": mean.sampling_error,
             "bias_estimate": mean.bias,
-            "log_px_jackknife": self.mean_jackknife().value,
+            "log_px_uncorrected": self.log_px.mean().item(),
             "bits_per_dim": bits.value,
             "elbo": self.elbo.mean().item(),
             "median_ess": self.ess.median().item(),
             "share_unreliable": self.share_unreliable(),
+            "verdict": self.verdict,
             "proposals": self.rungs(),
             "number_of_data": len(self),
             **self._settings(),
@@ -165,12 +294,11 @@ class Evidence:
             "log p(x)": f"{mean.value:.3f} nats per datum ({bits.value:.4f} bits/dim)",
             "  Monte-Carlo error": f"{mean.mc_error:.3f}",
             "  sampling error": f"{mean.sampling_error:.3f}",
-            "  estimated bias": f"{mean.bias:+.3f}",
-            "  jackknife-corrected": f"{self.mean_jackknife().value:.3f}",
+            "  uncorrected": f"{self.log_px.mean():.3f} (bias {mean.bias:+.3f})",
             "ELBO": f"{self.elbo.mean():.3f}",
             "effective sample size": f"median {self.ess.median():.1f} of {self.samples}",
-            "Pareto k̂ too high": f"{self.share_unreliable():.1%} of the data"
-            + ", undefined for fewer than 25 draws" * bool((self.draws < 25).any()),
+            "verdict": self.verdict,
+            "mass missed": str(self.search),
             "data": f"{len(self)} ({self.data or 'sha256 ' + self.data_sha256[:12]})",
             "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
             "proposals": ", ".join(f"{name} {count}" for name, count in self.rungs().items()),
@@ -200,9 +328,11 @@ class Evidence:
         try:
             content = json.loads(Path(path).read_text())
             names = {f.name for f in fields(cls)}
+            content.setdefault("edge", [0.0] * len(content["log_px"]))  # of before it was measured
             for name in COLUMNS:
                 values = [float(value) for value in content[name]]
                 content[name] = torch.tensor(values, dtype=torch.float64)
+            content["search"] = Search(**content.get("search", {}))
             seconds = content.pop("seconds")
             return cls(
                 seconds=math.nan if seconds is None else seconds,
@@ -213,21 +343,15 @@ class Evidence:
                 f"{path} is not a result of log_evidence: {error}. Run the evaluation again."
             ) from error
 
-    def _mean_of(self, values: Tensor) -> Estimate:
-        n = len(values)
-        squares = self.standard_error.square().sum().item()
-        return Estimate(
-            value=values.mean().item(),
-            mc_error=math.sqrt(squares) / n,
-            sampling_error=values.std().item() / math.sqrt(n) if n > 1 else math.nan,
-            bias=-squares / n / 2,
-        )
-
     def _settings(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COLUMNS}
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COLUMNS}
+        return settings | {"search": asdict(self.search)}
 
 
 _FEW, _ALONE = 5, 1.2
+_LEAST, _CONSTANT = 25, 1e-4
+_MANY, _ALIKE = 225, 0.25
+_EDGE = 1e-3
 
 COLUMNS = {
     name: dict(zip(("long_name", "units"), hint.__metadata__, strict=True))

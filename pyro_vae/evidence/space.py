@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ..common.seeding import seeded
 from ..programs.pair import Pair, Values
 from ..programs.traces import Batch, is_discrete
 
-__all__ = ["Space"]
+__all__ = ["Edges", "Space"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,9 @@ class Space:
     r"""Bijection between the latents of the model and :math:`u \in R^D`, datum by datum.
 
     Sites with constrained support go through ``torch.distributions.biject_to``; densities of u hold
-    the Jacobian: :math:`p(x, u) = p(x, z(u)) \, |\partial z / \partial u|`.
+    the Jacobian: :math:`p(x, u) = p(x, z(u)) \, |\partial z / \partial u|`. A latent that the model
+    masks has no density there, so that it is no latent of that datum; its dimensions are given a
+    standard normal one, which leaves p(x) as it is.
 
     Build it with :meth:`of`.
 
@@ -41,35 +43,53 @@ class Space:
         pair: the programs.
         parts: where each latent site lies in the vector.
         size: number of dimensions D.
+        idle: True for dimensions of latents that the model masks, ``(N, D)``; none if it masks no
+            latent.
     """
 
     pair: Pair
     parts: tuple[_Part, ...]
     size: int
+    idle: Tensor | None = None
 
     @classmethod
     def of(cls, pair: Pair, batch: Batch) -> Space:
         """Read the sites and their supports from a run of the programs.
 
         Raises:
-            ValueError: a discrete latent, or a support that differs from datum to datum.
+            ValueError: a latent that is discrete, or whose support is unknown to torch or differs
+                from datum to datum.
         """
         with seeded("describe", 0):
             values, sites = pair.describe(batch)
-        parts, start = [], 0
-        for name, support in sites.items():
+        parts, idle, start, axis = [], [], 0, pair.data_axis
+        for name, (support, active) in sites.items():
             if is_discrete(support):
                 raise ValueError(
                     f"latent site {name!r} is discrete; use method='guide', which draws it from "
                     "the guide, or sum it out of the model."
                 )
-            transform = biject_to(_shared(name, support))
-            value = values[name].movedim(pair.data_axis, 1)
+            try:
+                transform = biject_to(_shared(name, support))
+            except NotImplementedError:
+                raise ValueError(
+                    f"latent site {name!r} has the support {support}, which no bijection of torch "
+                    "reaches from real vectors, so no normal can be fitted; use method='guide'."
+                ) from None
+            value, active = values[name].movedim(axis, 1), active.movedim(axis, 1)[0]
             shape = transform.inv(value).shape[2:]
             size = math.prod(shape)
             parts.append(_Part(name, transform, shape, start, start + size))
+            rest = shape[active.dim() - 1 :]  # of the event
+            active = active.reshape(*active.shape, *[1] * len(rest)).expand(-1, *shape)
+            idle.append(~active.reshape(len(active), size))
             start += size
-        return cls(pair, tuple(parts), start)
+        masked = torch.cat(idle, 1) if idle else torch.zeros(len(batch[0]), 0).bool()
+        return cls(pair, tuple(parts), start, masked if masked.any() else None)
+
+    def select(self, chosen: Tensor) -> Space:
+        """Return the space of some of the data."""
+        return self if self.idle is None else replace(self, idle=self.idle[chosen])
 
     def values(self, u: Tensor) -> tuple[Values, Tensor]:
         """Map vectors to latent values.
@@ -103,8 +123,14 @@ class Space:
 
     def log_joint(self, batch: Batch, u: Tensor) -> Tensor:
         """Log p(x, u), shape ``(S, N)``, float64; differentiable in u."""
+        return self.log_terms(batch, u)[1]
+
+    def log_terms(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor]:
+        """Log p(u) and log p(x, u), each of shape ``(S, N)``, float64; differentiable in u."""
         values, jacobian = self.values(u)
-        return self.pair.log_joint(batch, values) + jacobian
+        log_prior, log_joint = self.pair.log_terms(batch, values)
+        volume = jacobian + self._log_idle(u)
+        return log_prior + volume, log_joint + volume
 
     def divergence(self, batch: Batch, u: Tensor) -> Tensor:
         r"""Function of u whose Hessian at the given u is the Gauss-Newton precision.
@@ -125,7 +151,78 @@ class Space:
             information = self.pair.divergence(batch, fixed, values)
         except NotImplementedError:
             return -self.log_joint(batch, u[None])[0]
-        return (information - self.pair.log_prior(batch, values) - jacobian)[0]
+        volume = jacobian + self._log_idle(u)
+        return (information - self.pair.log_prior(batch, values) - volume)[0]
+
+    def _log_idle(self, u: Tensor) -> Tensor | float:
+        """Standard normal log density of the dimensions that stand for no latent."""
+        if self.idle is None:
+            return 0.0
+        density = -0.5 * u.double().square() - 0.5 * math.log(2 * math.pi)
+        return density.where(self.idle, 0.0).sum(-1)
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Where floating-point numbers end before the support of a latent does.
+
+    A Beta(0.05, 0.05) variable has much of its mass nearer to one than single precision can tell,
+    so its draws, and those of a transformed normal, stop short of it: what log p(x) makes of them
+    is wrong in either direction.
+
+    Attributes:
+        data_axis: axis of the data in a latent's value.
+        bounds: by site, least and greatest value (a number, a tensor, or ``None``).
+    """
+
+    data_axis: int
+    bounds: dict[str, tuple[Any, Any]]
+
+    @classmethod
+    def of(cls, pair: Pair, batch: Batch) -> Edges:
+        """Read the bounds of the continuous latents from a run of the model."""
+        bounds = {}
+        with seeded("describe", 0):
+            for name, support in pair.supports(batch).items():
+                element = support
+                while hasattr(element, "base_constraint"):
+                    element = element.base_constraint
+                if support is None or is_discrete(support):
+                    continue
+                least = 0.0 if element is constraints.simplex else None
+                least = getattr(element, "lower_bound", least)
+                greatest = getattr(element, "upper_bound", None)
+                if least is not None or greatest is not None:
+                    bounds[name] = (_one_draw(least), _one_draw(greatest))
+        return cls(pair.data_axis, bounds)
+
+    def hit(self, values: Values) -> Tensor:
+        """Which draws have a latent at an edge, ``(S, N)``."""
+        hits = []
+        for name, (least, greatest) in self.bounds.items():
+            value = values[name]
+            at = ~value.isfinite()
+            for bound, distance in ((least, 1), (greatest, -1)):
+                if bound is not None:
+                    at = at | (distance * (value - bound) <= _resolution(value, bound))
+            at = at.movedim(self.data_axis, 1)
+            hits.append(at.reshape(*at.shape[:2], -1).any(2))
+        if hits:
+            return torch.stack(hits).any(0)
+        value = next(iter(values.values()))
+        return torch.zeros(value.movedim(self.data_axis, 1).shape[:2]).bool().to(value.device)
+
+
+def _one_draw(bound: Any) -> Any:
+    """A bound without a dimension of samples."""
+    return bound[:1] if isinstance(bound, Tensor) and bound.dim() > 1 else bound
+
+
+def _resolution(value: Tensor, bound: Any) -> Tensor:
+    """Distance from a bound up to which there are but a few numbers."""
+    info = torch.finfo(value.dtype)
+    size = torch.as_tensor(bound, dtype=value.dtype, device=value.device).abs()
+    return (4 * info.eps * size).clamp_min(4 * info.tiny)
 
 
 def _is_identity(transform: Any) -> bool:

@@ -23,10 +23,12 @@ from .traces import (
     data_plate,
     latent_sites,
     log_prob,
+    mask_of,
     observed_sites,
     plate_dims,
     run,
     sample_sites,
+    support_of,
 )
 
 __all__ = ["Pair", "Values", "pad"]
@@ -152,6 +154,13 @@ class Pair:
         """Return log p(x, z) for given latents."""
         return self._density("model", batch, values, sample_sites)
 
+    def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
+        """Return log p(z) and log p(x, z) for given latents, from one run of the model."""
+        trace = self._replay(self.model, batch, values)
+        samples, n = _number_of_samples(values), len(batch[0])
+        log_joint = self._add_up(sample_sites(trace), "model", samples, n)
+        return self._add_up(latent_sites(trace), "model", samples, n), log_joint
+
     def log_prior(self, batch: Batch, values: Values) -> Tensor:
         """Return log p(z) for given latents."""
         return self._density("model", batch, values, latent_sites)
@@ -179,12 +188,36 @@ class Pair:
             total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
         return total
 
-    def describe(self, batch: Batch) -> tuple[Values, dict[str, Any]]:
-        """Return one draw of the model's latents, and the support of each."""
-        values, _ = self.propose(batch, 1)
-        sites = dict(latent_sites(self._replay(self.model, batch, values)))
-        supports = {name: site["fn"].support for name, site in sites.items()}
-        return {name: values[name] for name in supports}, supports
+    def describe(self, batch: Batch) -> tuple[Values, dict[str, tuple[Any, Tensor]]]:
+        """Return draws of the model's latents, and of each its support and where it is active.
+
+        A latent is active at the data (and items of inner plates) where the model does not mask
+        it: True in a tensor of shape ``(1, *batch dims of the plates)``.
+
+        Raises:
+            ValueError: a mask of a latent that depends on the latents.
+        """
+        values, _ = self.propose(batch, 2)
+        sites = {}
+        for name, site in latent_sites(self._replay(self.model, batch, values)):
+            mask = mask_of(site)
+            if self.vectorized:  # with or without a dimension of samples
+                mask = mask.reshape((1,) * (self.plate_dims + 1 - mask.dim()) + mask.shape)
+            else:
+                mask = self._unfold(mask, 0, 2)
+            if (mask != mask[:1]).any():
+                raise ValueError(
+                    f"the mask of latent site {name!r} depends on other latents, so that data have "
+                    "no fixed set of latents; use method='guide'."
+                )
+            sites[name] = (support_of(site["fn"]), mask[:1])
+        return {name: values[name][:1] for name in sites}, sites
+
+    def supports(self, batch: Batch) -> dict[str, Any]:
+        """Return the support of each latent of the model, from a run at two draws of the guide."""
+        values, _ = self.propose(batch, 2)
+        sites = latent_sites(self._replay(self.model, batch, values))
+        return {name: support_of(site["fn"]) for name, site in sites}
 
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
         """Draw latents and data from the model; the batch gives number and shape of the data.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -29,12 +30,14 @@ __all__ = [
     "is_regularizer",
     "latent_sites",
     "log_prob",
+    "mask_of",
     "observed_scale",
     "observed_sites",
     "plate_dims",
     "run",
     "run_both",
     "sample_sites",
+    "support_of",
 ]
 
 Fn = Callable[..., Any]
@@ -153,11 +156,54 @@ def is_regularizer(site: Any) -> bool:
 def log_prob(site: Any) -> Tensor:
     """Log density of a site, masked but not scaled; zero density outside a latent's support."""
     density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    support = getattr(site["fn"], "support", None)
+    support = support_of(site["fn"])
     if not site["is_observed"] and support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
     return scale_and_mask(density, mask=site["mask"])
+
+
+def mask_of(site: Any) -> Tensor:
+    """Where a site counts, in its batch shape: its mask and that of its distribution.
+
+    Raises:
+        ValueError: a mask inside an event.
+    """
+    masks, fn = [site["mask"]], site["fn"]
+    while isinstance(fn, dist.MaskedDistribution):
+        masks.append(fn._mask)
+        fn = fn.base_dist
+    while (fn := getattr(fn, "base_dist", None)) is not None:
+        if isinstance(fn, dist.MaskedDistribution):
+            raise ValueError(
+                f"latent site {site['name']!r} is masked inside its event, so that it is partly a "
+                "latent; mask it outside of .to_event(), or use method='guide'."
+            )
+    total = torch.ones((), dtype=torch.bool)
+    for mask in masks:
+        if mask is not None:
+            given = torch.as_tensor(mask, dtype=torch.bool)
+            total = total.to(given.device) & given
+    return total.broadcast_to(site["fn"].batch_shape)
+
+
+def support_of(fn: Any) -> Any:
+    """Support of a distribution, ``None`` where it has none to tell.
+
+    Densities of angles are periodic, so that their support is one turn and not, as torch says of
+    von Mises, all numbers.
+    """
+    try:
+        support = getattr(fn, "support", None)
+    except NotImplementedError:
+        return None
+    base = fn
+    while (inner := getattr(base, "base_dist", None)) is not None:
+        base = inner
+    if isinstance(base, dist.VonMises | dist.SineBivariateVonMises) and is_everywhere(support):
+        turn = constraints.interval(-math.pi, math.pi)
+        return constraints.independent(turn, fn.event_dim) if fn.event_dim else turn
+    return support
 
 
 def is_everywhere(support: Any) -> bool:

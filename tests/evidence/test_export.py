@@ -10,8 +10,19 @@ import torch
 import pyro_vae as pv
 from pyro_vae.evidence.diagnostics import pareto_k
 from pyro_vae.evidence.export import to_csv, to_datatree, write_csv
+from pyro_vae.evidence.result import METHODS
 
-_TENSORS = ("log_px", "standard_error", "ess", "pareto_k", "jackknife", "elbo", "draws", "rung")
+_TENSORS = (
+    "log_px",
+    "standard_error",
+    "ess",
+    "pareto_k",
+    "jackknife",
+    "elbo",
+    "draws",
+    "rung",
+    "edge",
+)
 
 
 @pytest.fixture
@@ -34,18 +45,23 @@ def _assert_same(values, evidence, name):
 
 def test_csv_reads_back_to_the_same_bits(evidence):
     head, *rows = csv.reader(to_csv(evidence).splitlines())
-    assert head == ["datum", *_TENSORS]
+    assert head == ["datum", *_TENSORS, "verdict"]
     assert [row[0] for row in rows] == ["0", "1", "2", "3"]
-    for i, name in enumerate(_TENSORS[:-1], start=1):
-        _assert_same([float(row[i]) for row in rows], evidence, name)
-    assert [row[-2] for row in rows] == ["1000", "1000", "16", "2000"]  # whole numbers
-    assert [row[-1] for row in rows] == ["guide", "laplace", "annealed", "refined"]
+    column = {name: [row[i] for row in rows] for i, name in enumerate(head)}
+    for name in _TENSORS:
+        if name != "rung":
+            _assert_same([float(value) for value in column[name]], evidence, name)
+    assert column["draws"] == ["1000", "1000", "16", "2000"]  # whole numbers
+    assert column["rung"] == ["guide", "laplace", "annealed", "refined"]
+    assert column["verdict"] == evidence.verdicts()
+    assert column["verdict"][2].startswith("doubtful: ")
 
 
 def test_csv_names_rungs_as_the_result_does(evidence):
     for number in range(4):
         one = dataclasses.replace(evidence, rung=torch.full((4,), number).double())
-        assert {line.rsplit(",", 1)[1] for line in to_csv(one).splitlines()[1:]} == set(one.rungs())
+        named = {row["rung"] for row in csv.DictReader(to_csv(one).splitlines())}
+        assert named == set(one.rungs())
 
 
 def test_write_csv_replaces_the_whole_file(evidence, tmp_path):
@@ -76,8 +92,8 @@ def test_tree_keeps_every_number_and_setting(evidence):
         assert group["log_px"].attrs["units"] == "nats"
         assert group["draws"].dtype == np.int64
         flags = group["rung"].attrs
-        assert flags["flag_meanings"].split() == ["guide", "refined", "laplace", "annealed"]
-        assert flags["flag_values"].tolist() == [0, 1, 2, 3]
+        assert flags["flag_meanings"].split() == list(METHODS)
+        assert flags["flag_values"].tolist() == [0, 1, 2, 3, 4]
     for node in (tree, again["log_evidence"]):
         expected = {"samples": 1000, "seed": 7, "method": "guide", "data": "digits, test"}
         expected |= {"data_sha256": "abc", "event_size": 6, "units": "nats"}
@@ -119,7 +135,8 @@ def test_arviz_stats_summarizes_the_results(evidence):
     pytest.importorskip("xarray")
     pytest.importorskip("xarray_einstats")  # arviz-stats[xarray]; else it has only numpy functions
     stats = pytest.importorskip("arviz_stats")
-    finite = dataclasses.replace(evidence, log_px=torch.tensor([-3.0, -1.0, -4.0, -1.5]).double())
+    log_px = torch.tensor([-3.0, -1.0, -4.0, -1.5]).double()
+    finite = dataclasses.replace(evidence, log_px=log_px)
     table = stats.summary(
         to_datatree(finite),
         group="log_evidence",
@@ -128,7 +145,9 @@ def test_arviz_stats_summarizes_the_results(evidence):
         kind="stats",
         round_to="none",
     )
-    assert float(table.loc["log_px", "mean"]) == pytest.approx(finite.mean().value, rel=1e-12)
+    assert float(table.loc["log_px", "mean"]) == pytest.approx(
+        finite.log_px.mean().item(), rel=1e-12
+    )
     assert float(table.loc["elbo", "mean"]) == pytest.approx(finite.elbo.mean().item(), rel=1e-12)
 
 

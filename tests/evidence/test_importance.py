@@ -507,7 +507,7 @@ class TestErrors:
 
 def test_warning_names_the_data(linear_gaussian):
     lg = LinearGaussian(latent_dim=3, event_dim=5, n=6, scale=0.02)
-    with pytest.warns(pv.UnreliableEvidence, match=r"k̂ is too high for 6 of 6 data \(0, 1, 2"):
+    with pytest.warns(pv.UnreliableEvidence, match=r"6 of 6 data \(0, 1, 2.*k̂ is too high"):
         result = pv.log_evidence(lg.model, lg.prior_guide, lg.x, samples=1000)
     assert result.share_unreliable() == 1
 

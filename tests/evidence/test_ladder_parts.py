@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import pyro
@@ -8,7 +9,8 @@ from conftest import LinearGaussian
 
 from pyro_vae.evidence import diagnostics as d
 from pyro_vae.evidence.annealing import Annealing, anneal, anneal_reverse, tune
-from pyro_vae.evidence.proposals import GuideProposal, Mixture, NormalProposal, PriorProposal
+from pyro_vae.evidence.ladder import Ladder
+from pyro_vae.evidence.proposals import GuideProposal, MixtureProposal, NormalProposal
 from pyro_vae.evidence.refinement import laplace, moments_of_guide, refine
 from pyro_vae.evidence.space import Space
 from pyro_vae.programs.pair import Pair
@@ -120,17 +122,8 @@ class TestProposals:
         ours = NormalProposal(space, mean, tril)
         torch.testing.assert_close(ours.log_density_of_vector(u), reference.log_prob(u))
 
-    def test_prior_proposal(self, linear_gaussian):
-        lg = LinearGaussian(latent_dim=2, event_dim=2, n=20, scale=1.5, seed=1)
-        space, batch = _space(lg.model, lg.guide, lg.x)
-        torch.manual_seed(0)
-        prior = PriorProposal(space.pair, batch)
-        values, log_q = prior.draw(20_000)
-        torch.testing.assert_close(prior.log_density(values), log_q)
-        _check_unbiased(space.pair.log_joint(batch, values) - log_q, lg.log_px)
-
-    def test_defensive_mixture_bounds_the_weights(self):
-        """A guide far too narrow has a hopeless k̂; a tenth of prior draws mends it."""
+    def test_defensive_share_bounds_the_weights(self):
+        """A guide far too narrow has a hopeless k̂; a fifth of prior draws mends it."""
         lg = LinearGaussian(latent_dim=2, event_dim=2, n=20, scale=1.5, seed=1)
 
         def narrow(x):
@@ -138,28 +131,60 @@ class TestProposals:
                 pyro.sample("z", lg.posterior(x, widen=0.5))
 
         space, batch = _space(lg.model, narrow, lg.x)
-        guide, prior = GuideProposal(space.pair, batch), PriorProposal(space.pair, batch)
-        torch.manual_seed(0)
-        values, log_q = guide.draw(5000)
-        assert d.pareto_k(space.pair.log_joint(batch, values) - log_q).median() > 0.7
-        mixture = Mixture([prior, guide], [0.2, 0.8])
-        values, log_q = mixture.draw(5000)
-        log_weights = space.pair.log_joint(batch, values) - log_q
-        assert d.pareto_k(log_weights).max() < 0.7
-        _check_unbiased(log_weights, lg.log_px)
+        (alone,) = Ladder(samples=5000).weigh(space.pair, batch, (0,))
+        assert d.pareto_k(alone.log_weights).median() > 0.7
+        (mixed,) = Ladder(samples=5000, defensive=0.2).weigh(space.pair, batch, (0,))
+        assert d.pareto_k(mixed.log_weights).max() < 0.7
+        _check_unbiased(mixed.log_weights, lg.log_px)
         # w <= max p(x|z) / c_0, p(x|z) at most the density's peak
         peak = -2 * math.log(1.5 * math.sqrt(2 * math.pi))
-        assert (log_weights <= peak - math.log(0.2) + 1e-9).all()
+        assert (mixed.log_weights <= peak - math.log(0.2) + 1e-9).all()
 
-    def test_mixture_shares_are_those_drawn(self, linear_gaussian):
+    @pytest.mark.parametrize(("samples", "share", "expected"), [(100, 0.001, 1), (640, 0.1, 64)])
+    def test_prior_draws_are_counted_over_all(self, linear_gaussian, samples, share, expected):
+        """However small the share: one draw at least, spread evenly, and the weights know it."""
         lg = linear_gaussian
         space, batch = _space(lg.model, lg.guide, lg.x)
-        guide = GuideProposal(space.pair, batch)
-        values, log_q = Mixture([guide, guide], [0.3, 0.7]).draw(7)
-        assert len(log_q) == 7
-        torch.testing.assert_close(
-            space.pair.log_joint(batch, values) - log_q, lg.log_px.expand(7, -1)
+        drawn = []
+        pair = space.pair
+
+        class Counting(type(pair)):
+            def propose_prior(self, batch, samples):
+                drawn.append(samples)
+                return super().propose_prior(batch, samples)
+
+        counting = Counting(**{f.name: getattr(pair, f.name) for f in dataclasses.fields(pair)})
+        (weighed,) = Ladder(samples=samples, defensive=share).weigh(counting, batch, (0,))
+        assert sum(drawn) == expected
+        assert max(drawn) - min(drawn) <= 1
+        values = {"z": lg.posterior(lg.x).sample((7,))}
+        mixture = torch.logaddexp(
+            lg.posterior(lg.x).log_prob(values["z"]) + math.log1p(-share),
+            lg.prior().log_prob(values["z"]) + math.log(share),
         )
+        ladder = Ladder(samples=samples, defensive=share)
+        expected = pair.log_joint(batch, values) - mixture
+        torch.testing.assert_close(ladder.ratio(weighed, values), expected)
+
+    def test_mixture_of_normals(self, linear_gaussian):
+        """Shares of each datum are those of the draws; density and draws agree."""
+        lg = linear_gaussian
+        space, batch = _space(lg.model, lg.guide, lg.x)
+        exact = lg.posterior(lg.x)
+        tril = torch.linalg.cholesky(lg.covariance).expand(11, 3, 3)
+        near = NormalProposal(space, exact.loc, tril)
+        far = NormalProposal(space, exact.loc + 50.0, 1.5 * tril)
+        shares = torch.linspace(0.1, 0.9, 11).double()
+        mixture = MixtureProposal((near, far), torch.stack([shares, 1 - shares]).log())
+        torch.manual_seed(0)
+        values, log_q = mixture.draw(1000)
+        torch.testing.assert_close(mixture.log_density(values), log_q)
+        drawn = (values["z"][..., 0] < exact.loc[:, 0] + 25).double().mean(0)
+        torch.testing.assert_close(drawn, shares, rtol=0, atol=2e-3)
+        log_weights = space.pair.log_joint(batch, values) - log_q
+        estimate = d.log_mean_exp(log_weights)
+        # every draw near the posterior has the weight p(x) / share
+        torch.testing.assert_close(estimate, lg.log_px, rtol=0, atol=2e-2)
 
 
 class TestRefinement:
@@ -244,7 +269,7 @@ class TestAnnealing:
         settings = Annealing(temperatures=1, chains=2000)
         moves = tune(space, batch, base, settings)
         torch.manual_seed(0)
-        weights = anneal(space, batch, base, settings, moves)
+        weights = anneal(space, batch, base, settings, moves).log_weights
         torch.manual_seed(0)
         values, log_q = base.draw(2000)
         torch.testing.assert_close(weights, space.pair.log_joint(batch, values) - log_q)
@@ -255,7 +280,7 @@ class TestAnnealing:
         torch.manual_seed(0)
         moves = tune(space, batch, base, settings)
         assert 0.5 < moves.acceptance.mean() < 0.95
-        weights = anneal(space, batch, base, settings, moves)
+        weights = anneal(space, batch, base, settings, moves).log_weights
         deviation = _check_unbiased(weights, lg.log_px)
         assert 0.6 < deviation.square().mean().sqrt() < 1.4
         values, log_q = base.draw(200)
@@ -272,7 +297,7 @@ class TestAnnealing:
         moves = tune(space, batch, base, settings)
         monkeypatch.setattr(annealing.torch, "where", lambda condition, a, b: a)
         steps = annealing.Moves(moves.steps * 0 + 1.2, moves.acceptance)
-        weights = anneal(space, batch, base, settings, steps)
+        weights = anneal(space, batch, base, settings, steps).log_weights
         monkeypatch.undo()
         deviation = (d.log_mean_exp(weights) - lg.log_px) / d.standard_error(weights)
         assert deviation.square().mean().sqrt() > 2
@@ -283,7 +308,7 @@ class TestAnnealing:
         settings = Annealing(temperatures=100, chains=16)
         torch.manual_seed(0)
         moves = tune(space, batch, base, settings)
-        forward = anneal(space, batch, base, settings, moves)
+        forward = anneal(space, batch, base, settings, moves).log_weights
         u = lg.posterior(lg.x).sample()
         backward = anneal_reverse(space, batch, base, settings, moves, u)
         lower = d.log_mean_exp(forward)

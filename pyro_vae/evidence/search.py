@@ -1,0 +1,135 @@
+"""A search for posterior mass that a proposal misses, which its own weights cannot show."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..common.seeding import seeded
+from ..programs.evaluation import Evaluation
+from ..programs.pair import Values, pad
+from ..programs.traces import Batch
+from .annealing import Annealing, anneal, tune
+from .diagnostics import log_mean_exp, standard_error
+from .ladder import Ladder, Weighed
+from .refinement import moments_of_prior
+from .result import Search
+from .space import Space
+
+__all__ = ["search"]
+
+_SIMULATED, _ANNEALED = 16, 12  # data looked at
+_MARGIN = 6.0  # nats above the largest log weight of all draws
+_LEAST_MISSED = 0.02  # of p(x)
+_MOST_SAMPLES = 1000
+_ANNEALING = Annealing(temperatures=60, chains=16, pilot_chains=4)
+
+
+def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
+    r"""Look for posterior mass that the proposals of a ladder miss.
+
+    A draw of the posterior that knows nothing of the proposal q should be an ordinary draw of q,
+    too. It is a miss where :math:`p(x, z) / q(z)` is more than :math:`e^6` times the largest of
+    the proposal's own draws. Such draws are, on data simulated from the model, the latents that
+    they were simulated from; on the given data, ends of chains annealed from the prior, whose
+    weights w estimate without bias how much mass is missed:
+
+    .. math:: E\Big[\frac{1}{C} \sum_c w_c \, 1[\text{miss}_c]\Big] = \int_{\text{miss}} p(x, z) dz
+
+    so that chains which got stuck where there is little mass raise no alarm.
+
+    Args:
+        evaluation: programs and data; 16 simulated data and 12 of the given ones are looked at.
+        ladder: how their log weights are made.
+        seed: seed of the draws.
+
+    Returns:
+        What was found. A program that cannot be simulated, or whose latents cannot be annealed
+        (discrete ones), is looked at in the other way only.
+
+    References:
+        Neal (2001). https://arxiv.org/abs/physics/9803008
+        Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based
+        calibration. https://arxiv.org/abs/1804.06788
+    """
+    few = replace(
+        ladder, mean_error=None, datum_error=None, samples=min(ladder.samples, _MOST_SAMPLES)
+    )
+    found, reasons = Search(), []
+    for look in (_look_at_simulated, _look_at_given):
+        try:
+            found = look(found, evaluation, few, (seed, 0, 0, 0, 1))
+        except Exception as error:  # the user's program, run in a way that it need not support
+            reasons.append(str(error).split(". ")[0])
+    return replace(found, skipped="; ".join(reasons))
+
+
+def _look_at_simulated(
+    found: Search, evaluation: Evaluation, ladder: Ladder, key: tuple[int, ...]
+) -> Search:
+    template = _some(evaluation, _SIMULATED)
+    with seeded("search: simulate", *key):
+        batch, values = evaluation.pair.simulate(template)
+    count = missed = 0
+    for weighed in ladder.weigh(evaluation.pair, batch, key):
+        trusted = ~weighed.doubtful()
+        misses = _misses(ladder, weighed, _select(evaluation, values, weighed))[0]
+        count += int(trusted.sum())
+        missed += int((misses & trusted).sum())
+    shortfall = -math.log1p(-missed / count) if 0 < missed < count else 0.0
+    return replace(found, simulated=count, simulated_missed=missed, shortfall=shortfall)
+
+
+def _look_at_given(
+    found: Search, evaluation: Evaluation, ladder: Ladder, key: tuple[int, ...]
+) -> Search:
+    if ladder.method == "annealed" and ladder.annealing.start == "prior":
+        return found  # the same chains
+    batch = _some(evaluation, _ANNEALED)
+    space = Space.of(evaluation.pair, batch)
+    with seeded("search: anneal", *key):
+        base = moments_of_prior(space, batch, samples=200)
+        moves = tune(space, batch, base, _ANNEALING, prior_share=0.5)
+        chains = anneal(space, batch, base, _ANNEALING, moves, prior_share=0.5, last_moves=2)
+    values, _ = space.values(chains.ends)
+    count, missed, shortfall = 0, 0, 0.0
+    for weighed in ladder.weigh(evaluation.pair, batch, key):
+        misses = _misses(ladder, weighed, _select(evaluation, values, weighed))
+        log_weights = chains.log_weights[:, weighed.fitted.index]
+        estimate = log_mean_exp(weighed.log_weights)
+        share = (log_mean_exp(log_weights.masked_fill(~misses, -math.inf)) - estimate).exp()
+        error = standard_error(weighed.log_weights).nan_to_num(0.0)
+        far = share > (3 * error).clamp_min(_LEAST_MISSED)
+        count += len(share)
+        missed += int(far.sum())
+        shortfall += share.log1p().where(far, 0.0).sum().item()
+    return replace(
+        found,
+        annealed=count,
+        annealed_missed=missed,
+        shortfall=max(found.shortfall, shortfall / count),
+    )
+
+
+def _some(evaluation: Evaluation, number: int) -> Batch:
+    """Data spread evenly over all, on the device."""
+    n = len(evaluation)
+    index = torch.linspace(0, n - 1, min(number, n)).round().long().unique()
+    (rows,) = evaluation.source.select(index, len(index))
+    batch = tuple(argument.to(evaluation.device) for argument in rows)
+    return pad(batch, evaluation.pair.fixed_rows or 0)
+
+
+def _select(evaluation: Evaluation, values: Values, weighed: Weighed) -> Values:
+    """Latent values of the data that were weighed."""
+    axis, index = evaluation.pair.data_axis, weighed.fitted.index
+    return {name: value.index_select(axis, index) for name, value in values.items()}
+
+
+def _misses(ladder: Ladder, weighed: Weighed, values: Values) -> Tensor:
+    """Which latents are far from every draw of the proposal, ``(S, n)``."""
+    ratio = ladder.ratio(weighed, values)
+    return ratio > weighed.ends.amax(0) + _MARGIN
