@@ -13,10 +13,10 @@ __all__ = ["write_atomically", "write_json", "write_text"]
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file so that at every moment its old or its new content is there, whole.
+    """Write a file so that at any moment either its old or its new content is there, complete.
 
     Args:
-        path: file to write; its folder is made.
+        path: file to write; its folder is created.
         write: called with an open binary file.
 
     Returns:
@@ -24,7 +24,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> P
 
     Raises:
         OSError: the folder or the file cannot be written, or the disk is full; the message names
-            the file, and an older content is left as it was.
+            the file, and its old content is kept.
     """
     path = Path(path)
     temporary = None
