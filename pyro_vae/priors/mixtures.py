@@ -1,4 +1,4 @@
-"""Priors that are mixtures: of learned normals, and of the posteriors of pseudo-inputs."""
+"""Mixture priors: of learned normals, of posteriors of pseudo-inputs, of normals at exemplars."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ class VampPrior(nn.Module):
 
     The pseudo-inputs :math:`u_j` are learned, with the encoder that the prior shares with the
     model. They start at training data or, with ``start="random"``, near the mean of the data. As
-    in the paper they are cut off at the data's range, beyond which a value has no gradient: a
+    in the paper they are clipped to the data's range, beyond which a value has no gradient: a
     pixel that has become black or white stays so.
 
     Args:
         latent_dim: number of latent dimensions.
-        posterior: the model's q(z|x), any of them.
+        posterior: the model's q(z|x), of any kind.
         event_shape: shape of one datum.
         components: number of pseudo-inputs J.
         start: ``"data"`` or ``"random"``.
@@ -85,7 +85,7 @@ class VampPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Start the pseudo-inputs at data or near their mean, and keep them in the data's range."""
+        """Start the pseudo-inputs at data or near their mean, and note the data's range."""
         self.low.copy_(x.min())
         self.high.copy_(x.max())
         if self.start == "data":
@@ -105,7 +105,7 @@ class ExemplarPrior(nn.Module):
 
     Args:
         latent_dim: number of latent dimensions.
-        posterior: the model's q(z|x), whose ``mean`` is taken.
+        posterior: the model's q(z|x), whose ``mean`` is used.
         event_shape: shape of one datum.
         components: number of exemplars J.
 
@@ -138,7 +138,7 @@ class ExemplarPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Choose the exemplars among the training data."""
+        """Choose the exemplars from the training data."""
         self.exemplars.copy_(_some(x, len(self.exemplars), "exemplars"))
 
 
@@ -151,7 +151,7 @@ def mixture(logits: Tensor, components: dist.TorchDistribution) -> dist.TorchDis
 
 
 def _some(x: Tensor, number: int, what: str) -> Tensor:
-    """Choose random data, no one twice."""
+    """Choose random data, without replacement."""
     if number > len(x):
         raise ValueError(
             f"{number} {what} are to be chosen among {len(x)} training data; take at most "
