@@ -15,12 +15,8 @@ __all__ = ["write_atomically", "write_json", "write_text"]
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
     """Write a file so that at any moment either its old or its new content is there, complete.
 
-    Args:
-        path: file to write; its folder is created.
-        write: called with an open binary file.
-
-    Returns:
-        The path.
+    ``write`` is called with an open binary file. The folder is created if need be; the path is
+    returned.
 
     Raises:
         OSError: the folder or the file cannot be written, or the disk is full; the message names

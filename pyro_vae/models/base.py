@@ -112,9 +112,7 @@ class Model(ProgramModule):
     def reconstruct(self, x: Tensor, *given: Tensor) -> Tensor:
         """Return ``decode(encode(x))``, the decoder's mean at the means of the guide.
 
-        Args:
-            x: data of shape ``(N, *event_shape)``.
-            given: further arguments of the programs: conditions or labels.
+        x has shape ``(N, *event_shape)``; ``given`` are the programs' conditions or labels, if any.
         """
         latents = self.encode(x, *given)
         return self.decode(*(latents if isinstance(latents, tuple) else (latents,)), *given)

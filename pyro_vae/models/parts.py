@@ -107,8 +107,8 @@ class Parts:
         if of_posterior and posterior is None:
             raise ValueError(
                 f"prior {name!r} is made of the model's posterior of the data alone, and this "
-                "program has none to give (a VAE and the top-down form have one); take another "
-                "prior, or another program."
+                "program does not have one (a VAE and the top-down form do); use another prior, "
+                "or another program."
             )
         context = (posterior, self.event_shape) if of_posterior else ()
         options = self._config.options("prior")

@@ -75,15 +75,10 @@ class VAE(Model):
         return self.likelihood(z).mean
 
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
-        """Decode the straight line in latent space from data ``a`` to data ``b``.
-
-        Args:
-            a: data of shape ``(N, *event_shape)``.
-            b: data of the same shape.
-            steps: points on each line, including both ends.
+        """Decode the straight lines in latent space from data ``a`` to ``b``, ``(N, *event_shape)``.
 
         Returns:
-            Means of p(x|z), shape ``(steps, N, *event_shape)``.
+            Means of p(x|z) at ``steps`` points, including both ends: ``(steps, N, *event_shape)``.
 
         Raises:
             ValueError: fewer than two steps.

@@ -19,18 +19,8 @@ class FlowPrior(nn.Module):
 
     The density takes one parallel pass and draws take one pass for each dimension (two in all for
     ``"realnvp"``). It starts near :math:`N(0, I)`. In one dimension ``"maf"`` and ``"realnvp"`` are
-    normal distributions.
-
-    Args:
-        latent_dim: number of latent dimensions.
-        kind: ``"maf"``, ``"nsf"`` or ``"realnvp"``; see
-            :class:`~pyro_vae.distributions.flows.FlowTransform`.
-        transforms: number of transforms.
-        width: width of each one's two hidden layers.
-
-    Raises:
-        ValueError: an unknown kind, or a size less than one.
-        ImportError: zuko is not installed.
+    normal distributions. Arguments and errors are those of
+    :class:`~pyro_vae.distributions.flows.FlowTransform`.
 
     References:
         Papamakarios et al. (2017). https://arxiv.org/abs/1705.07057

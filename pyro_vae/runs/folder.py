@@ -41,10 +41,7 @@ class Run:
     def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """Draw data from the model, going through the classes in turn if it has labels.
 
-        Args:
-            number: number of draws.
-            seed: seed of the draws.
-            mean: return means of x given the latents, as :meth:`Model.sample` does.
+        Arguments are those of the model's own ``sample``.
 
         Returns:
             Tensor of shape ``(number, *event_shape)``, on the CPU.

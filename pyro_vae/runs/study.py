@@ -135,25 +135,14 @@ def study(
 ) -> Study:
     """Train one model for each value of a setting, and compare them by log p(x).
 
-    All models have the same data, budget and seed. Options of a part that only some of the values
-    take (the components of a mixture) are passed to those.
+    ``setting`` is a field of ``config``, such as ``"prior"``, with at least two ``values``; each
+    has a run folder in ``out``. All models have the same data, budget and seed. Options of a part
+    that only some of the values take (the components of a mixture) are passed to those.
 
-    Args:
-        setting: field of ``Config``, such as ``"prior"`` or ``"latent_dim"``.
-        values: its values, at least two.
-        config: all other settings.
-        out: folder; each value has a run folder in it.
-        samples: importance samples for each test datum.
-        method: proposal, see ``log_evidence``.
-        number: evaluate the first ``number`` test data only.
-        compiled: compile the evaluation.
-        seed: seed of the samples.
-        root: folder of downloaded data.
-        device: where to train and evaluate.
-        resume: continue a study in ``out``, without repeating finished runs or estimates made with
-            the same settings.
-        say: prints a line of progress.
-        progress: show progress bars; by default if the output is a terminal.
+    ``samples``, ``method``, ``number``, ``compiled`` and ``seed`` are those of
+    :class:`EvaluationSettings`; ``root``, ``device`` and ``progress`` those of :func:`train_run`;
+    ``say`` prints a line of progress. With ``resume``, a study in ``out`` is continued: finished
+    runs, and estimates made with the same settings, are not repeated.
 
     Raises:
         ValueError: an unknown setting, or one that decides what the test data are; fewer than two

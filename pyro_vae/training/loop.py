@@ -188,7 +188,7 @@ class Loop:
     def _finish_epoch(self) -> None:
         self._look()
         if self.epoch_data == 0:
-            raise ValueError("the training data gave no batch.")
+            raise ValueError("the training data gave no batch; a loader must be iterable again.")
         self.history.epochs.append(
             Epoch(
                 epoch=self.epoch + 1,
