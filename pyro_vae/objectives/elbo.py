@@ -48,8 +48,8 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
             whose distribution depends on later latents of the guide keep the sampled term.
             :meth:`kl_used` tells which one a site has.
         gradient: ``"reparameterized"``, or ``"stl"`` (sticking the landing): log q is
-        differentiated
-            along the draws alone. Unbiased too, and free of noise where q is the posterior.
+            differentiated along the draws alone. Unbiased too, and free of noise where q is the
+            posterior.
         free_bits: threshold :math:`\lambda` in nats, for each latent dimension.
 
     Raises:
@@ -79,13 +79,13 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
             raise ValueError(f"free_bits must not be negative; got {free_bits}.")
         if gradient == "stl" and kl == "analytic":
             raise ValueError(
-                "gradient='stl' is about the sampled log q, which an analytic KL does not have; "
-                "use one of the two."
+                "gradient='stl' differentiates the sampled log q, which an analytic KL does not "
+                "have; use one of the two."
             )
         if gradient == "stl" and free_bits:
             raise ValueError(
-                "with free_bits the score term of log q, which gradient='stl' leaves out, has no "
-                "mean of zero; use one of the two."
+                "gradient='stl' leaves out the score term of log q, whose mean is not zero with "
+                "free_bits; use one of the two."
             )
         self.kl = kl
         self.free_bits = float(free_bits)
@@ -129,26 +129,21 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a differentiable scalar, as Pyro's class does."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        return kind.differentiable_loss(self, model, guide, *args, **kwargs)
+        return self._kind.differentiable_loss(self, model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss and backpropagate it, as Pyro's class does."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        loss: float = kind.loss_and_grads(self, model, guide, *args, **kwargs)
-        return loss
+        return self._kind.loss_and_grads(self, model, guide, *args, **kwargs)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        loss: float = kind.loss(self, model, guide, *args, **kwargs)
-        return loss
+        return self._kind.loss(self, model, guide, *args, **kwargs)
 
     @property
-    def _is_pyros(self) -> bool:
-        """Whether Pyro's own class computes this; it takes discrete latents as well."""
+    def _kind(self) -> Any:
+        """Class that computes the loss: Pyro's own if it can, since it takes discrete latents."""
         sampled = self.kl == "sampled" and not self.free_bits
-        return sampled and self.gradient == "reparameterized"
+        return Trace_ELBO if sampled and self.gradient == "reparameterized" else Objective
 
     def _split(self, traces: Traces, closed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sum the log densities of the observed sites, and the KL terms, also over particles."""
