@@ -129,7 +129,7 @@ def check_values(settings: object) -> None:
 
 
 def takes(settings: object, option: str) -> bool:
-    """Return whether an option is used at the present values of the other settings."""
+    """Return whether the values of the other settings allow an option."""
     _, rules = _declared(settings)[option]
     return all(getattr(settings, r.setting) in r.values for r in rules if isinstance(r, Of))
 

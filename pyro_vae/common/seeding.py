@@ -33,7 +33,7 @@ def seeded(stream: str, *keys: int) -> Iterator[None]:
     seed = derive(stream, *keys)
     on_gpu = torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
-        # torch.manual_seed also records the call stack, each time, in case a GPU is used later.
+        # torch.manual_seed would also record the call stack, in case a GPU is used later.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             torch.cuda.manual_seed(seed)

@@ -96,7 +96,7 @@ def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.Grap
     """Split a graph into what depends on neither its first arguments nor chance, and the rest."""
     depending = _depending(traced.graph, number)
     moving = depending | _large(traced.graph, depending)
-    for node in second_factors(traced.graph) - moving:  # read row by row, many times
+    for node in second_factors(traced.graph) - moving:  # products read them row by row
         with traced.graph.inserting_after(node):
             packed = traced.graph.call_function(
                 torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}

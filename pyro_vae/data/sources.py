@@ -115,11 +115,17 @@ def as_source(
         for number, argument in enumerate(data):
             check_data(argument, what=f"argument {number}" if number else what, finite=False)
             if len(argument) != len(data[0]):
-                raise ValueError(f"argument {number} has {len(argument)} rows, x {len(data[0])}.")
+                raise ValueError(
+                    f"argument {number} has {len(argument)} rows, x {len(data[0])}; every argument "
+                    "needs one row for each datum."
+                )
         try:
             inspect.signature(program).bind(*data)
         except TypeError as error:
-            raise TypeError(f"{what} is a tuple of {len(data)} arguments: {error}.") from None
+            raise TypeError(
+                f"{what} is a tuple of {len(data)} arguments, but the programs take others: "
+                f"{error}. Give one tensor for each argument."
+            ) from None
         return _InMemory(data, None, "")
     if isinstance(data, Iterator):
         raise TypeError(
@@ -166,7 +172,7 @@ class _InMemory(Source):
             yield tuple(tensor[part.to(tensor.device)] for tensor in self.tensors)
 
     def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        if self.data is None:  # as a DataLoader does to seed workers: same order
+        if self.data is None:  # as a DataLoader does for its workers
             torch.empty((), dtype=torch.int64).random_(generator=generator)
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
         for index in order.split(size):
@@ -281,7 +287,7 @@ class _Streamed(Source):
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "
-                    f"{type(item).__name__} with {len(parts)} parts."
+                    f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of tensors."
                 )
             yield tuple(part.to(self.device) for part in used)
 

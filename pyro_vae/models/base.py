@@ -60,8 +60,8 @@ class Model(ProgramModule):
     def assemble(cls, parts: Parts, *args: Any, **options: Any) -> Self:
         """Build the model from the usual parts.
 
-        ``options`` replace settings of the config, and are the keyword arguments of the subclass's
-        ``assemble``, which has no other ``args``.
+        A subclass names its ``options``, which replace settings of the config, and takes no
+        ``args``.
         """
         raise NotImplementedError
 
@@ -87,8 +87,7 @@ class Model(ProgramModule):
 
         Raises:
             ValueError: an unknown part, an option that the part does not take, or a config of
-            another
-                program (``build_program`` takes any).
+                another program (``build_program`` takes any).
         """
         foreign_top = config.top_dim is not None and "top_dim" not in options_of(cls.assemble)
         if config.program not in ("vae", *cls.programs) or foreign_top:
@@ -123,8 +122,7 @@ class Model(ProgramModule):
 
         Args:
             given: number of draws n; for a model with conditions or labels, one of them for each
-            draw
-                (repeated for several draws of the same).
+                draw (repeated for several draws of the same).
             seed: seed of the draws; ``None`` draws from the caller's random state.
             mean: return the mean of x given the latents instead of a draw (for pictures).
 

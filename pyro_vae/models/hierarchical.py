@@ -146,8 +146,7 @@ class HierarchicalVAE(Model):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z1 and z2 at the means of the guide, each given the mean of the one before.
 
-        For x of shape ``(N, *event_shape)`` they have shapes ``(N, latent_dim)`` and ``(N,
-        top_dim)``.
+        For x ``(N, *event_shape)`` their shapes are ``(N, latent_dim)`` and ``(N, top_dim)``.
         """
         if self.form == "bottom-up":
             z1 = self.posterior1(x).mean
@@ -159,7 +158,7 @@ class HierarchicalVAE(Model):
     def decode(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Return the mean of p(x|z1[, z2]), shape ``(*, *event_shape)``.
 
-        ``z1`` is ``(*, latent_dim)`` and ``z2`` ``(*, top_dim)``, without effect in the bottom-up
+        ``z1`` is ``(*, latent_dim)``; ``z2``, ``(*, top_dim)``, has no effect in the bottom-up
         form.
         """
         return self._observation(z1, z2).mean

@@ -75,7 +75,7 @@ class VAE(Model):
         return self.likelihood(z).mean
 
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
-        """Decode the straight lines in latent space from data ``a`` to ``b``, ``(N, *event_shape)``.
+        """Decode the lines in latent space from data ``a`` to ``b``, ``(N, *event_shape)``.
 
         Returns:
             Means of p(x|z) at ``steps`` points, including both ends: ``(steps, N, *event_shape)``.

@@ -42,7 +42,7 @@ class Network(nn.Module):
         """Map ``x`` of shape ``(*, *in_shape)`` to ``(*, *out_shape)``.
 
         Raises:
-            ValueError: another event shape than ``in_shape``.
+            ValueError: an input of another event shape.
         """
         batch_dims = x.dim() - len(self.in_shape)
         if batch_dims < 0 or x.shape[batch_dims:] != self.in_shape:

@@ -87,7 +87,7 @@ def styled() -> Iterator[None]:
 def save(figure: Figure, path: str | Path) -> Path:
     """Save a figure at 200 dpi, atomically, and return its path.
 
-    The suffix of ``path``, png, pdf or svg, says the format.
+    The suffix of ``path``, png, pdf or svg, sets the format.
     """
     path = Path(path)
     suffix = path.suffix.lower()

@@ -74,7 +74,7 @@ def fit(
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``, such as ``VAE``; it is
             moved to the device and trained in place.
         train: training data: a tensor ``(N, *event_shape)``, ``Data``, a map-style dataset or a
-            loader of batches (whose leading parts the programs get).
+            loader of batches (the programs get the leading parts of each).
         valid: validation data, of the same kinds.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.

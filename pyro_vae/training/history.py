@@ -55,7 +55,7 @@ class History:
         return {name: [getattr(row, name) for row in self.epochs] for name in _COLUMNS}
 
     def best(self, *, after: int = 0) -> Epoch | None:
-        """Return the epoch after ``after`` with the highest validation ELBO, if there is one."""
+        """Return the epoch with the highest validation ELBO among those after epoch ``after``."""
         rows = [e for e in self.epochs if e.epoch > after and not math.isnan(e.valid_elbo)]
         return max(rows, key=lambda row: row.valid_elbo, default=None)
 
