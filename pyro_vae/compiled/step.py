@@ -44,7 +44,7 @@ class Gradients:
 class CompiledGradients(Gradients):
     """The same gradients by one compiled function of the batch and the parameters.
 
-    Arguments are those of :class:`CompiledStep` but the optimizer; it also warns likewise.
+    Arguments are those of :class:`CompiledStep` without the optimizer, and so are its warnings.
     """
 
     def __init__(

@@ -287,7 +287,7 @@ class _Streamed(Source):
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "
-                    f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of tensors."
+                    f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of those."
                 )
             yield tuple(part.to(self.device) for part in used)
 
