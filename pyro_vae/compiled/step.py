@@ -44,7 +44,15 @@ class Gradients:
 class CompiledGradients(Gradients):
     """The same gradients by one compiled function of the batch and the parameters.
 
-    Arguments are those of :class:`CompiledStep` without the optimizer, and so are its warnings.
+    Args:
+        program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
+        objective: an objective of this package.
+        rows: number of data in a full batch, for which it is compiled; ``None`` for that of the
+            first. Other batches (the last one of an epoch) take the plain path.
+        precision: of matrix products.
+
+    Warns:
+        PyroVAEWarning: the program cannot be compiled, and why; all batches take the plain path.
     """
 
     def __init__(
@@ -90,12 +98,12 @@ class CompiledGradients(Gradients):
 
         self._run, self._state = attempt(build, what="training"), state_of(self.program)
         with torch.no_grad():
-            for buffer, before in buffers:  # the trial must not count in running statistics
+            for buffer, before in buffers:  # running statistics are not to know of the trial
                 buffer.copy_(before)
 
 
 class CompiledStep:
-    """One step of SVI as a compiled function: noise, both programs, gradients; then the optimizer.
+    r"""One step of SVI as a compiled function: noise, both programs, gradients; then the optimizer.
 
     ::
 
@@ -106,20 +114,20 @@ class CompiledStep:
     The loss, its gradients and the random numbers are those of ``pyro.infer.SVI`` (divided by the
     number of data) up to rounding. The whole evaluation is traced below Python once, so Pyro's
     handlers take no time afterwards, and nothing in the programs may depend on values of tensors.
-    :func:`pyro_vae.as_program` makes a program of two Pyro functions. The modules' parameters must
-    remain the same objects, as they do under ``load_state_dict``.
+    Two Pyro functions become a program by :func:`pyro_vae.as_program`. The modules' parameters must
+    stay the same objects, as they do under ``load_state_dict``.
 
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
         objective: an objective of this package, such as ``pv.ELBO()``.
         optimizer: any of ``torch.optim``, over the program's parameters.
         rows: number of data in a full batch, for which the step is compiled; ``None`` for that of
-            the first batch. Other batches (the last of an epoch) are not compiled.
+            the first. Other batches (the last of an epoch) are not compiled.
         precision: of matrix products. ``"bfloat16"`` rounds their factors and results to 8 bits;
             parameters, densities and sums stay in float32.
 
     Warns:
-        PyroVAEWarning: the program cannot be compiled, and why; it runs without compilation.
+        PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path.
     """
 
     def __init__(
