@@ -86,15 +86,12 @@ class LogisticMixture(Likelihood):
     .. math:: P(x \mid z) = \prod_d \sum_j \pi_{dj}(z) P_{dj}(x_d \mid z)
 
     with :math:`P_{dj}` as in :class:`DiscretizedLogistic`, of the same data; weights, locations
-    and scales all come from the network.
+    and scales all come from the network. Other arguments are those of that class.
 
     Args:
         network: maps z of shape ``(*, latent_dim)`` to ``(*, 3 * components, *event_shape)``: the
             logits of the weights, the locations, the raw scales.
-        event_shape: shape of one datum.
         components: number of components of each value.
-        levels: number of levels of each value.
-        floor: least scale, in units of x.
 
     References:
         Salimans et al. (2017), PixelCNN++. https://arxiv.org/abs/1701.05517

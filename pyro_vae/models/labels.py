@@ -21,11 +21,9 @@ _LABELLED_SHARE = 0.1
 
 
 class LabelPrior(nn.Module):
-    """Categorical :math:`p(y)` over classes, all equally probable unless learned.
+    """Categorical :math:`p(y)` over C ``classes``, equally probable unless ``learned``.
 
-    Args:
-        classes: number of classes C.
-        learned: learn the probabilities, starting from equal ones.
+    Learned probabilities start out equal.
     """
 
     logits: Tensor
@@ -46,8 +44,7 @@ class LabelPrior(nn.Module):
 class Classifier(nn.Module):
     r"""Categorical :math:`q(y \mid x)` with the logits of a network.
 
-    Args:
-        network: maps x of shape ``(*, *event_shape)`` to logits of shape ``(*, classes)``.
+    ``network`` maps x of shape ``(*, *event_shape)`` to logits of shape ``(*, classes)``.
     """
 
     def __init__(self, network: nn.Module) -> None:

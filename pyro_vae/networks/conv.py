@@ -187,10 +187,8 @@ class ResidualDecoder(_ImageDecoder):
 class Halve(nn.Conv2d):
     """Convolution that halves an image, rounding down; every pixel contributes.
 
-    Args:
-        fan_in: channels of the input.
-        fan_out: channels of the output.
-        gain: gain of the initial weights; 1 where the input does not come from a nonlinearity.
+    ``fan_in`` and ``fan_out`` are numbers of channels. ``gain``, of the initial weights, is 1 where
+    the input does not come from a nonlinearity.
     """
 
     def __init__(self, fan_in: int, fan_out: int, *, gain: float = 2.0) -> None:
@@ -199,14 +197,9 @@ class Halve(nn.Conv2d):
 
 
 class Double(nn.ConvTranspose2d):
-    """Transposed convolution that doubles an image, to a size that may be odd.
+    """Transposed convolution that doubles an image to ``size``, a height and width that may be odd.
 
-    Args:
-        fan_in: channels of the input.
-        fan_out: channels of the output.
-        size: height and width of the output; those of the input are half, rounded down.
-        gain: gain of the initial weights, as for :class:`Halve`.
-        bias: whether there is one bias per channel.
+    Other arguments are those of :class:`Halve`, and whether there is one ``bias`` per channel.
     """
 
     def __init__(
@@ -242,13 +235,9 @@ class _DoubleWithImageBias(Double):
 
 
 class ResidualBlock(nn.Module):
-    """``x + f(x)`` with f two 3x3 convolutions, each after a nonlinearity.
+    """``x + f(x)`` with f two 3x3 convolutions, each after a nonlinearity of the given class.
 
     The last convolution starts at zero, so the block starts as the identity.
-
-    Args:
-        channels: channels of input and output.
-        nonlinearity: class of the nonlinearity.
     """
 
     def __init__(self, channels: int, nonlinearity: type[nn.Module]) -> None:

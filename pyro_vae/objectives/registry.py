@@ -18,11 +18,7 @@ OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE, "renyi": R
 
 
 def build_objective(name: str, **options: Any) -> Objective:
-    """Build an objective by name.
-
-    Args:
-        name: a key of ``OBJECTIVES``.
-        options: particles, gradient, kl, free_bits and alpha, as in a config.
+    """Build an objective of ``OBJECTIVES`` by name, with options as in a config.
 
     Raises:
         ValueError: an unknown objective; an option or a value that it does not take; one particle

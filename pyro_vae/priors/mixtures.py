@@ -21,11 +21,8 @@ _LEAST_SCALE = 1e-3
 class MixtureOfNormals(nn.Module):
     r"""Learned mixture :math:`p(z) = \sum_j \pi_j N(z; m_j, \mathrm{diag}(s_j^2))`.
 
-    Weights start equal, means at draws from :math:`N(0, I)`, scales at one.
-
-    Args:
-        latent_dim: number of latent dimensions.
-        components: number of components J.
+    Weights start equal, means at draws from :math:`N(0, I)`, scales at one. ``components`` is the
+    number J of them.
     """
 
     def __init__(self, latent_dim: int, *, components: int = 20) -> None:
@@ -102,12 +99,7 @@ class ExemplarPrior(nn.Module):
     :math:`r(z \mid x_j) = N(z; \mu(x_j), s^2 I)` with the encoder's mean and one learned scale s.
     The exemplars are a random subset of the training data, drawn once and kept in the model. (In
     the paper they are all of the training data, and a datum is left out of its own prior.)
-
-    Args:
-        latent_dim: number of latent dimensions.
-        posterior: the model's q(z|x), whose ``mean`` is used.
-        event_shape: shape of one datum.
-        components: number of exemplars J.
+    Arguments are those of :class:`VampPrior` but ``start``; only the posterior's ``mean`` is used.
 
     References:
         Norouzi et al. (2020). https://arxiv.org/abs/2004.04795

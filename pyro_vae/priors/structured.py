@@ -46,16 +46,8 @@ class HierarchicalPrior(nn.Module):
     :math:`z = [z_2, z_1]`, the top layer first; :math:`p(z_1 \mid z_2)` is a diagonal normal whose
     means and scales a network computes from :math:`z_2`. The decoder sees both layers, as in the
     two-layer model of Tomczak and Welling; the ``hierarchical`` posterior has the same structure,
-    and any other works. For the difference from the program ``top-down`` see
-    :class:`~pyro_vae.posteriors.HierarchicalPosterior`.
-
-    Args:
-        latent_dim: number of latent dimensions, both layers together.
-        top: number of dimensions of the top layer; by default half.
-        width: width of the network's hidden layer.
-
-    Raises:
-        ValueError: fewer than two latent dimensions, or a layer without one.
+    and any other works. For the sizes, their errors and the difference from the program
+    ``top-down`` see :class:`~pyro_vae.posteriors.HierarchicalPosterior`.
 
     References:
         Tomczak and Welling (2018). https://arxiv.org/abs/1705.07120

@@ -190,11 +190,8 @@ def demo(
 ) -> tuple[Study, list[Path]]:
     """Train real models on real digits and show their log p(x) with error bars.
 
-    Args:
-        out: folder for the runs and the figures.
-        samples: importance samples for each held-out digit.
-        epochs: training epochs of each model; ``None`` for as many as the digits need.
-        say: prints a line of progress.
+    ``samples`` are drawn for each held-out digit. ``epochs`` may be ``None`` for as many as the
+    digits need. ``say`` prints a line of progress.
 
     Returns:
         The study of the priors, and the paths of the figures.
