@@ -68,7 +68,7 @@ def complete(config: Config, splits: Splits) -> Config:
         if data.y is None:
             raise ValueError(
                 f"program {config.program!r} needs labels, which the {data.split} split of "
-                f"{data.name!r} lacks; give them as y (or {data.split}_y) in a .npz file."
+                f"{data.name!r} has not; give them as y (or {data.split}_y) in a .npz file."
             )
     labels = torch.cat([data.y for data in splits if data.y is not None])
     classes = config.classes or int(labels[: len(splits.train)].max()) + 1
