@@ -1,4 +1,4 @@
-"""What a trained model does with its latents: gaps of inference, active units, rate, collapse."""
+"""What a trained model does with its latents: inference gaps, active units, rate, collapse."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _ACTIVE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Gaps:
-    r"""Where the ELBO loses against log p(x), datum by datum, in nats, shape ``(N,)``.
+    r"""How the ELBO falls short of log p(x), datum by datum, in nats, shape ``(N,)``.
 
     Attributes:
-        inference: :math:`\log \hat p(x) - L[q]`, all of the gap.
-        approximation: :math:`\log \hat p(x) - L[q^*]`, what the best diagonal normal still loses.
-        amortization: :math:`L[q^*] - L[q]`, what the guide loses against it.
+        inference: :math:`\log \hat p(x) - L[q]`, the whole gap.
+        approximation: :math:`\log \hat p(x) - L[q^*]`, the gap of the best diagonal normal.
+        amortization: :math:`L[q^*] - L[q]`, the guide's loss against that normal.
         evidence: the estimate of log p(x), biased low, so that the first two are too.
     """
 
@@ -69,10 +69,10 @@ def inference_gaps(
     seed: int = 0,
     annealing: Annealing | None = None,
 ) -> Gaps:
-    r"""Split the gap between ELBO and log p(x) into approximation and amortization.
+    """Split the gap between ELBO and log p(x) into approximation and amortization.
 
-    :math:`q^*` is a diagonal normal of the unconstrained latents optimized for each datum, started
-    at the guide's moments.
+    :math:`q^*` is a diagonal normal over the unconstrained latents, optimized for each datum from
+    the guide's moments.
 
     Args:
         model: Pyro program.
@@ -88,7 +88,7 @@ def inference_gaps(
     """
     results = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UnreliableEvidence)  # of the first two: gaps tell more
+        warnings.simplefilter("ignore", UnreliableEvidence)  # of these two: the gaps say it better
         for method in ("guide", "refined"):
             results[method] = log_evidence(
                 model, guide, x, samples=samples, mask=mask, seed=seed, method=method
@@ -116,14 +116,14 @@ class ActiveUnits:
     """Variance over the data of the posterior mean of each latent dimension.
 
     Attributes:
-        variance: :math:`Var_x(E_q[z_d | x])` by site, each of shape ``(D,)``.
+        variance: Var_x(E[z_d | x]) by site, each of shape ``(D,)``.
     """
 
     variance: dict[str, Tensor]
 
     @property
     def number(self) -> int:
-        """Dimensions whose variance is above 0.01 (a rule for priors of unit scale)."""
+        """Number of dimensions with a variance above 0.01, a rule for priors of unit scale."""
         return sum(int((v > _ACTIVE).sum()) for v in self.variance.values())
 
     @property
@@ -146,16 +146,9 @@ def active_units(
 ) -> ActiveUnits:
     """Count the latent dimensions that tell data apart.
 
-    The posterior means are means of ``samples`` draws; their noise adds at most the posterior
-    variance over ``samples`` to each variance, and that is taken off again.
-
-    Args:
-        model: Pyro program.
-        guide: Pyro program.
-        x: data, as for ``log_evidence``.
-        samples: draws for each datum.
-        mask: True where a value is observed, as for ``log_evidence``.
-        seed: seed of the draws.
+    Each posterior mean is that of ``samples`` draws. Their noise adds about the posterior variance
+    over ``samples`` to each variance, and its estimate is subtracted. Other arguments are those of
+    :func:`inference_gaps`.
 
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
@@ -192,14 +185,8 @@ def kl_per_dimension(
     r"""Mean over the data of :math:`KL(q(z_d | x) \,\|\, p(z_d))`, in nats, in closed form.
 
     A dimension near zero is not used, whatever the scale of its prior. For sites below others in a
-    hierarchy the mean is over one draw of the latents above.
-
-    Args:
-        model: Pyro program.
-        guide: Pyro program.
-        x: data, as for ``log_evidence``.
-        mask: True where a value is observed, likewise.
-        seed: seed of the draws.
+    hierarchy the mean is over one draw of the latents above. Arguments are those of
+    :func:`inference_gaps`.
 
     Returns:
         KL by latent site, shape ``(D,)``, float64. Sites are left out whose dimensions are not
@@ -228,7 +215,7 @@ def kl_per_dimension(
 
 
 def _site_kl(q: Any, p: Any) -> Tensor | None:
-    """KL value by value of two distributions of independent values."""
+    """KL value by value of two distributions of independent values, if it has a closed form."""
     if q.event_dim != p.event_dim or (q.event_dim and not hasattr(q, "base_dist")):
         return None
     try:
@@ -240,12 +227,12 @@ def _site_kl(q: Any, p: Any) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Rate:
-    r"""The KL term of the ELBO and its two parts, mean over the data, in nats.
+    r"""The KL term of the ELBO and its two parts, means over the data, in nats.
 
     :math:`E_x KL(q(z|x) \,\|\, p(z)) = I(x; z) + KL(q(z) \,\|\, p(z))`
 
     Attributes:
-        rate: the KL term; with ``error``, its standard error.
+        rate: the KL term.
         error: standard error of ``rate``.
         mutual_information: I(x; z) under the aggregate posterior of these data.
         marginal: KL of the aggregate posterior from the prior.
@@ -288,15 +275,9 @@ def rate(
     r"""Decompose the rate into mutual information and KL of the aggregate posterior.
 
     With one draw :math:`z_n \sim q(z | x_n)` per datum and
-    :math:`q(z) = \frac{1}{N} \sum_m q(z | x_m)`: mutual information
-    :math:`\frac{1}{N} \sum_n [\log q(z_n | x_n) - \log q(z_n)]`, at most log N.
-
-    Args:
-        model: Pyro program.
-        guide: Pyro program.
-        x: N data, as for ``log_evidence``; every pair costs one density of the guide.
-        mask: True where a value is observed, likewise.
-        seed: seed of the draws.
+    :math:`q(z) = \frac{1}{N} \sum_m q(z | x_m)`, the mutual information is
+    :math:`\frac{1}{N} \sum_n [\log q(z_n | x_n) - \log q(z_n)]`, at most log N. Each of the
+    :math:`N^2` pairs costs one density of the guide. Arguments are those of :func:`inference_gaps`.
 
     References:
         Hoffman and Johnson (2016). http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
@@ -326,7 +307,7 @@ def rate(
 
 
 def _log_aggregate(evaluation: Evaluation, draws: list[Values], n: int) -> Tensor:
-    """Log q(z) of each datum's draw under the guide's average over all data."""
+    """Log q(z) at each datum's draw, q(z) the guide's average over all data."""
     pair, axis = evaluation.pair, evaluation.pair.data_axis
 
     def work(block: Block) -> Tensor:

@@ -28,21 +28,21 @@ __all__ = ["main"]
 
 RunFolder: TypeAlias = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 T = TypeVar("T")
-# Without a prefix, so that they are options of the command.
+# Their fields become options of the command, without a prefix.
 Flat: TypeAlias = tyro.conf.OmitArgPrefixes[T]
 _STUDY_SAMPLING = Sampling(method="auto")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Command:
-    """What commands have in common."""
+    """Base of the commands."""
 
     def run(self) -> None:
         """Run the command."""
         raise NotImplementedError
 
     def source(self) -> Path | None:
-        """Run whose config has the options that are not given."""
+        """Run that supplies the options which are not given."""
         return None
 
 
@@ -61,7 +61,7 @@ class Demo(_Command):
     """Train on the embedded digits under three priors, compare log p(x), and draw figures."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pyro-vae-demo")
-    """Folder for runs and figures; a new name is found if it is taken."""
+    """Folder for runs and figures; if it is not empty, a new name is chosen."""
     samples: int = Sampling.samples
     """Importance samples for each held-out digit."""
     epochs: int | None = None
@@ -82,7 +82,7 @@ class Demo(_Command):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Training(_Command):
-    """What commands that train have in common."""
+    """Base of the commands that train."""
 
     config: Flat[Config] = dataclasses.field(default_factory=Config)
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
@@ -90,7 +90,7 @@ class _Training(_Command):
     place: Flat[_Place] = dataclasses.field(default_factory=_Place)
 
     def source(self) -> Path | None:
-        """Run whose config has the options that are not given."""
+        """Run that supplies the options which are not given."""
         return self.config_file
 
 
@@ -101,10 +101,10 @@ class Fit(_Training):
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Run folder: config, checkpoint, history."""
     resume: bool = False
-    """Go on with the run in --out, with its own settings."""
+    """Resume the run in --out, with its own settings."""
 
     def source(self) -> Path | None:
-        """Run whose config has the options that are not given: first of all this one."""
+        """Run that supplies the options which are not given: the one to resume, if any."""
         from .training.checkpoint import holds_run
 
         return self.out if self.resume and holds_run(self.out) else self.config_file
@@ -183,7 +183,7 @@ class Study(_Training):
     """Folder: a run for each value, study.json, figures."""
     sampling: Flat[Sampling] = _STUDY_SAMPLING
     resume: bool = False
-    """Go on with the study in --out; what is finished is not done again."""
+    """Resume the study in --out; what is finished is not repeated."""
 
     def run(self) -> None:
         """Run the command."""
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: failed; 2: wrong usage; 130: stopped by Ctrl-C.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    for stream in (sys.stdout, sys.stderr):  # a pipe that knows no k̂ must not cost the result
+    for stream in (sys.stdout, sys.stderr):  # a pipe that cannot encode k̂ must not lose the result
         reconfigure = getattr(stream, "reconfigure", None)
         if callable(reconfigure):
             reconfigure(errors="replace")
@@ -309,12 +309,12 @@ def _parse(arguments: Sequence[str]) -> _Command:
 
 
 def _cli(arguments: Sequence[str], config: Config) -> _Command:
-    """Parse the arguments; options of a config that are not given are those of ``config``."""
+    """Parse the arguments; options that are not given are taken from ``config``."""
     commands: Any = None
     for name, kind in _COMMANDS.items():
         given: dict[str, Any] = {"config": config} if issubclass(kind, _Training) else {}
         for field in dataclasses.fields(kind):
-            if field.default is field.default_factory:  # neither: the user has to give it
+            if field.default is field.default_factory:  # neither: required
                 given[field.name] = tyro.MISSING
         entry: Any = Annotated[kind, tyro.conf.subcommand(name, default=kind(**given))]
         commands = entry if commands is None else commands | entry

@@ -48,8 +48,8 @@ class ModelSettings:
     """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file."""
     binarize: Binarize | None = None
     """How gray pixels become 0/1: dynamic (drawn anew every epoch; validation and test drawn once),
-    static or threshold; or stay gray, in [0, 1] (gray), with noise that makes them a density
-    (dequantized), or as they are (none). By default dynamic for the named image sets, none for
+    static or threshold; or stay gray: in [0, 1] (gray), with noise that makes them continuous
+    (dequantized), or unchanged (none). By default dynamic for the named data sets, none for
     files."""
     data_seed: int = 0
     """Seed of the binarization and of the choice of --labels; kept apart from --seed so that all
@@ -104,15 +104,15 @@ class ModelSettings:
     latent_dim: Annotated[int, _COUNT] = 16
     """Number of latent dimensions."""
     program: ProgramName = "vae"
-    """One layer of latents (vae), or two: bottom-up (as Burda et al.) or top-down (as Tomczak and
-    Welling); of data given their label (conditional), or with labels known for some of them
+    """One layer of latents (vae), or two: bottom-up (Burda et al.) or top-down (Tomczak and
+    Welling); or a model of data given their labels (conditional), or with labels known for some
     (semi-supervised)."""
     top_dim: Annotated[int | None, _COUNT, Of("program", "bottom-up", "top-down")] = None
-    """Dimensions of the top layer of two; by default half of --latent-dim."""
+    """Dimensions of the upper of two layers; by default half of --latent-dim."""
     classes: Annotated[int | None, _COUNT, Of("program", "conditional", "semi-supervised")] = None
     """Number of classes of the labels; by default as many as the training data have."""
     labels: Annotated[int | None, _COUNT, Of("program", "semi-supervised")] = None
-    """Training data that keep their label, as many of each class (semi-supervised). By default
+    """Training data that keep their labels, equally many per class (semi-supervised). By default
     all."""
     learned_prior: Annotated[bool, Of("program", "conditional")] = False
     """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
@@ -143,7 +143,7 @@ class ModelSettings:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(TrainingSettings, ModelSettings):
-    """What a run is: its data, its model and its training. Equal configs give equal runs."""
+    """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hidden, list):
@@ -161,8 +161,7 @@ class Config(TrainingSettings, ModelSettings):
     def options(self, part: str) -> dict[str, Any]:
         """Return the options of a part that were set, by the names of its constructor.
 
-        Args:
-            part: ``"prior"``, ``"likelihood"`` or ``"posterior"``.
+        ``part`` is ``"prior"``, ``"likelihood"`` or ``"posterior"``.
         """
         prefix = f"{part}_"
         return {
@@ -172,7 +171,7 @@ class Config(TrainingSettings, ModelSettings):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as a dictionary of plain values, fit for JSON."""
+        """Return the fields as a dictionary of plain values, ready for JSON."""
         plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return plain
 
@@ -196,7 +195,7 @@ class Config(TrainingSettings, ModelSettings):
 
 
 def parse_setting(name: str, text: str) -> Any:
-    """Read the value of one field of the config from text.
+    """Parse the value of one field of the config.
 
     Raises:
         ValueError: an unknown field, or text that is none of its values.

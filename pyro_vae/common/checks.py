@@ -13,15 +13,12 @@ _ROWS = 4096
 def check_data(x: Tensor, *, what: str = "x", first: int = 0, finite: bool = True) -> None:
     """Check that data are a non-empty tensor of finite numbers, shape ``(N, *event_shape)``.
 
-    Args:
-        x: the data.
-        what: their name in messages.
-        first: number of the first datum, for the message.
-        finite: whether NaN and infinite values are wrong.
+    Messages call the data ``what`` and count them from ``first``; with ``finite=False`` NaN and
+    infinite values pass.
 
     Raises:
         TypeError: not a tensor.
-        ValueError: no data, or NaN or infinite values; the message names the first datum.
+        ValueError: no data, or NaN or infinite values; the message names the first such datum.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{what} must be a torch tensor of shape (N, ...); got {type(x).__name__}.")

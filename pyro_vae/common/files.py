@@ -13,18 +13,14 @@ __all__ = ["write_atomically", "write_json", "write_text"]
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], object]) -> Path:
-    """Write a file so that at every moment its old or its new content is there, whole.
+    """Write a file so that at any moment either its old or its new content is there, complete.
 
-    Args:
-        path: file to write; its folder is made.
-        write: called with an open binary file.
-
-    Returns:
-        The path.
+    ``write`` is called with an open binary file. The folder is created if need be; the path is
+    returned.
 
     Raises:
         OSError: the folder or the file cannot be written, or the disk is full; the message names
-            the file, and an older content is left as it was.
+            the file, and its old content is kept.
     """
     path = Path(path)
     temporary = None

@@ -1,4 +1,4 @@
-"""The words and the rules of the options, which command line, config and parts share."""
+"""The choices and rules of the options, shared by command line, config and parts."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ __all__ = [
     "takes",
 ]
 
-# This module imports no torch, so that the command line answers at once.
-# Tests hold them equal to the registries of the modules that own the parts.
+# This module does not import torch, so that the command line answers at once. Tests check that its
+# names are those in the registries of the modules that own the parts.
 PriorName = Literal[
     "normal",
     "diagonal",
@@ -82,14 +82,14 @@ Method = Literal["guide", "refined", "laplace", "annealed", "modes", "auto"]
 
 @dataclasses.dataclass(frozen=True)
 class Must:
-    """A rule for the values of a field, in its ``Annotated`` type; of None nothing is asked."""
+    """A rule for the values of a field, put in its ``Annotated`` type; ``None`` always passes."""
 
     words: str
     holds: Callable[[Any], bool]
 
 
 def at_least(least: int) -> Must:
-    """Return the rule that a value is not below ``least``."""
+    """Return the rule that a value is at least ``least``."""
     return Must(f"be at least {least}", lambda value: value >= least)
 
 
@@ -98,11 +98,11 @@ NOT_NEGATIVE = Must("not be negative", lambda value: value >= 0)
 
 
 class Of:
-    """Which values of another setting take a field; with others it stays at its default.
+    """Marks a field that only some values of another setting use; with others it keeps its default.
 
     Args:
         setting: name of the other field.
-        values: its values that take this one.
+        values: the values of it that use this field.
     """
 
     def __init__(self, setting: str, *values: str) -> None:
@@ -111,10 +111,10 @@ class Of:
 
 
 def check_values(settings: object) -> None:
-    """Check the fields of a dataclass by what their types say.
+    """Check the fields of a dataclass against their annotations.
 
     Raises:
-        ValueError: a rule that does not hold, or a word that is none of the choices.
+        ValueError: a value that breaks a rule, or a word that is not one of the choices.
     """
     for name, (kind, rules) in _declared(settings).items():
         value = getattr(settings, name)
@@ -129,16 +129,16 @@ def check_values(settings: object) -> None:
 
 
 def takes(settings: object, option: str) -> bool:
-    """Whether the other settings have values that take an option."""
+    """Return whether the values of the other settings allow an option."""
     _, rules = _declared(settings)[option]
     return all(getattr(settings, r.setting) in r.values for r in rules if isinstance(r, Of))
 
 
 def not_taken(settings: object, setting: str) -> dict[str, tuple[str, ...]]:
-    """Options that were set though this value of a setting does not take them.
+    """Find options that were set although this value of a setting does not use them.
 
     Returns:
-        The values that do, by option.
+        By option, the values of the setting that do use it.
     """
     kind, value = type(settings), getattr(settings, setting)
     return {
@@ -151,7 +151,7 @@ def not_taken(settings: object, setting: str) -> dict[str, tuple[str, ...]]:
 
 
 def check_taken(settings: object, setting: str) -> None:
-    """Raise a ``ValueError`` that names an option which this value of a setting does not take."""
+    """Raise a ``ValueError`` for an option that was set but that this setting does not use."""
     for option, owners in not_taken(settings, setting).items():
         raise ValueError(
             f"{setting} {getattr(settings, setting)!r} does not take "
@@ -161,7 +161,7 @@ def check_taken(settings: object, setting: str) -> None:
 
 
 def _declared(settings: object) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Type of each field of a dataclass, and what else its annotation says."""
+    """Type of each field of a dataclass, and the rest of its annotation."""
     kind: Any = type(settings)
     return _read(kind)
 

@@ -17,10 +17,10 @@ __all__ = ["Processes"]
 
 @dataclass(frozen=True)
 class Processes:
-    """A group of processes that share one task. One process alone is a group, too.
+    """A group of processes that share one task; a single process is a group, too.
 
     Attributes:
-        rank: number of this process in the group, from 0.
+        rank: index of this process in the group, from 0.
         world: number of processes in the group.
     """
 
@@ -47,17 +47,17 @@ class Processes:
 
     @property
     def share(self) -> slice:
-        """Which of a number of rows are for this process; every row is for one."""
+        """Slice of the rows that this process works on; every row belongs to one process."""
         return slice(self.rank, None, self.world)
 
     def device(self, device: torch.device) -> torch.device:
-        """Give each process of a machine a GPU of its own, unless one was named."""
+        """Return a GPU for this process alone, unless ``device`` names one or is no GPU."""
         if self.world == 1 or device.type != "cuda" or device.index is not None:
             return device
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
     def wait(self) -> None:
-        """Wait for all processes to come here."""
+        """Wait until every process has reached this point."""
         if self.world > 1:
             distributed.barrier()
 
@@ -68,7 +68,7 @@ class Processes:
         return tensor
 
     def any(self, *flags: bool) -> list[bool]:
-        """Whether each flag is up in any process."""
+        """Return for each flag whether it is set in any process."""
         if self.world == 1:
             return list(flags)
         return (self.add_up(torch.tensor(flags, dtype=torch.int32)) > 0).tolist()
@@ -81,7 +81,7 @@ class Processes:
         return values
 
     def align(self, module: nn.Module) -> None:
-        """Give the module of every process the parameters and buffers of the first."""
+        """Copy the parameters and buffers of the first process into every other."""
         if self.world > 1:
             with torch.no_grad():
                 for tensor in (*module.parameters(), *module.buffers()):
@@ -90,12 +90,12 @@ class Processes:
     def combine(
         self, parameters: Sequence[Tensor], rows: int, elbo: Tensor
     ) -> tuple[Tensor, int | Tensor]:
-        r"""Make the gradients of all processes those of all their rows together.
+        r"""Replace each process's gradients by the mean over the rows of all processes.
 
         .. math:: g = \sum_r n_r g_r \Big/ \sum_r n_r
 
-        for gradients :math:`g_r` per datum of the :math:`n_r` rows of process r, so batches may be
-        of any size, and empty for some processes.
+        where :math:`g_r` is the gradient per datum of the :math:`n_r` rows of process r. Batches
+        may differ in size, and may be empty.
 
         Args:
             parameters: tensors with gradients (or ``None``, for no rows).
@@ -103,7 +103,7 @@ class Processes:
             elbo: sum of the ELBO over them.
 
         Returns:
-            ELBO and number of rows of all.
+            ELBO and number of rows, summed over the processes.
         """
         if self.world == 1:
             return elbo, rows
@@ -119,9 +119,9 @@ class Processes:
 
 
 def _leave() -> None:
-    """Dissolve the group while Python still runs: its threads abort a process that has ended.
+    """Dissolve the group before Python shuts down, when its threads could abort the process.
 
-    The group is only gone with the last reference to it, so cycles that hold one are collected.
+    The group lives until the last reference to it is gone, so reference cycles are collected too.
     """
     if distributed.is_initialized():
         distributed.destroy_process_group()

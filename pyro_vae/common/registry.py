@@ -1,4 +1,4 @@
-"""Tables of things by name: looking one up, the options that it takes, the nearest word."""
+"""Tables of things by name: lookup, the options of an entry, the nearest spelling."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def suggestion(word: str, choices: Iterable[str]) -> str:
 
 
 def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
-    """Return ``table[name]``, or raise a ``ValueError`` that lists what there is."""
+    """Return ``table[name]``, or raise a ``ValueError`` that lists the names in the table."""
     if name not in table:
         raise ValueError(
             f"unknown {kind} {name!r}; there are {', '.join(map(repr, table))}."
@@ -29,7 +29,7 @@ def lookup(kind: str, name: str, table: Mapping[str, T]) -> T:
 
 
 def check_choice(kind: str, word: str, choices: Iterable[str]) -> None:
-    """Raise a ``ValueError`` that lists what there is, unless a word is among it."""
+    """Raise a ``ValueError`` that lists the choices, unless ``word`` is one of them."""
     choices = list(choices)
     if word not in choices:
         raise ValueError(
@@ -46,7 +46,7 @@ def options_of(constructor: Callable[..., Any]) -> list[str]:
 def check_options(
     kind: str, name: str, constructor: Callable[..., Any], options: Iterable[str]
 ) -> None:
-    """Raise a ``ValueError`` that names an option which a constructor does not take."""
+    """Raise a ``ValueError`` for an option that a constructor does not take."""
     own = options_of(constructor)
     for option in options:
         if option not in own:
@@ -60,14 +60,10 @@ def check_options(
 def build(
     kind: str, name: str, table: Mapping[str, Callable[..., T]], /, *args: Any, **options: Any
 ) -> T:
-    """Return ``table[name](*args, **options)``, or raise a ``ValueError`` that says what there is.
+    """Return ``table[name](*args, **options)``; ``kind`` says in messages what the table holds.
 
-    Args:
-        kind: what the table holds, for the message.
-        name: a key of the table.
-        table: constructors by name.
-        args: positional arguments of the constructor.
-        options: keyword-only arguments of the constructor.
+    Raises:
+        ValueError: an unknown name, or an option that its constructor does not take.
     """
     constructor = lookup(kind, name, table)
     check_options(kind, name, constructor, options)

@@ -1,4 +1,4 @@
-"""Random draws that depend on a seed alone and leave the caller's random state as it was."""
+"""Random draws that depend on a seed alone and leave the caller's random state unchanged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["derive", "seeded"]
 
 
 def derive(stream: str, *keys: int) -> int:
-    """Return a seed of 63 bits for a named stream; any other name or key gives an independent one.
+    """Return a 63-bit seed for a named stream, independent of that for any other name or keys.
 
     Raises:
         ValueError: a key that is not an integer from 0 up to 2^64.
@@ -22,7 +22,7 @@ def derive(stream: str, *keys: int) -> int:
     for key in keys:
         if not isinstance(key, int) or isinstance(key, bool) or not 0 <= key < 2**64:
             raise ValueError(f"a seed is a non-negative integer below 2^64; got {key!r}.")
-        words += [key % 2**32, key // 2**32]  # of fixed width, so that no two lists are alike
+        words += [key % 2**32, key // 2**32]  # of fixed width: no two lists are alike
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
@@ -33,7 +33,7 @@ def seeded(stream: str, *keys: int) -> Iterator[None]:
     seed = derive(stream, *keys)
     on_gpu = torch.cuda.is_initialized()
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
-        # torch.manual_seed would note down the call stack each time, for a GPU used later.
+        # torch.manual_seed would also record the call stack, in case a GPU is used later.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
             torch.cuda.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Settings of training and of evaluation: their values, their rules and their help, once."""
+"""Settings of training and evaluation: their values, rules and help texts in one place."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class TrainingSettings:
     kl_warmup: Annotated[int, at_least(0)] = 0
     """Epochs over which the weight of the KL term rises from exactly 0 to exactly --beta."""
     kl_cycles: Annotated[int, at_least(1)] = 1
-    """How often it rises in that time: once, linearly; or in so many cycles, each of which rises
-    over its first half and stays over its second."""
+    """Number of cycles in the warm-up: one rises linearly; of several, each rises over its first
+    half and stays constant over its second."""
     beta: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the KL term after the warm-up; the logged ELBO has weight 1."""
     patience: Annotated[int | None, at_least(1)] = None
-    """Stop after so many epochs without a better validation ELBO, and restore the best."""
+    """Stop after this many epochs without a better validation ELBO, and restore the best."""
     compiled: bool = False
-    """Compile the step first: worth its seconds in long runs."""
+    """Compile the training step first: pays off in long runs."""
     precision: Precision = "float32"
     """Precision of matrix products in training, if compiled: float32 or bfloat16."""
     seed: Annotated[int, at_least(0)] = 0
@@ -43,7 +43,7 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         check_values(self)
         if self.precision != "float32" and not self.compiled:
-            raise ValueError("precision is of a compiled step; add compiled=True (--compiled).")
+            raise ValueError("precision needs a compiled step: add compiled=True (--compiled).")
         if self.kl_cycles > 1 and self.kl_warmup == 0:
             raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
         if self.patience is not None and self.kl_warmup >= self.epochs:
@@ -55,13 +55,13 @@ class TrainingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How much is drawn to estimate log p(x)."""
+    """How log p(x) is sampled."""
 
     samples: Annotated[int, at_least(1)] = 1000
     """Importance samples K for each datum."""
     method: Method = "guide"
     """Proposal: guide (the literature's protocol), refined, laplace or annealed (fitted to each
-    datum), or auto (as far as each datum needs)."""
+    datum), or auto (as far up this list as each datum needs)."""
     number: Annotated[int | None, tyro.conf.arg(metavar="N"), at_least(1)] = None
     """Evaluate the first N test data only."""
 
@@ -78,6 +78,6 @@ class EvaluationSettings(Sampling):
     chunk: Annotated[int | None, at_least(1)] = None
     """Samples evaluated at once; bounds the memory, changes no result."""
     compiled: bool = False
-    """Compile log p(x, z) first: worth its seconds from millions of samples on."""
+    """Compile log p(x, z) first: pays off from millions of samples on."""
     precision: Precision = "float32"
     """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""

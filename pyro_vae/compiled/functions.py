@@ -1,4 +1,4 @@
-"""Modules as compiled functions: Pyro's handlers are traced away, arithmetic stays."""
+"""Modules as compiled functions: Pyro's handlers are traced away, the arithmetic stays."""
 
 from __future__ import annotations
 
@@ -28,18 +28,19 @@ _number = itertools.count()
 def compile_function(module: nn.Module, *, precision: Precision = "float32") -> Callable[..., Any]:
     """Compile the call of a module and its gradients, with parameters and buffers as arguments.
 
-    ``torch.compile`` cannot look through Pyro's handlers and need not: a function allowed in its
-    graph is traced below Python, handlers and all. Nothing in the call may depend on values of
-    tensors. It is compiled for the shapes of the first arguments, and must be given no others.
+    ``torch.compile`` cannot look through Pyro's handlers and need not: a function that is allowed
+    in its graph is traced below Python, handlers and all. Nothing in the call may depend on values
+    of tensors. The function is compiled for the shapes of its first arguments, and is only to be
+    called with those.
 
     Args:
-        module: its call takes tensors, and returns the loss first.
+        module: takes tensors, and returns a tuple of tensors, the loss first.
         precision: of matrix products.
 
     Returns:
-        Function of the module's arguments, followed by :func:`state_of` the module. Its results are
-        what the module returns, without a graph, and a list of the loss's gradients by the
-        parameters: ``None`` for those that the loss does not depend on.
+        Function of the module's arguments, followed by :func:`state_of` the module. It returns
+        what the module does, detached, and a list of the loss's gradients by the parameters,
+        ``None`` for those that the loss does not depend on.
     """
     function = as_function(module)
     parameters = list(module.parameters())
@@ -73,7 +74,7 @@ def compile_function(module: nn.Module, *, precision: Precision = "float32") -> 
 
 
 def as_function(module: nn.Module) -> Callable[..., Any]:
-    """Return the call of a module as a function of its arguments, then :func:`state_of` it."""
+    """Return a module's call as a function of its arguments, then of its :func:`state_of`."""
     names, number = _names(module), len(state_of(module))
 
     def call(*tensors: Tensor) -> Any:
@@ -87,15 +88,15 @@ def as_function(module: nn.Module) -> Callable[..., Any]:
 def compile_call(
     call: Callable[..., Any], *, products: Any = None, on_cpu: bool
 ) -> Callable[..., Any]:
-    """Compile a function of tensors, with a pass over its matrix products.
+    """Compile a function of tensors, with ``products`` as a pass over its matrix products.
 
-    It is compiled for the shapes of the first arguments, and must be given no others.
+    It is compiled for the shapes of its first arguments, and is only to be called with those.
     """
     allowed = torch.compiler.allow_in_graph(call)
     options: dict[str, Any] = {
-        "fallback_random": True,
-        "cpp_wrapper": on_cpu,  # kernels are called from C++, not from Python
-        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # shapes are the caller's care
+        "fallback_random": True,  # the same random numbers as without compilation
+        "cpp_wrapper": on_cpu,  # calling kernels from Python would cost more than small ones take
+        "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # callers check the shapes
     }
     if products is not None:
         options["post_grad_custom_post_pass"] = products
@@ -103,7 +104,7 @@ def compile_call(
     def traced(*tensors: Tensor) -> Any:
         return allowed(*tensors)
 
-    # Compiled graphs are found by code object, and what it closes over is not looked at: without a
+    # torch looks compiled graphs up by code object, regardless of what it closes over: without a
     # code object of its own, a second function of the same shapes would run the first one's graph.
     traced.__code__ = traced.__code__.replace(co_name=f"traced_{next(_number)}")
     with _validation_kept():
@@ -118,7 +119,7 @@ def compile_call(
 
 @contextmanager
 def _validation_kept() -> Iterator[None]:
-    """Keep torch's validation of distributions, which ``torch.compile`` switches off."""
+    """Restore torch's validation of distributions, which ``torch.compile`` switches off."""
     validate = torch.distributions.Distribution._validate_args
     try:
         yield
@@ -128,7 +129,7 @@ def _validation_kept() -> Iterator[None]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep what torch says to its own developers while it compiles from the user."""
+    """Hide from the user what torch tells its own developers while it compiles."""
     logger = logging.getLogger("torch.utils.cpp_extension")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -148,8 +149,8 @@ def state_of(module: nn.Module) -> list[Tensor]:
 def _names(module: nn.Module) -> dict[str, int]:
     """Names of all parameters and buffers, with their places in :func:`state_of`.
 
-    A tensor with several names has all of them here, but a module that is found at several places
-    is listed once: ``functional_call`` does not put the tensors of such a module back.
+    Each name of a shared tensor is here, but a shared module has only one: ``functional_call`` does
+    not restore the tensors of a module that it meets twice.
     """
     places = {id(tensor): place for place, tensor in enumerate(state_of(module))}
     names = {}
@@ -161,15 +162,15 @@ def _names(module: nn.Module) -> dict[str, int]:
 
 
 def attempt(build: Callable[[], T], *, what: str) -> T | None:
-    """Return what a function builds by compiling and trying a user's program, if that works.
+    """Return what ``build`` makes by compiling and trying a user's program; ``None`` if it fails.
 
     Warns:
-        PyroVAEWarning: it does not; says why, and that ``what`` goes on without compilation.
+        PyroVAEWarning: it failed, and why; ``what`` goes on without compilation.
     """
     try:
         with seeded("compile", 0), pyro.validation_enabled(False), _quietly():
             return build()
-    except Exception as error:  # whatever a user's program brings up under tracing
+    except Exception as error:  # a user's program may fail in any way under tracing
         warnings.warn(
             f"{what} goes on without compilation: {reason(error)}", PyroVAEWarning, stacklevel=3
         )
@@ -177,7 +178,7 @@ def attempt(build: Callable[[], T], *, what: str) -> T | None:
 
 
 def reason(error: BaseException) -> str:
-    """Say in a line why a program could not be compiled."""
+    """Say in one line why a program could not be compiled."""
     while error.__cause__ is not None or error.__context__ is not None:
         error = error.__cause__ or error.__context__ or error
     lines = str(error).strip().splitlines()

@@ -1,4 +1,4 @@
-"""Compiled functions that are called again and again with some arguments unchanged."""
+"""Compiled functions that are called many times with some arguments unchanged."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ __all__ = ["HoistedFunction"]
 
 
 class HoistedFunction:
-    """The call of a module in two parts, of which the first does not change from call to call.
+    """The call of a module in two parts, the first of which does not change from call to call.
 
-    What depends on the fixed arguments and the module's state alone (an encoder's means, weights in
-    lower precision, weights as their products read them) is computed by :meth:`prepare`; the rest,
-    which depends on the other arguments or on random numbers, is compiled. ::
+    What depends only on the fixed arguments and the module's state (an encoder's means, weights in
+    lower precision or in the memory layout of their products) is computed by :meth:`prepare`; the
+    rest, which depends on the other arguments or on random numbers, is compiled. ::
 
         function = HoistedFunction(module, moving=(z,), fixed=(x,))
         prepared = function.prepare(x)
         for z in draws:
             function(prepared, z)  # module(z, x)
 
-    Nothing in the call may depend on values of tensors, or change a tensor in place that it is
-    given. It is compiled for the shapes of these arguments, and must be given no others.
+    Nothing in the call may depend on values of tensors, or change a given tensor in place. It is
+    compiled for the shapes of these arguments, and is only to be called with those.
 
     Args:
-        module: its call takes tensors, first the moving ones, and returns tensors.
+        module: takes tensors, the moving ones first, and returns tensors.
         moving: arguments that change.
         fixed: arguments that stay.
         precision: of matrix products.
 
     Raises:
-        RuntimeError: the call depends on values of tensors, or changes one that it is given.
-        Exception: whatever else the call or the compiler brings up.
+        RuntimeError: the call depends on values of tensors, or changes a given one in place.
+        Exception: any other error of the call or the compiler.
     """
 
     def __init__(
@@ -59,19 +59,19 @@ class HoistedFunction:
         self._second = compile_call(second, on_cpu=on_cpu)
 
     def prepare(self, *fixed: Tensor) -> list[Tensor]:
-        """Compute what depends on the fixed arguments and the module's state alone."""
+        """Compute what depends only on the fixed arguments and the module's state."""
         with torch.no_grad():
             prepared: list[Tensor] = self._first(*fixed, *self.state)
         return prepared
 
     def __call__(self, prepared: list[Tensor], *moving: Tensor) -> Any:
-        """Compute the rest: what the module returns, without a graph."""
+        """Compute the rest and return what the module does, detached."""
         with torch.no_grad():
             return self._second(*moving, *prepared)
 
 
 def _traced(module: nn.Module, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Operations of the module's call on its arguments and its state; nothing is computed."""
+    """Record the operations of a module's call on its arguments and state, computing nothing."""
     from torch._subclasses.fake_tensor import (
         DataDependentOutputException,
         DynamicOutputShapeException,
@@ -93,10 +93,10 @@ def _traced(module: nn.Module, tensors: tuple[Tensor, ...]) -> fx.GraphModule:
 
 
 def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.GraphModule]:
-    """Split a graph into what does not depend on its first arguments or on chance, and the rest."""
+    """Split a graph into what depends on neither its first arguments nor chance, and the rest."""
     depending = _depending(traced.graph, number)
     moving = depending | _large(traced.graph, depending)
-    for node in second_factors(traced.graph) - moving:  # read row by row, many times
+    for node in second_factors(traced.graph) - moving:  # products read them row by row
         with traced.graph.inserting_after(node):
             packed = traced.graph.call_function(
                 torch.ops.aten.clone.default, (node,), {"memory_format": torch.contiguous_format}
@@ -113,7 +113,7 @@ def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.Grap
         if node not in depending and node is not output:
             known[node] = first.node_copy(node, known.__getitem__)
     first.output([known[node] for node in border])
-    first.eliminate_dead_code()  # large results, unless something that stays is made of them
+    first.eliminate_dead_code()  # large results that no other prepared result needs
 
     arguments = [node for node in nodes if node.op == "placeholder" and node in moving]
     known = {node: second.placeholder(node.name) for node in (*arguments, *border)}
@@ -124,7 +124,7 @@ def _split(traced: fx.GraphModule, number: int) -> tuple[fx.GraphModule, fx.Grap
 
 
 def _depending(graph: fx.Graph, number: int) -> set[fx.Node]:
-    """Nodes that depend on the first arguments of a graph, or on chance."""
+    """Nodes that depend on the first ``number`` arguments of a graph, or on random numbers."""
     arguments = [node for node in graph.nodes if node.op == "placeholder"]
     moving = set(arguments[:number])
     for node in graph.nodes:
@@ -135,7 +135,10 @@ def _depending(graph: fx.Graph, number: int) -> set[fx.Node]:
 
 
 def _large(graph: fx.Graph, moving: set[fx.Node]) -> set[fx.Node]:
-    """Elementwise results that would take more memory than all arguments: cheaper made anew."""
+    """Elementwise results that take more memory than the fixed arguments and the state together.
+
+    Reading them back in every call would cost more than computing them again.
+    """
     arguments = [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
     most = sum(_bytes(node) for node in arguments)
     large: set[fx.Node] = set()

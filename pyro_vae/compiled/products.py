@@ -1,4 +1,4 @@
-"""Matrix products of compiled functions: the library and the precision that they are given."""
+"""Matrix products of compiled functions: by which library, and in which precision."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["onednn_is_faster", "products_pass", "second_factors"]
 
 
 def products_pass(precision: Precision) -> Any:
-    """Return what Inductor is to do to the float32 matrix products of a graph.
+    """Return the pass with which Inductor rewrites the float32 matrix products of a graph.
 
     Args:
-        precision: ``"float32"`` gives products on the CPU to oneDNN, if it is the faster there;
-            ``"bfloat16"`` rounds the factors and the product, and leaves all else as it is.
+        precision: ``"float32"`` gives products on the CPU to oneDNN, if that is faster there;
+            ``"bfloat16"`` rounds factors and products, and leaves all else as it is.
 
     Returns:
         A pass for ``post_grad_custom_post_pass``, or ``None``.
@@ -33,9 +33,9 @@ def products_pass(precision: Precision) -> Any:
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether oneDNN multiplies float32 matrices faster here than torch's default, as measured.
+    """Measure whether oneDNN multiplies float32 matrices faster here than torch's default.
 
-    On processors where MKL takes a slow path, oneDNN does twice as many operations a second.
+    On processors where MKL takes a slow path, oneDNN is about twice as fast.
     """
     if not torch.backends.mkldnn.is_available():
         return False
@@ -65,9 +65,9 @@ def _linear(a: Tensor, b: Tensor) -> Tensor:
 
 @cache
 def _operator() -> tuple[Any, Any]:
-    """The product by oneDNN as an operator that Inductor takes as it is, and its library.
+    """The product by oneDNN as an opaque operator, and its library, which must stay alive.
 
-    (Inductor's own treatment of oneDNN's operator wants constant weights.)
+    Inductor's own treatment of oneDNN's operator requires constant weights.
     """
     library = torch.library.Library("pyro_vae", "DEF")
     library.define("matmul(Tensor a, Tensor b) -> Tensor")
@@ -101,7 +101,7 @@ def _reduced_pass() -> Any:
 
 
 def _pass(multiply: Callable[..., fx.Node], name: str, device: str | None) -> Any:
-    """Pass that writes the float32 products of a graph anew."""
+    """Make a pass that replaces the float32 products of a graph."""
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     aten = torch.ops.aten
@@ -139,7 +139,7 @@ def second_factors(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _call(graph: fx.Graph, op: Any, *args: Any) -> fx.Node:
-    """Add a call to a graph, with the shape that Inductor wants to know."""
+    """Add a call to a graph, with the fake result that Inductor reads shapes from."""
     node = graph.call_function(op, args)
     values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
     fake: Any = next(v for v in values if isinstance(v, Tensor))

@@ -19,7 +19,7 @@ __all__ = ["CompiledGradients", "CompiledStep", "Gradients"]
 class Gradients:
     r"""Gradients of an objective per datum, :math:`-\frac{1}{B} \nabla \sum_n L(x_n)`.
 
-    Calling it with a batch of B data replaces ``.grad`` of the program's parameters (``None`` for
+    Called with a batch of B data, it replaces ``.grad`` of the program's parameters (``None`` for
     those that the loss does not depend on), and returns the ELBO.
 
     Args:
@@ -87,7 +87,7 @@ class CompiledGradients(Gradients):
         """Compile for batches of these shapes, and try the result once."""
         buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
         with seeded("compile", 0), pyro.validation_enabled(False), torch.no_grad():
-            # The objective finds the plates, and Pyro's store the parameters.
+            # Before tracing the objective must know the plates, and Pyro's store the parameters.
             self.objective.terms(self.program.model, self.program.guide, *batch)
 
         def build() -> Callable[..., Any]:
@@ -121,8 +121,8 @@ class CompiledStep:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
         objective: an objective of this package, such as ``pv.ELBO()``.
         optimizer: any of ``torch.optim``, over the program's parameters.
-        rows: number of data in a full batch, for which it is compiled; ``None`` for that of the
-            first. Other batches (the last one of an epoch) take the plain path.
+        rows: number of data in a full batch, for which the step is compiled; ``None`` for that of
+            the first. Other batches (the last of an epoch) are not compiled.
         precision: of matrix products. ``"bfloat16"`` rounds their factors and results to 8 bits;
             parameters, densities and sums stay in float32.
 
@@ -150,8 +150,8 @@ class CompiledStep:
             kl_weight: weight of the KL term.
 
         Returns:
-            ELBO at ``kl_weight`` 1 before the step, a scalar: the sum over the batch, in nats. It
-            stays on the device.
+            ELBO before the step at ``kl_weight`` 1, a scalar on the device: the sum over the batch,
+            in nats.
         """
         with pyro.validation_enabled(False):
             elbo = self.gradients(*batch, kl_weight=kl_weight)
@@ -160,7 +160,7 @@ class CompiledStep:
 
 
 class _Loss(nn.Module):
-    """Loss per datum and ELBO as the call of a module, whose parameters can then be given."""
+    """Loss per datum and ELBO as the call of a module, so that its parameters can be passed in."""
 
     def __init__(self, program: nn.Module, objective: Any) -> None:
         super().__init__()

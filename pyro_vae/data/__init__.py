@@ -1,4 +1,4 @@
-"""Data sets, and batches of whatever a user gives as data."""
+"""Data sets by name or path, and batches of whatever data a user passes in."""
 
 from .sets import DATASETS, Data, Splits, fingerprint, load
 from .sources import AnyData, Source, as_source, fingerprint_of

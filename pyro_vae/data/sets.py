@@ -1,4 +1,4 @@
-"""Data sets: loading, splitting, binarization with its seed, and a hash that tells data apart."""
+"""Data sets: loading, splitting, seeded binarization, and a hash that tells data apart."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class Data:
     """One split of a data set.
 
     Attributes:
-        x: data of shape ``(N, *event_shape)``, float32. Under a binarization, values that were
-            drawn once from ``seed``.
+        x: data of shape ``(N, *event_shape)``, float32; under a binarization, drawn once from
+            ``seed``.
         y: labels of shape ``(N,)``, if there are any.
         name: the data set.
         split: ``train``, ``valid`` or ``test``.
         binarization: how gray values became ``x``.
         seed: seed of the binarization.
-        intensities: gray values in [0, 1] to draw from anew at every epoch, for the training split
-            under dynamic binarization or dequantization; else ``None``.
+        intensities: gray values in [0, 1] from which each epoch draws anew (of the training split
+            under dynamic binarization or dequantization), else ``None``.
         levels: number of gray levels, of dequantized data.
     """
 
@@ -76,7 +76,7 @@ class Data:
         return fingerprint(self.x)
 
     def batch(self, index: Tensor) -> Tensor:
-        """Data at ``index`` for one training step: drawn anew where they are drawn at all."""
+        """Return the data at ``index`` for a training step, drawn anew from any ``intensities``."""
         if self.intensities is None:
             return self.x.index_select(0, index)
         gray = self.intensities.index_select(0, index)
@@ -96,7 +96,7 @@ class Data:
         return self.take(slice(n))
 
     def take(self, rows: Tensor | slice) -> Data:
-        """Return some rows of the data: a slice, or their numbers."""
+        """Return some rows of the data: a slice, or those at the given positions."""
         return replace(
             self,
             x=self.x[rows],
@@ -123,7 +123,7 @@ def fingerprint(*tensors: Tensor) -> str:
 
 
 def as_bytes(tensor: Tensor) -> bytes:
-    """Return the values of a tensor as they lie in memory."""
+    """Return the bytes of a tensor's values, in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return flat.view(torch.uint8).numpy().tobytes()
 
@@ -143,18 +143,21 @@ def load(
       download.
     - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
     - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x`` or any of
-      ``train``, ``valid``, ``test`` (labels as ``y`` or ``train_y``, ...). Splits that the file has
-      not are taken from its training data, a tenth each, always the same ones.
+      ``train``, ``valid``, ``test`` (labels as ``y`` or ``train_y``, ...). A split that the file
+      lacks is a tenth of its training data, always the same.
 
-    Binarization (integer images are first divided by 255, or by their largest value if they are
-    not of 8 bits): ``dynamic``
-    draws pixels with their gray value as probability, for training anew at every epoch, for
-    validation and test once; ``static`` draws all once; ``threshold`` is 1 above one half; ``gray``
-    stays gray, in [0, 1]; ``dequantized`` is :math:`(k + u) / L` for level k of L and uniform noise
-    u, drawn like ``dynamic``, so that a density of it bounds the probability of the levels from
-    below (add :math:`\log_2 L` to its bits/dim; Theis et al. 2016,
-    https://arxiv.org/abs/1511.01844); ``none`` keeps the values. Numbers under different
-    binarizations are not comparable.
+    For binarization, integer images are first divided by 255, or by their largest value if they
+    are not 8-bit.
+
+    - ``dynamic``: pixels are drawn with their gray value as probability, for training anew at every
+      epoch, for validation and test once. ``static``: all are drawn once.
+    - ``threshold``: 1 above one half, else 0. ``gray``: gray values in [0, 1]. ``none``: values as
+      they are.
+    - ``dequantized``: :math:`(k + u) / L` for level k of L and uniform noise u, drawn as often as
+      ``dynamic``. A density of it bounds the probability of the levels from below (add
+      :math:`\log_2 L` to its bits/dim; Theis et al. 2016, https://arxiv.org/abs/1511.01844).
+
+    Numbers under different binarizations are not comparable.
 
     Args:
         name: name or path.
@@ -163,11 +166,11 @@ def load(
         validation: number of training data set aside for validation, from their end.
         root: folder of downloaded data; by default the environment variable ``PYRO_VAE_DATA``, else
             ``~/.cache/pyro_vae``.
-        download: whether absent data may be downloaded.
+        download: whether missing data may be downloaded.
 
     Raises:
-        ValueError: an unknown name; gray values outside [0, 1] to binarize; NaN or empty data; more
-            validation than training data.
+        ValueError: an unknown name; gray values outside [0, 1] to binarize; NaN or empty data; as
+            many validation as training data, or more.
         FileNotFoundError: a path or data set that is not there.
     """
     if binarize is not None and binarize not in get_args(Binarize):
@@ -199,7 +202,7 @@ def load(
         x, y = arrays[split]
         what = f"{split} split of {title!r}"
         if split == "valid" and len(x) == 0:
-            pass  # asked for: no validation
+            pass  # validation=0 was asked for
         else:
             check_data(x, what=what)
         splits[split] = _binarized(x, y, title, split, binarize, seed, index, what, largest)
@@ -232,7 +235,7 @@ def _binarized(
     if binarize == "threshold":
         return replace(data, x=(gray > 0.5).float())
     if binarize == "dequantized" and x.is_floating_point():
-        raise ValueError(f"{what} is not of integers, whose levels dequantization needs.")
+        raise ValueError(f"{what} is not of integers; dequantization needs their levels.")
     levels = int(largest) + 1
     generator = torch.Generator().manual_seed(derive("binarize", seed, index))
     drawn = _draw(gray, torch.rand(gray.shape, generator=generator), binarize, levels)
@@ -241,14 +244,14 @@ def _binarized(
 
 
 def _draw(gray: Tensor, noise: Tensor, binarize: Binarize, levels: int) -> Tensor:
-    """Make data of gray values in [0, 1] and uniform noise."""
+    """Turn gray values in [0, 1] and uniform noise into data."""
     if binarize == "dequantized":
         return (gray * (levels - 1) + noise) / levels
     return (noise < gray).to(gray.dtype)
 
 
 def _largest(splits: list[Tensor]) -> float:
-    """Integer value that stands for white: 255 for 8 bits, else the largest of all splits."""
+    """Integer that stands for white: 255 for 8-bit data, else the largest of all splits."""
     if splits[0].dtype.is_floating_point:
         return 1.0
     if splits[0].dtype == torch.uint8:
@@ -257,7 +260,7 @@ def _largest(splits: list[Tensor]) -> float:
 
 
 def _set_aside(arrays: Arrays, split: str, number: int | None) -> Arrays:
-    """Take a split from the end of the training data (joined with the old split, if any)."""
+    """Take a split from the end of the training data, to which an old split is joined first."""
     x, y = arrays["train"]
     if split in arrays:
         old_x, old_y = arrays[split]
@@ -341,7 +344,7 @@ def _from_file(path: Path) -> Arrays:
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a NumPy file of numbers: {error}") from error
     tensors = {key: _to_tensor(array, f"{path}:{key}") for key, array in found.items()}
-    for key in {"x", "train"} & set(tensors):  # before shuffling, so that rows are the file's
+    for key in {"x", "train"} & set(tensors):  # before shuffling, to count the file's rows
         check_data(tensors[key], what=f"{path}:{key}")
     if "x" in tensors:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(tensors["x"])))

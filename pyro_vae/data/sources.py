@@ -1,4 +1,4 @@
-"""Data as people have them (tensors, data sets, loaders), as arguments of two Pyro programs."""
+"""Tensors, data sets and loaders of any kind, as the arguments of two Pyro programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
 Batch = tuple[Tensor, ...]
 
 AnyData: TypeAlias = "Tensor | Data | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]"
-"""A tensor ``(N, *event_shape)``, our ``Data``, a tuple of tensors (one for each argument of the
+"""A tensor ``(N, *event_shape)``, a :class:`Data`, a tuple of tensors (one for each argument of the
 programs), a map-style dataset, or a loader of batches that can be iterated again."""
 
 
@@ -31,10 +31,10 @@ class Source(ABC):
     """Data as the arguments of two programs, in order or shuffled.
 
     Attributes:
-        description: the data in words, where they are known.
-        in_memory: whether all of them are.
-        sha256: hash of the data, where they are ``Data``.
-        event_shape: shape of one datum, likewise.
+        description: the data in words, if known.
+        in_memory: whether all data are in memory.
+        sha256: hash of the data, if they are ``Data``.
+        event_shape: shape of one datum, if they are ``Data``.
     """
 
     description: str = ""
@@ -48,19 +48,19 @@ class Source(ABC):
 
     @abstractmethod
     def blocks(self, rows: int) -> Iterator[Batch]:
-        """All data once, in their own order, ``rows`` at a time."""
+        """Yield all data once, in their own order, ``rows`` at a time."""
 
     @abstractmethod
     def batches(self, rows: int) -> Iterator[Batch]:
-        """All data once, in any order; a loader's own batches, or ``rows`` at a time."""
+        """Yield all data once, in any order: a loader's own batches, or ``rows`` at a time."""
 
     @abstractmethod
     def select(self, index: Tensor, rows: int) -> Iterator[Batch]:
-        """Data at ascending positions, ``rows`` at a time."""
+        """Yield the data at ascending positions, ``rows`` at a time."""
 
     @abstractmethod
     def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        """One epoch of minibatches, of each of which ``share`` is given."""
+        """Yield one epoch of minibatches of ``size`` data, only the ``share`` of each."""
 
     @abstractmethod
     def steps(self, size: int) -> int:
@@ -68,35 +68,35 @@ class Source(ABC):
 
     @abstractmethod
     def largest(self, size: int) -> int | None:
-        """Return the number of data in a full minibatch, if it is known."""
+        """Return the number of data in a full minibatch, or ``None`` if it is not known."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Source:
-        """Put the data on a device, or what will be read of them."""
+        """Put the data on a device; data not in memory are put there as they are read."""
 
     @abstractmethod
     def changed(self, change: Callable[[Batch, int], Batch]) -> Source:
-        """Return the data put through a function of a block and its position.
+        """Return the data with ``change`` applied, a function of a block and its position.
 
-        Data in memory are put through it at once, as one block; others when they are read.
+        It is applied to data in memory at once, as one block, and to others as they are read.
         """
 
 
 def as_source(
     data: AnyData, program: Callable[..., Any], *, what: str = "x", finite: bool = True
 ) -> Source:
-    """Make a source of whatever a user gives as data.
+    """Make a source of whatever a user passes as data.
 
     Args:
         data: the data.
-        program: one of the programs; its positional parameters say how many arguments to give. Of a
-            dataset's or loader's items it gets the leading parts, of ``Data`` with labels these,
-            too, if it requires a second argument.
+        program: one of the programs, whose positional parameters say how many arguments to give. It
+            gets the leading parts of the items of a dataset or loader, and the labels of ``Data``
+            if it requires a second argument.
         what: name of the data in messages.
-        finite: whether NaN is wrong in data that come without other arguments.
+        finite: whether NaN is an error in data without further arguments.
 
     Raises:
-        TypeError: no data, or not as many arguments as the program takes.
+        TypeError: something other than data, or another number of arguments than the program takes.
         ValueError: no data, or arguments with different numbers of data.
     """
     least, most = _arguments(program)
@@ -115,11 +115,17 @@ def as_source(
         for number, argument in enumerate(data):
             check_data(argument, what=f"argument {number}" if number else what, finite=False)
             if len(argument) != len(data[0]):
-                raise ValueError(f"argument {number} has {len(argument)} rows, x {len(data[0])}.")
+                raise ValueError(
+                    f"argument {number} has {len(argument)} rows, x {len(data[0])}; every argument "
+                    "needs one row for each datum."
+                )
         try:
             inspect.signature(program).bind(*data)
         except TypeError as error:
-            raise TypeError(f"{what} is a tuple of {len(data)} arguments: {error}.") from None
+            raise TypeError(
+                f"{what} is a tuple of {len(data)} arguments, but the programs take others: "
+                f"{error}. Give one tensor for each argument."
+            ) from None
         return _InMemory(data, None, "")
     if isinstance(data, Iterator):
         raise TypeError(
@@ -138,7 +144,7 @@ def as_source(
 
 @dataclass(frozen=True, eq=False)
 class _InMemory(Source):
-    """Tensors, one for each argument; the first drawn anew in training where ``Data`` says so."""
+    """Tensors, one for each argument; training draws the first anew where ``Data`` says so."""
 
     tensors: Batch
     data: Data | None
@@ -166,7 +172,7 @@ class _InMemory(Source):
             yield tuple(tensor[part.to(tensor.device)] for tensor in self.tensors)
 
     def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        if self.data is None:  # the order of a DataLoader with this generator, which seeds workers
+        if self.data is None:  # as a DataLoader does for its workers
             torch.empty((), dtype=torch.int64).random_(generator=generator)
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
         for index in order.split(size):
@@ -212,7 +218,7 @@ class _Streamed(Source):
 
     @property
     def _in_items(self) -> bool:
-        """Whether the data come one by one, and not in batches."""
+        """Whether the data come one by one rather than in batches."""
         return isinstance(self.data, Dataset) and not isinstance(self.data, DataLoader)
 
     def blocks(self, rows: int) -> Iterator[Batch]:
@@ -281,7 +287,7 @@ class _Streamed(Source):
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "
-                    f"{type(item).__name__} with {len(parts)} parts."
+                    f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of those."
                 )
             yield tuple(part.to(self.device) for part in used)
 
@@ -313,9 +319,9 @@ def _reblocked(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
 
 
 def _arguments(program: Callable[..., Any]) -> tuple[int, float]:
-    """Least and most arguments that are data for a program; at least one.
+    """Fewest and most positional arguments of a program that are data; at least one.
 
-    A parameter with a default is one of them if the default is ``None``.
+    A parameter with a default counts only if the default is ``None``.
     """
     least, most = 0, 0.0
     for parameter in inspect.signature(program).parameters.values():

@@ -1,4 +1,4 @@
-"""Distributions of Pyro's kind that priors, posteriors and likelihoods are made of."""
+"""Pyro distributions that priors, posteriors and likelihoods are made of."""
 
 from .base import LastDraw, bound
 from .flows import FLOWS, FlowDistribution, FlowKind, FlowTransform

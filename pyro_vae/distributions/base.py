@@ -1,4 +1,4 @@
-"""What distributions share: copies of another batch shape, a remembered draw, bound modules."""
+"""What distributions share: copies with another batch shape, a remembered draw, bound modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ D = TypeVar("D", bound=Distribution)
 
 
 def expanded(distribution: D, batch_shape: Any, *names: str) -> D:
-    """Return a copy of a distribution with another batch shape; the named parts take it, too."""
+    """Return a copy with another batch shape; the parts named are expanded, too."""
     new = copy.copy(distribution)
     new._batch_shape = torch.Size(batch_shape)
     for name in names:
@@ -26,9 +26,9 @@ def expanded(distribution: D, batch_shape: Any, *names: str) -> D:
 
 
 class LastDraw:
-    """What a distribution computed on the way to its last draw and needs again for its density.
+    """What a distribution computed for its last draw and needs again to score it.
 
-    Programs score what they have just drawn; one draw is remembered, and only as long as the
+    Programs score what they have just drawn, so one draw is remembered, for as long as the
     distribution lives.
     """
 
@@ -38,14 +38,14 @@ class LastDraw:
         self._found: Any = None
 
     def keep(self, value: Tensor, found: Any) -> None:
-        """Remember what was found along with a draw."""
+        """Remember what was computed along with a draw."""
         self._value, self._found = value, found
         self._mark = (torch.is_grad_enabled(), _version(value))
 
     def recall(self, value: Tensor) -> Any:
-        """Return what was found, or ``None`` unless ``value`` is that very draw, unchanged.
+        """Return what was kept, or ``None`` unless ``value`` is that very draw, unchanged.
 
-        What was found without gradients does not serve where they are wanted.
+        What was computed without gradients is not returned where gradients are needed.
         """
         differentiable, version = self._mark
         same = value is self._value and _version(value) == version
@@ -53,10 +53,10 @@ class LastDraw:
 
 
 def bound(module: nn.Module) -> Callable[..., Any]:
-    """Return the module as a function of its present parameters.
+    """Return the module as a function with its present parameters.
 
-    A distribution that calls a network when it is scored must use the parameters that it was made
-    with: under ``torch.func.functional_call`` the module has others by then.
+    A distribution that calls a network when it is scored must use the parameters it was made with;
+    by then ``torch.func.functional_call`` has put others in their place.
     """
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
 

@@ -1,4 +1,4 @@
-"""Densities that are exact where torch's are not: at the edges of float32, and twice derived."""
+"""Densities that stay exact where torch's do not: near float32's limits and in derivatives."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .special import log_rising
 __all__ = ["Bernoulli", "ContinuousBernoulli", "Laplace", "StudentT"]
 
 _NEAR_ZERO = 0.5
-_GROUP = 8  # factors from 1 to 2: their product is at most 256
+_GROUP = 8  # factors between 1 and 2, whose product is at most 256
 
 # Bernoulli numbers B_2, B_4, ..., B_16.
 _BERNOULLI = (1 / 6, -1 / 30, 1 / 42, -1 / 30, 5 / 66, -691 / 2730, 7 / 6, -3617 / 510)
 
 
 class ContinuousBernoulli(dist.ContinuousBernoulli):
-    r"""Density :math:`\lambda^x (1 - \lambda)^{1 - x} C(\lambda)` on [0, 1], in the logit.
+    r"""Density :math:`\lambda^x (1 - \lambda)^{1 - x} C(\lambda)` on [0, 1], of logit l.
 
     .. math:: \log p(x) = l x - A(l), \qquad A(l) = \log \frac{e^l - 1}{l}
 
-    torch's class computes A from the clamped probability and replaces it by a series of two terms
-    near one half; this one computes it from the logit, exact to rounding everywhere, derivatives
-    included: near l = 0 by the series of :math:`A(l) - l / 2` in Bernoulli numbers.
+    torch's class computes A from the clamped probability, and near one half from a series of two
+    terms. This one computes it from the logit, exact to rounding everywhere, as are its
+    derivatives; near l = 0 by the series of :math:`A(l) - l / 2` in Bernoulli numbers.
 
     References:
         Loaiza-Ganem and Cunningham (2019). https://arxiv.org/abs/1907.06845
@@ -62,7 +62,7 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
     def cdf(self, value: Tensor) -> Tensor:
         """Probability of values up to ``value``."""
         x = value.clamp(0, 1)
-        slope = -_away_from_zero(self.logits.abs())  # of the density falling from its larger end
+        slope = -_away_from_zero(self.logits.abs())  # of the log density, from its larger end
         from_end = torch.where(self.logits > 0, 1 - x, x)
         falling = torch.expm1(slope * from_end) / torch.expm1(slope)
         return torch.where(self.logits > 0, 1 - falling, falling)
@@ -76,11 +76,11 @@ class ContinuousBernoulli(dist.ContinuousBernoulli):
 
 
 class Laplace(dist.Laplace):
-    """Laplace density whose divergence has the right second derivative at equal locations."""
+    """Laplace density whose KL divergence has the right second derivative at equal locations."""
 
 
 class StudentT(dist.StudentT):
-    """Student's t density that becomes the normal one smoothly, however many the degrees."""
+    """Student's t density that stays accurate as large degrees of freedom make it normal."""
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density of ``value``."""
@@ -99,7 +99,7 @@ def _kl_continuous_bernoulli(p: ContinuousBernoulli, q: ContinuousBernoulli) -> 
 
 
 def _kl_laplace(p: Laplace, q: Laplace) -> Tensor:
-    # Automatic differentiation of torch's |t| + exp(-|t|) - 1 takes its curvature at 0 for 0.
+    # Automatic differentiation of torch's |t| + exp(-|t|) - 1 gives a curvature of 0 at t = 0.
     t = (p.loc - q.loc) / p.scale
     near = t.abs() < 1e-3
     inner, outer = torch.where(near, t, torch.zeros_like(t)), _away_from_zero(t.abs(), 1e-3)
@@ -110,13 +110,13 @@ def _kl_laplace(p: Laplace, q: Laplace) -> Tensor:
 
 
 def _magnitude(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Size of logits, kept from zero, and where they are near it."""
+    """Absolute logits, kept away from zero, and where they are near it."""
     near = logits.abs() < _NEAR_ZERO
     return torch.where(near, torch.full_like(logits, _NEAR_ZERO), logits.abs()), near
 
 
 def _expected_log_density(logits: Tensor, mean: Tensor) -> Tensor:
-    """Log density at values of the given mean; it is linear in the value."""
+    """Log density at values of the given mean, in which it is linear."""
     size, near = _magnitude(logits)
     from_larger_end = torch.where(logits > 0, 1 - mean, mean)
     far = size.log() - torch.log(-torch.expm1(-size)) - size * from_larger_end
@@ -125,7 +125,7 @@ def _expected_log_density(logits: Tensor, mean: Tensor) -> Tensor:
 
 
 def _series(x: Tensor, derivative: int) -> Tensor:
-    r"""Series of :math:`\log(\sinh(x/2) / (x/2))`, or of a derivative of it (0, 1 or 2)."""
+    r"""Series of :math:`\log(\sinh(x/2) / (x/2))` or of its first or second derivative."""
     total = torch.zeros_like(x)
     for n in range(len(_BERNOULLI), 0, -1):  # Horner's scheme, in the square of x
         factor = math.prod(range(2 * n, 2 * n - derivative, -1)) / (2 * n * math.factorial(2 * n))
@@ -147,8 +147,8 @@ class Bernoulli(dist.Bernoulli):
     .. math:: \sum_d \log p(x_d) = \sum_d (x_d l_d - \max(l_d, 0))
         - \sum_g \log \prod_{d \in g} (1 + e^{-|l_d|})
 
-    for logits l: one logarithm for each group g of eight bits. It is taken where no gradient is
-    asked for, and equals the plain sum up to rounding.
+    for logits l: one logarithm for each group g of eight bits. It is used where no gradient is
+    needed, and equals the plain sum up to rounding.
     """
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> Any:

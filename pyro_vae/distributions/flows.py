@@ -37,9 +37,9 @@ class FlowDistribution(dist.TorchDistribution):
 
     .. math:: \log p(z) = \log p(\epsilon) - \log |\det \partial g / \partial \epsilon|
 
-    The log density of a draw is found on the way and remembered, so that scoring a draw costs
-    nothing; any other z is mapped back. ``mean`` is the image of the base's mean: exact where g is
-    linear, and otherwise a central point, since the mean has no closed form.
+    The log density of a draw is computed with it and remembered, so scoring a draw costs nothing;
+    any other z is mapped back. ``mean`` is the image of the base's mean: exact where g is linear,
+    otherwise a central point, since the mean has no closed form.
 
     Args:
         base: distribution of :math:`\epsilon`, over vectors.
@@ -70,7 +70,7 @@ class FlowDistribution(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Image of the base's mean (not the mean of z, which has no closed form)."""
+        """Image of the base's mean."""
         return self.generate(self.base.mean)[0]
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -92,21 +92,21 @@ class FlowDistribution(dist.TorchDistribution):
 
 
 class FlowTransform(nn.Module):
-    r"""Stack of masked autoregressive transforms :math:`f`, starting near the identity.
+    """Stack of masked autoregressive transforms :math:`f`, starting near the identity.
 
     :math:`f` takes one parallel pass and its inverse one pass for each dimension (two in all for
-    ``"realnvp"``). Between transforms the order of the dimensions is reversed. Every layer is
+    ``"realnvp"``). The order of the dimensions is reversed between transforms. Every layer is
     smooth, so second derivatives exist (``"nsf"`` has one continuous derivative).
 
     Args:
         latent_dim: number of dimensions D.
         context: number of features that f is conditioned on.
         kind: ``"maf"``, affine in each dimension; ``"nsf"``, monotonic splines on [-5, 5] and the
-            identity outside; ``"realnvp"``, affine, half of the dimensions conditioned on the other
-            half.
+            identity outside; ``"realnvp"``, affine, one half of the dimensions conditioned on the
+            other.
         transforms: number of transforms.
-        width: width of the two hidden layers of each; at least ``latent_dim``, for every dimension
-            to depend on all before it.
+        width: width of each one's two hidden layers; every dimension depends on all before it only
+            if this is at least ``latent_dim``.
 
     Raises:
         ValueError: an unknown kind, or a size less than one.
@@ -145,12 +145,7 @@ class FlowTransform(nn.Module):
             _start_near_identity(layer)
 
     def forward(self, x: Tensor, context: Tensor | None, inverse: bool) -> tuple[Tensor, Tensor]:
-        """Map x of shape ``(*, D)``.
-
-        Args:
-            x: vectors.
-            context: features of shape ``(*, context)``, or ``None``.
-            inverse: map with the inverse of f.
+        """Map x ``(*, D)`` by f or its inverse, given features ``(*, context)`` or ``None``.
 
         Returns:
             The image ``(*, D)``, and the log absolute determinant of its Jacobian ``(*,)``.
@@ -159,13 +154,13 @@ class FlowTransform(nn.Module):
         return (transform.inv if inverse else transform).call_and_ladj(x)
 
     def maps(self, context: Tensor | None = None) -> tuple[Map, Map]:
-        """Return f and its inverse at the present parameters."""
+        """Return f and its inverse with the present parameters."""
         call = bound(self)
         return (lambda x: call(x, context, False)), (lambda x: call(x, context, True))
 
 
 def _zuko_flows() -> Any:
-    """Import zuko, which switches torch's validation of arguments off, and leave that as it was."""
+    """Import zuko without its side effect: it switches off torch's validation of arguments."""
     validate = Distribution._validate_args
     try:
         return importlib.import_module("zuko.flows")
@@ -179,7 +174,7 @@ def _zuko_flows() -> Any:
 
 @torch.no_grad()
 def _start_near_identity(layer: Any) -> None:
-    """Shrink the parameters of a zuko layer's univariate maps, which are the identity at zero."""
+    """Shrink the parameters of a layer's univariate maps, which at zero are the identity."""
     output = layer.hyper[-1] if hasattr(layer, "hyper") else layer.phi
     for parameter in output.parameters():
         parameter.mul_(_FIRST_SCALE)

@@ -1,4 +1,4 @@
-"""Probability mass functions: class indices, counts, and densities cut into levels."""
+"""Probability mass functions: class indices, counts, and densities rounded to levels."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["Binomial", "Categorical", "DiscretizedLogistic", "Grid", "NegativeBi
 
 
 class Categorical(dist.Categorical):
-    """Categorical over class indices as floating-point numbers; its ``mean`` is the mode.
+    """Categorical over class indices as floating-point numbers.
 
-    Indices have no mean; the mode is what a picture can show of them.
+    Indices have no mean; ``mean`` is the mode, which a picture can show.
     """
 
     @property
@@ -34,7 +34,7 @@ class Categorical(dist.Categorical):
 
 
 class Binomial(dist.Binomial):
-    """Binomial whose divergence stays finite where a probability rounds to 0 or 1."""
+    """Binomial whose KL divergence stays finite where a probability rounds to 0 or 1."""
 
 
 class NegativeBinomial(dist.TorchDistribution):
@@ -92,11 +92,7 @@ class NegativeBinomial(dist.TorchDistribution):
 
 
 class Grid(constraints.Constraint):
-    r"""The numbers k / (levels - 1) in [0, 1], up to a hundredth of a step.
-
-    Args:
-        levels: number of levels.
-    """
+    """The ``levels`` numbers k / (levels - 1) in [0, 1], to within a hundredth of a step."""
 
     is_discrete = True
     event_dim = 0
@@ -112,7 +108,7 @@ class Grid(constraints.Constraint):
         return f"values k / {top} in [0, 1], k = 0, 1, ..., {top}"
 
     def check(self, value: Tensor) -> Tensor:
-        """Say of each value whether it lies on the grid."""
+        """Return for each value whether it lies on the grid."""
         steps = value * (self.levels - 1)
         inside = (steps > -0.5) & (steps < self.levels - 0.5)
         return inside & ((steps - steps.round()).abs() < 1e-2)
@@ -124,9 +120,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
     .. math:: P(x) = \sigma\left(\frac{x + h - \mu}{s}\right) -
         \sigma\left(\frac{x - h - \mu}{s}\right), \qquad h = \frac{1}{2 (levels - 1)}
 
-    The lowest and the highest level take the tails, so that the masses sum to one. The logarithm
-    is :math:`\log \sigma(a) + \log \sigma(-b) + \log(1 - e^{b - a})` for :math:`a > b`, which
-    cancels nowhere.
+    The lowest and highest level take the tails, so that the masses sum to one. The logarithm is
+    computed without cancellation, as :math:`\log \sigma(a) + \log \sigma(-b) + \log(1 - e^{b - a})`
+    for :math:`a > b`.
 
     Args:
         loc: centre :math:`\mu`, in units of x.
@@ -161,7 +157,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """Mean of the rounded values: the sum of the probabilities to pass each edge."""
+        """Mean of the rounded values: the sum of the probabilities of exceeding each edge."""
         total = torch.zeros_like(self.loc)
         for k in range(self.levels - 1):
             total = total + torch.sigmoid((self.loc - (k + 0.5) / (self.levels - 1)) / self.scale)
@@ -199,13 +195,13 @@ class DiscretizedLogistic(dist.TorchDistribution):
 
 
 def _kl_categorical(p: Categorical, q: Categorical) -> Tensor:
-    # torch's is infinite where a probability of q rounds to 0; its logit is finite all the same.
+    # torch's is infinite where a probability of q rounds to 0; the logit is still finite.
     return (p.probs * (p.logits - q.logits)).sum(-1)
 
 
 def _kl_binomial(p: Binomial, q: Binomial) -> Tensor:
     if (p.total_count != q.total_count).any():
-        raise NotImplementedError("divergence of binomials of different counts")
+        raise NotImplementedError("KL divergence of binomials with different counts")
     # torch's has log(1 - p), which is infinite where p rounds to 1.
     difference = p.probs * (p.logits - q.logits) - softplus(p.logits) + softplus(q.logits)
     return p.total_count * difference

@@ -1,4 +1,4 @@
-"""Functions of numbers that the likelihoods need: inverses, and a ratio of Gamma functions."""
+"""Special functions of the likelihoods: inverses, and a ratio of Gamma functions."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def inverse_softplus(y: Tensor) -> Tensor:
 def log_rising(r: Tensor, x: Tensor) -> Tensor:
     r"""Logarithm of :math:`\Gamma(r + x) / (\Gamma(r)\, r^x)`, which vanishes as r grows.
 
-    Beyond r = 10 it is Stirling's series, since the difference of two large log-Gamma values keeps
-    few digits in float32; its error is below 1e-12.
+    Beyond r = 10 by Stirling's series, with an error below 1e-12: the difference of two large
+    log-Gamma values keeps few digits in float32.
 
     Args:
         r: positive tensor.
-        x: tensor of numbers not less than zero.
+        x: non-negative tensor.
     """
     large = r > _LARGE
     small, big = r.clamp_max(_LARGE), torch.where(large, r, torch.full_like(r, _LARGE))
@@ -49,7 +49,7 @@ def solve_increasing(
 
 
 def _remainder(y: Tensor) -> Tensor:
-    """What Stirling's formula leaves of the log-Gamma function."""
+    """Difference of log-Gamma and Stirling's formula, by its asymptotic series."""
     inverse = 1 / y
     square = inverse * inverse
     return inverse * (1 / 12 - square * (1 / 360 - square * (1 / 1260 - square / 1680)))

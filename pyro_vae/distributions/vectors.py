@@ -1,4 +1,4 @@
-"""Densities over vectors: mixtures of many normals, and two blocks one given the other."""
+"""Densities over vectors: mixtures of many normals, and two blocks, one given the other."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from .base import LastDraw, bound, expanded
 
 __all__ = ["BlockAutoregressive", "NormalMixture"]
 
-_BLOCK = 2**19  # values of a block of component densities: 4 MB in float64
+_BLOCK = 2**19  # component densities computed at once: 4 MB in float64
 
 
 class NormalMixture(dist.TorchDistribution):
     r"""Mixture :math:`p(z) = \sum_j \pi_j N(z; m_j, \mathrm{diag}(s_j^2))` of many components.
 
-    The density that ``MixtureSameFamily`` has, without its tensor of shape ``(*, J, D)``: the
-    quadratic form is a matrix product of :math:`(z^2, z)` with the components' parameters,
+    The density of ``MixtureSameFamily``, without its tensor of shape ``(*, J, D)``: the quadratic
+    form is a matrix product of :math:`(z^2, z)` with the components' parameters,
 
     .. math:: \log N(z; m, s) = -\tfrac{1}{2} \left[ z^2 \cdot s^{-2} - 2 z \cdot m s^{-2}
         + \textstyle\sum_d m_d^2 s_d^{-2} \right] - \sum_d \log s_d - \tfrac{D}{2} \log 2 \pi
 
-    Its three terms are of the size of :math:`(z / s)^2` and cancel down to :math:`((z - m) / s)^2`,
-    which costs float32 all its digits where components are narrow. So the products are taken in
-    float64 about the mean of the components; each log density is rounded to the input's dtype
-    afterwards, and rows are taken in blocks, so that memory stays near that of the result.
+    Its three terms are as large as :math:`(z / s)^2` and cancel to :math:`((z - m) / s)^2`, which
+    would cost float32 all its digits where components are narrow. They are therefore computed in
+    float64 about the mean of the components, in blocks of rows that bound the memory, and each log
+    density is then rounded to the input's dtype.
 
     Args:
         logits: unnormalized log weights :math:`\log \pi`, shape ``(J,)``.
@@ -115,15 +115,18 @@ class NormalMixture(dist.TorchDistribution):
 class BlockAutoregressive(dist.TorchDistribution):
     r"""Joint of two blocks :math:`p(a, b) = p(a) \, p(b \mid a)`, as one vector :math:`z = (a, b)`.
 
-    Reparameterized if p(a) is; p(b | a) has to be then, too. ``mean`` is E[a] followed by
-    E[b | a = E a], which is E[b] where p(b | a) has a mean linear in a.
+    Reparameterized if p(a) is, and then p(b | a) must be, too. ``mean`` is E[a] followed by
+    E[b | a = E a], which is E[b] if the mean of p(b | a) is linear in a.
 
     Args:
         first: p(a), a distribution over vectors; its batch shape is that of the joint.
         conditional: maps a ``(*, size of a)`` to p(b | a), a distribution over vectors of batch
-            shape ``(*,)``. A module is taken with its present parameters, see :func:`bound`.
-        size: size of b; by default that of one call of ``conditional``.
+            shape ``(*,)``. A module is used with its present parameters, see :func:`bound`.
+        size: size of b; by default found by one call of ``conditional``.
         validate_args: check values; ``None`` for torch's default.
+
+    Raises:
+        ValueError: p(a) is not over vectors.
     """
 
     arg_constraints = {}  # noqa: RUF012

@@ -1,4 +1,4 @@
-"""What all likelihoods share: a network, the shape of a datum, a description; options checked."""
+"""What all likelihoods share: a network, the shape of a datum, a description, checked options."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ __all__ = ["Likelihood", "number_or_word", "whole_number"]
 class Likelihood(Amortized):
     r"""Values that are independent given z: :math:`p(x \mid z) = \prod_d p(x_d \mid f_d(z))`.
 
-    A subclass says which output its network must have and how an output becomes a distribution of
-    single values (:meth:`values`).
+    A subclass says how an output of the network becomes distributions of single values
+    (:meth:`values`).
 
     Args:
         network: maps its inputs (z of shape ``(*, latent_dim)``, and whatever else it takes) to
-            ``(*, *rows, *event_shape)``; or a function that makes such a network of its output
+            ``(*, *rows, *event_shape)``; or a function that makes such a network from its output
             shape ``(*rows, *event_shape)``.
         event_shape: shape of one datum.
         rows: numbers of outputs for each value of x; by default one.
@@ -47,8 +47,7 @@ class Likelihood(Amortized):
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the distributions of single values, batch shape ``(*, *event_shape)``.
 
-        Args:
-            output: what the network gave, shape ``(*, *output_shape)``.
+        ``output`` is the network's, shape ``(*, *output_shape)``.
         """
         raise NotImplementedError
 
@@ -63,7 +62,7 @@ class Likelihood(Amortized):
 
 
 def whole_number(name: str, value: int, *, least: int) -> int:
-    """Return an option that must be an integer of at least ``least``, or raise ``ValueError``."""
+    """Return an option that must be an integer of at least ``least``; else ``ValueError``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}; got {value!r}.")
     return value
@@ -72,10 +71,10 @@ def whole_number(name: str, value: int, *, least: int) -> int:
 def number_or_word(
     name: str, option: float | str, words: Sequence[str], *, above: float = 0.0
 ) -> float | str:
-    """Return an option that is one of some words or a finite number above a bound.
+    """Return an option that is one of some words, or a finite number above a bound.
 
     Raises:
-        ValueError: another word, or another number.
+        ValueError: another word or number.
     """
     if isinstance(option, str) and option in words:
         return option

@@ -15,9 +15,7 @@ __all__ = ["Bernoulli", "ContinuousBernoulli"]
 class Bernoulli(Likelihood):
     r"""Independent bits :math:`p(x \mid z) = \prod_d p_d^{x_d} (1 - p_d)^{1 - x_d}`, 0/1 data.
 
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
-        event_shape: shape of one datum.
+    Arguments are those of :class:`Likelihood`; ``network`` gives logits ``(*, *event_shape)``.
     """
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
@@ -32,12 +30,9 @@ class Bernoulli(Likelihood):
 class ContinuousBernoulli(Likelihood):
     r"""Density :math:`p(x \mid z) \propto \prod_d p_d^{x_d} (1 - p_d)^{1 - x_d}` on [0, 1].
 
-    The Bernoulli likelihood applied to gray values in [0, 1] is no density; this one has the
-    normalizing constant, :math:`2 \tanh^{-1}(1 - 2p) / (1 - 2p)` for each value.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
-        event_shape: shape of one datum.
+    The Bernoulli likelihood of gray values in [0, 1] is not a density; this one has the normalizing
+    constant, :math:`2 \tanh^{-1}(1 - 2p) / (1 - 2p)` for each value. Arguments are those of
+    :class:`Bernoulli`.
 
     References:
         Loaiza-Ganem and Cunningham (2019). https://arxiv.org/abs/1907.06845

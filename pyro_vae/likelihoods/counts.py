@@ -23,10 +23,8 @@ _LEAST_MEAN = 1e-6
 class Binomial(Likelihood):
     r"""Counts of successes :math:`P(x \mid z) = \prod_d \binom{n}{x_d} p_d^{x_d} (1-p_d)^{n-x_d}`.
 
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``.
-        event_shape: shape of one datum.
-        count: number of trials n of each value, its largest value.
+    Arguments are those of :class:`Likelihood` (``network`` gives logits ``(*, *event_shape)``), and
+    ``count``, the number of trials n of each value, which is its largest value.
     """
 
     def __init__(
@@ -45,19 +43,16 @@ class Binomial(Likelihood):
         return masses.Binomial(self.count, logits=output)
 
     def starting_output(self, x: Tensor) -> Tensor:
-        """Logit of the data's mean share, clipped to [0.001, 0.999]."""
+        """Logit of the data's mean proportion, clipped to [0.001, 0.999]."""
         return (x.mean(0) / self.count).clamp(1e-3, 1 - 1e-3).logit()
 
 
 class Poisson(Likelihood):
     r"""Counts :math:`P(x \mid z) = \prod_d e^{-m_d} m_d^{x_d} / x_d!`.
 
-    The rate is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`: it grows linearly in the network's
-    output, where an exponential would overflow.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to raw rates of shape ``(*, *event_shape)``.
-        event_shape: shape of one datum.
+    The rate is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`: it grows linearly with the network's
+    output, where an exponential would overflow. Arguments are those of :class:`Likelihood`;
+    ``network`` gives raw rates ``(*, *event_shape)``.
     """
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
@@ -65,7 +60,7 @@ class Poisson(Likelihood):
         return dist.Poisson(_rate(output))
 
     def starting_output(self, x: Tensor) -> Tensor:
-        """Raw rates at which the rates are the data's mean, at least 0.001."""
+        """Raw rates at which the rates are the data's means, at least 0.001."""
         return _raw_rate(x.mean(0))
 
 
@@ -78,9 +73,9 @@ class NegativeBinomial(Scaled):
         network: maps z of shape ``(*, latent_dim)`` to raw means of shape ``(*, *event_shape)``;
             with ``dispersion="network"`` to ``(*, 2, *event_shape)``: raw means, raw dispersions.
         event_shape: shape of one datum.
-        dispersion: a: a positive number to fix it, ``"shared"`` to learn one for all of x,
-            ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
-        floor: least value of a learned a; Poisson's distribution is a = 0.
+        dispersion: a; a positive number or a word, as ``scale`` of
+            :class:`~pyro_vae.likelihoods.scale.Scaled`.
+        floor: least value of a learned a; the Poisson distribution has a = 0.
 
     Attributes:
         scale: the dispersion a.
@@ -107,7 +102,7 @@ class NegativeBinomial(Scaled):
         return _raw_rate(mean)
 
     def _starting_scale(self, x: Tensor) -> Tensor:
-        """Dispersion that gives the data's variance, in [0.01, 10]."""
+        """Dispersion that gives the data's variance, clipped to [0.01, 10]."""
         mean = x.mean(0)
         excess = x.var(0, correction=0) - mean
         overall = excess.sum() / mean.square().sum().clamp_min(1e-6)

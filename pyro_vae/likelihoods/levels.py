@@ -1,4 +1,4 @@
-"""Likelihoods of values that come in levels: gray values and class indices."""
+"""Likelihoods of values on levels: gray values and class indices."""
 
 from __future__ import annotations
 
@@ -30,15 +30,11 @@ class DiscretizedLogistic(Scaled):
 
     with the tails in the lowest and the highest level. These are probabilities, not densities, so
     log p(x) is at most 0 and comparable in bits per dimension. Data are the numbers
-    k / (levels - 1) in [0, 1]: images of 0..255 are to be divided by 255.
+    k / (levels - 1) in [0, 1]: divide images of 0..255 by 255. Other arguments are those of
+    :class:`~pyro_vae.likelihoods.scale.Scaled`.
 
     Args:
-        network: gives locations and perhaps raw scales, as that of
-            :class:`~pyro_vae.likelihoods.scale.Scaled`.
-        event_shape: shape of one datum.
         levels: number of levels of each value.
-        scale: s, in units of x; a number, ``"shared"``, ``"value"`` or ``"network"``.
-        floor: least value of a learned s, in units of x.
 
     References:
         Kingma et al. (2016). https://arxiv.org/abs/1606.04934
@@ -66,7 +62,11 @@ class DiscretizedLogistic(Scaled):
         return masses.DiscretizedLogistic(*self._split(output), self.levels)
 
     def starting_output(self, x: Tensor) -> Tensor:
-        """Start as other scaled values do, from data on the levels; a ``ValueError`` for others."""
+        """Start as other scaled values do.
+
+        Raises:
+            ValueError: data off the levels.
+        """
         _check_levels(x, self.levels)
         return super().starting_output(x)
 
@@ -85,17 +85,13 @@ class LogisticMixture(Likelihood):
 
     .. math:: P(x \mid z) = \prod_d \sum_j \pi_{dj}(z) P_{dj}(x_d \mid z)
 
-    with :math:`P_{dj}` as in :class:`DiscretizedLogistic`, weights, locations and scales all from
-    the network. Data are the numbers k / (levels - 1) in [0, 1]: images of 0..255 are to be
-    divided by 255.
+    with :math:`P_{dj}` as in :class:`DiscretizedLogistic`, of the same data; weights, locations
+    and scales all come from the network. Other arguments are those of that class.
 
     Args:
         network: maps z of shape ``(*, latent_dim)`` to ``(*, 3 * components, *event_shape)``: the
             logits of the weights, the locations, the raw scales.
-        event_shape: shape of one datum.
         components: number of components of each value.
-        levels: number of levels of each value.
-        floor: least scale, in units of x.
 
     References:
         Salimans et al. (2017), PixelCNN++. https://arxiv.org/abs/1701.05517
@@ -133,7 +129,7 @@ class LogisticMixture(Likelihood):
         return dist.MixtureSameFamily(weights, parts)
 
     def starting_output(self, x: Tensor) -> Tensor:
-        """Equal weights, locations spread over the data about their mean.
+        """Equal weights, and locations spread over the data about their mean.
 
         Raises:
             ValueError: data off the levels.
@@ -158,13 +154,10 @@ class LogisticMixture(Likelihood):
 class Categorical(Likelihood):
     r"""Class indices :math:`P(x \mid z) = \prod_d \mathrm{softmax}(f_d(z))_{x_d}`.
 
-    Indices have no mean: ``mean`` of the distribution is the most probable index, so that a
-    picture can show it. Images of 0..255 go in as they are.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to logits ``(*, levels, *event_shape)``.
-        event_shape: shape of one datum.
-        levels: number of classes of each value.
+    Images of 0..255 go in as they are. Indices have no mean: the distribution's ``mean`` is the
+    most probable index, which a picture can show. Arguments are those of :class:`Likelihood`
+    (``network`` gives logits ``(*, levels, *event_shape)``), and ``levels``, the number of classes
+    of each value.
     """
 
     def __init__(
@@ -184,19 +177,19 @@ class Categorical(Likelihood):
         return masses.Categorical(logits=output.movedim(-self.event_dim - 1, -1))
 
     def starting_output(self, x: Tensor) -> Tensor:
-        """Log frequencies of each value's classes, one datum added."""
+        """Log frequencies of each value's classes, each count raised by one."""
         counts = torch.stack([(x == k).sum(0) for k in range(self.levels)]).to(x.dtype)
         frequencies = (counts + 1 / self.levels) / (len(x) + 1)
         return frequencies.log()
 
 
 def _inside(mean: Tensor) -> Tensor:
-    """Means away from the ends, where a location would lie at infinity."""
+    """Means kept away from the ends, where a location would lie at infinity."""
     return mean.clamp(5e-3, 1 - 5e-3)
 
 
 def _check_levels(x: Tensor, levels: int) -> None:
-    """Raise ``ValueError`` for data off the grid of levels; say what to do with them."""
+    """Raise a ``ValueError`` for data off the grid of levels, with advice."""
     grid = masses.Grid(levels)
     good = grid.check(x)
     if good.all():

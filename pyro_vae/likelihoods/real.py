@@ -24,8 +24,7 @@ _LEAST_DEGREES = 2.01
 class Normal(Scaled):
     r"""Independent normals :math:`p(x \mid z) = \prod_d N(x_d; f_d(z), s^2)`, real-valued data.
 
-    Arguments are those of :class:`~pyro_vae.likelihoods.scale.Scaled`: ``network``, which gives the
-    means, ``event_shape``, ``scale`` and ``floor``.
+    Arguments are those of :class:`~pyro_vae.likelihoods.scale.Scaled`; the locations are the means.
     """
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
@@ -50,12 +49,10 @@ class Laplace(Scaled):
 class StudentT(Scaled):
     r"""Independent Student's t densities of location f(z), real-valued data with outliers.
 
+    Other arguments are those of :class:`~pyro_vae.likelihoods.scale.Scaled`; the standard deviation
+    is :math:`s \sqrt{\nu / (\nu - 2)}`.
+
     Args:
-        network: as that of :class:`Normal`.
-        event_shape: shape of one datum.
-        scale: s, of a standard deviation :math:`s \sqrt{\nu / (\nu - 2)}`; options as those of
-            :class:`Normal`.
-        floor: least value of a learned s, in units of x.
         degrees_of_freedom: :math:`\nu` above 2 to fix it, or ``"learned"``: one for all of x,
             at least 2.01, starting at 5.
     """
@@ -70,7 +67,7 @@ class StudentT(Scaled):
         degrees_of_freedom: float | str = "learned",
     ) -> None:
         super().__init__(network, event_shape, scale=scale, floor=floor)
-        # Above 2, so that the values have a variance.
+        # Above 2, so that values have a variance.
         degrees = number_or_word(
             "degrees_of_freedom", degrees_of_freedom, ["learned"], above=_LEAST_DEGREES
         )

@@ -26,15 +26,15 @@ _KINDS = {
 class Scaled(Likelihood):
     r"""Values with a location from the network and a scale, :math:`s = floor + softplus(\cdot)`.
 
-    A learned scale makes a likelihood unbounded when the decoder fits a datum exactly, so the scale
-    has a floor; it is part of the model and so of every number computed from it.
+    With a learned scale the density is unbounded where the decoder fits a datum exactly, so the
+    scale has a floor; it is part of the model, and of every number computed from it.
 
     Args:
         network: maps z of shape ``(*, latent_dim)`` to locations of shape ``(*, *event_shape)``;
             with ``scale="network"`` to ``(*, 2, *event_shape)``: locations, then raw scales.
         event_shape: shape of one datum.
         scale: s, in units of x: a positive number to fix it, ``"shared"`` to learn one for all of
-            x, ``"value"`` to learn one for each value of x, ``"network"`` to have it depend on z.
+            x, ``"value"`` to learn one for each value of x, ``"network"`` to let it depend on z.
         floor: least value of a learned s, in units of x.
 
     Attributes:
@@ -70,7 +70,7 @@ class Scaled(Likelihood):
         """The scale, a scalar or (for ``"value"``) of shape ``event_shape``.
 
         Raises:
-            ValueError: the scale depends on z, since it comes from the network.
+            ValueError: the scale comes from the network, so it depends on z.
         """
         if self.raw_scale is None:
             raise ValueError(
@@ -91,8 +91,9 @@ class Scaled(Likelihood):
     def starting_output(self, x: Tensor) -> Tensor:
         """Start a learned scale at the data's, and return the output for the data's mean.
 
-        A scale of each value starts at no less than a tenth of the one of all values together, so
-        that values which never vary in the training data do not start as certain.
+        With one scale for each value, each starts at no less than a tenth of the scale of all
+        values together, so that values which never vary in the training data do not start as
+        certain.
         """
         if self.scale_kind == "fixed":
             return self._starting_location(x.mean(0), self.scale)
@@ -112,7 +113,7 @@ class Scaled(Likelihood):
         return location, self.floor + softplus(raw)
 
     def _unit_deviation(self) -> float:
-        """Standard deviation of a value whose scale is one."""
+        """Standard deviation of a value of scale one."""
         return 1.0
 
     def _starting_location(self, mean: Tensor, scale: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Models as pairs of Pyro programs: plain, hierarchical, conditional and semi-supervised VAEs.
 
-Each is a module with two programs, ``model`` and ``guide``, over one outermost plate of data, so it
-trains with ``pv.fit`` or ``pyro.infer.SVI`` and gives log p(x) with ``pv.log_evidence``.
+Each is a module with two programs, ``model`` and ``guide``, inside one outermost plate over the
+data, so it trains with ``pv.fit`` or ``pyro.infer.SVI`` and gives log p(x) with
+``pv.log_evidence``.
 """
 
 from __future__ import annotations
@@ -50,15 +51,8 @@ def build_program(
 ) -> Model:
     """Build the program that a config names.
 
-    Args:
-        config: names and sizes of the parts.
-        event_shape: shape of one datum.
-        data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
-            from them.
-
-    Raises:
-        ValueError: an unknown program or part, an option that the part has not, or a program that
-            needs to know the number of ``classes``.
+    Arguments and errors are those of :meth:`Model.from_config`; a program that needs the number of
+    ``classes`` and does not have it raises ``ValueError``, too.
     """
     kind = lookup("program", config.program, MODELS)
     return kind.from_config(config, event_shape=event_shape, data=data)

@@ -1,4 +1,4 @@
-"""What the models of the package share: built from a config, evaluated on their device."""
+"""What the models of the package share: building from a config, evaluation on their device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def evaluated(method: F) -> F:
-    """Make a method of a model compute without gradients, its tensors on the model's device."""
+    """Make a model's method compute without gradients, with tensors on the model's device."""
 
     @wraps(method)
     def wrapped(self: Model, *args: Any, **options: Any) -> Any:
@@ -43,27 +43,25 @@ def evaluated(method: F) -> F:
 
 
 class Model(ProgramModule):
-    """A module with the programs ``model`` and ``guide`` that a config can describe.
+    """Base of modules with the programs ``model`` and ``guide`` that a config can describe.
 
-    A subclass defines the two programs and :meth:`assemble`; with ``encode`` and ``decode`` it can
-    reconstruct, with :meth:`generate` it can sample. ``build_program`` finds it by a line of
-    ``pyro_vae.models.MODELS``.
+    A subclass defines the two programs and :meth:`assemble`. ``encode`` and ``decode`` let it
+    reconstruct, :meth:`generate` lets it sample, and an entry in ``pyro_vae.models.MODELS`` lets
+    ``build_program`` find it.
     """
 
     programs: ClassVar[tuple[str, ...]] = ()
-    """Programs of a config that the class stands for; any class takes the default, ``"vae"``."""
+    """Values of a config's ``program`` that the class implements, besides the default ``"vae"``."""
 
     encode: Callable[..., Any]
     decode: Callable[..., Tensor]
 
     @classmethod
     def assemble(cls, parts: Parts, *args: Any, **options: Any) -> Self:
-        """Build the model of the usual parts.
+        """Build the model from the usual parts.
 
-        Args:
-            parts: builder of the parts that a config names.
-            args: of no use; a subclass has none.
-            options: settings of the model that take the place of the config's.
+        A subclass names its ``options``, which replace settings of the config, and takes no
+        ``args``.
         """
         raise NotImplementedError
 
@@ -83,13 +81,13 @@ class Model(ProgramModule):
         Args:
             config: names and sizes of the parts.
             event_shape: shape of one datum.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that know how start
-                from them (a likelihood's output at the data's mean).
+            data: training data of shape ``(N, *event_shape)``; if given, parts that can start from
+                them (a likelihood's output at the data's mean).
             options: settings of this model in place of the config's, see ``assemble``.
 
         Raises:
-            ValueError: an unknown part, an option that the part has not, or a config of another
-                program (``build_program`` takes any).
+            ValueError: an unknown part, an option that the part does not take, or a config of
+                another program (``build_program`` takes any).
         """
         foreign_top = config.top_dim is not None and "top_dim" not in options_of(cls.assemble)
         if config.program not in ("vae", *cls.programs) or foreign_top:
@@ -107,15 +105,13 @@ class Model(ProgramModule):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters are."""
+        """Device of the parameters."""
         return device_of(self) or torch.device("cpu")
 
     def reconstruct(self, x: Tensor, *given: Tensor) -> Tensor:
         """Return ``decode(encode(x))``, the decoder's mean at the means of the guide.
 
-        Args:
-            x: data of shape ``(N, *event_shape)``.
-            given: what the programs take beside x: conditions or labels.
+        x has shape ``(N, *event_shape)``; ``given`` are the programs' conditions or labels, if any.
         """
         latents = self.encode(x, *given)
         return self.decode(*(latents if isinstance(latents, tuple) else (latents,)), *given)
@@ -125,10 +121,10 @@ class Model(ProgramModule):
         """Draw data from the model: latents from their prior, then x given these.
 
         Args:
-            given: number of draws n; of a model of data given conditions or labels, one of them for
-                each draw (repeat them for several draws of each).
+            given: number of draws n; for a model with conditions or labels, one of them for each
+                draw (repeated for several draws of the same).
             seed: seed of the draws; ``None`` draws from the caller's random state.
-            mean: replace the draw of x given the latents by its mean (for pictures).
+            mean: return the mean of x given the latents instead of a draw (for pictures).
 
         Returns:
             Tensor of shape ``(n, *event_shape)``.
@@ -145,7 +141,6 @@ class Model(ProgramModule):
     def generate(self, given: Any) -> Any:
         """Draw latents from their prior and return the distribution of x given these.
 
-        Args:
-            given: as of :meth:`sample`.
+        ``given`` is that of :meth:`sample`.
         """
         raise NotImplementedError

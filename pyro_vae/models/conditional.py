@@ -23,15 +23,15 @@ class ConditionalVAE(Model):
     .. math:: p(x \mid c) = \int p(z \mid c) \, p(x \mid z, c) \, dz
 
     ``pv.log_evidence(cvae.model, cvae.guide, (x, c))`` estimates :math:`\log p(x \mid c)` of each
-    datum. The prior sees the condition if its ``forward`` takes an argument; without one,
-    :math:`p(z)` is the same for every c. Sites are ``z`` and ``x``.
+    datum. The prior depends on the condition if its ``forward`` takes an argument, else it is
+    :math:`p(z)` for every c. Sites are ``z`` and ``x``.
 
     Args:
         prior: ``prior(c)`` or ``prior()`` is a distribution over z.
         likelihood: ``likelihood(z, c)`` is a distribution over x.
         posterior: ``posterior(x, c)`` is a distribution over z.
         classes: number of classes if the condition is a label: labels ``(N,)`` then reach the parts
-            as one-hot vectors ``(N, classes)``. ``None`` passes the condition on as it is.
+            as one-hot vectors ``(N, classes)``. ``None`` passes the condition on unchanged.
 
     References:
         Sohn et al. (2015).
@@ -75,7 +75,7 @@ class ConditionalVAE(Model):
             pyro.sample("x", self.likelihood(z, condition), obs=x)
 
     def guide(self, x: Tensor, c: Tensor) -> None:
-        """Declare q(z|x, c) for each of the data; arguments as of :meth:`model`."""
+        """Declare q(z|x, c) for each of the data; arguments are those of :meth:`model`."""
         self._show_parameters("posterior")
         condition = self._condition(c, len(x))
         with pyro.plate("data", len(x)):
@@ -94,10 +94,10 @@ class ConditionalVAE(Model):
 
         Args:
             parts: builder of the parts that a config names.
-            condition_shape: shape of one condition, if it is no label.
-            classes: number of classes, if the condition is a label; by default the config's.
-            learned_prior: take a diagonal normal :math:`p(z \mid c)` with a network of its own, as
-                Sohn et al. do, in place of the config's prior; by default as the config says.
+            condition_shape: shape of one condition that is not a label.
+            classes: number of classes of a condition that is a label; by default the config's.
+            learned_prior: use a diagonal normal :math:`p(z \mid c)` with a network of its own, as
+                Sohn et al. do, in place of the config's prior; by default the config's choice.
 
         Raises:
             ValueError: both or neither of condition_shape and classes.
@@ -141,7 +141,7 @@ class ConditionalVAE(Model):
         return self.prior(condition) if self.prior_sees_condition else self.prior()
 
     def _condition(self, c: Tensor, rows: int | None = None) -> Tensor:
-        """The condition as the parts take it."""
+        """The condition in the form that the parts take."""
         if rows is not None and len(c) != rows:
             raise ValueError(f"there are {rows} data, but {len(c)} conditions; give one for each.")
         if self.classes is None:

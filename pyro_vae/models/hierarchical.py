@@ -29,20 +29,17 @@ class HierarchicalVAE(Model):
     .. math:: p(z_2) \, p(z_1 \mid z_2) \, p(x \mid z_1, z_2), \qquad
         q(z_2 \mid x) \, q(z_1 \mid x, z_2)
 
-    (The prior and the posterior ``hierarchical`` hold two layers in one vector z instead, and go
-    with any program.) Sites are ``z2``, ``z1`` and ``x``. Any ``nn.Module`` serves as a part if
-    calling it returns a Pyro distribution; ``DiagonalNormal(network)`` serves for every conditional
-    of latents.
+    (The prior and the posterior ``hierarchical`` hold two layers in one vector z instead, and fit
+    any program.) Sites are ``z2``, ``z1`` and ``x``. Any ``nn.Module`` serves as a part if calling
+    it returns a Pyro distribution, and ``DiagonalNormal(network)`` for every conditional of
+    latents.
 
     Args:
         prior: ``prior()`` is a distribution over z2.
-        conditional: ``conditional(z2)`` is a distribution over z1, the model's.
-        likelihood: a distribution over x; ``likelihood(z1)`` bottom-up, ``likelihood(z1, z2)``
-            top-down.
-        posterior1: a distribution over z1; ``posterior1(x)`` bottom-up, ``posterior1(x, z2)``
-            top-down.
-        posterior2: a distribution over z2; ``posterior2(z1)`` bottom-up, ``posterior2(x)``
-            top-down.
+        conditional: ``conditional(z2)`` is a distribution over z1, in the model.
+        likelihood: ``likelihood(z1)``, or ``likelihood(z1, z2)`` top-down, is one over x.
+        posterior1: ``posterior1(x)``, or ``posterior1(x, z2)`` top-down, is one over z1.
+        posterior2: ``posterior2(z1)``, or ``posterior2(x)`` top-down, is one over z2.
         form: ``"bottom-up"`` or ``"top-down"``.
 
     Raises:
@@ -113,8 +110,9 @@ class HierarchicalVAE(Model):
 
         Args:
             parts: builder of the parts that a config names. Its ``latent_dim`` is that of z1,
-                ``hidden`` the widths between x and the latents, ``prior`` that of z2. Between the
-                layers are diagonal normals in the model, the config's posterior in the guide.
+                ``hidden`` the widths between x and the latents, ``prior`` that of z2. The layers
+                are linked by diagonal normals in the model, and by the config's posterior in the
+                guide.
             form: ``"bottom-up"`` or ``"top-down"``; by default the config's ``program``, else
                 bottom-up.
             top_dim: dimensions of z2; by default the config's, else half of z1's.
@@ -140,7 +138,7 @@ class HierarchicalVAE(Model):
             posterior2 = parts.conditional(bottom, top_dim, hidden=widths, name=name)
         else:
             posterior2 = parts.posterior([event], top_dim)
-        # Only from the top down does q(z2|x), of which some priors are made, see data.
+        # Some priors are made of q(z2|x), and only top-down does posterior2 take x.
         prior = parts.prior(top_dim, posterior=None if upward else posterior2)
         return cls(prior, conditional, likelihood, posterior1, posterior2, form=form)
 
@@ -148,11 +146,7 @@ class HierarchicalVAE(Model):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return z1 and z2 at the means of the guide, each given the mean of the one before.
 
-        Args:
-            x: data of shape ``(N, *event_shape)``.
-
-        Returns:
-            Tensors of shapes ``(N, latent_dim)`` and ``(N, top_dim)``.
+        For x ``(N, *event_shape)`` their shapes are ``(N, latent_dim)`` and ``(N, top_dim)``.
         """
         if self.form == "bottom-up":
             z1 = self.posterior1(x).mean
@@ -164,14 +158,13 @@ class HierarchicalVAE(Model):
     def decode(self, z1: Tensor, z2: Tensor) -> Tensor:
         """Return the mean of p(x|z1[, z2]), shape ``(*, *event_shape)``.
 
-        Args:
-            z1: lower latents, shape ``(*, latent_dim)``.
-            z2: upper latents, shape ``(*, top_dim)``; of no effect in the bottom-up form.
+        ``z1`` is ``(*, latent_dim)``; ``z2``, ``(*, top_dim)``, has no effect in the bottom-up
+        form.
         """
         return self._observation(z1, z2).mean
 
     def generate(self, given: int) -> Any:
-        """Draw so many z2, then z1 given these, and return p(x|z1[, z2])."""
+        """Draw this many z2, then z1 given these, and return p(x|z1[, z2])."""
         z2 = self.prior().sample((given,))
         return self._observation(self.conditional(z2).sample(), z2)
 

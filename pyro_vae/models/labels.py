@@ -1,4 +1,4 @@
-"""Class labels: as inputs of networks, as a latent variable, and known for some data only."""
+"""Class labels: as inputs of networks, as latent variables, and known for only some data."""
 
 from __future__ import annotations
 
@@ -21,11 +21,9 @@ _LABELLED_SHARE = 0.1
 
 
 class LabelPrior(nn.Module):
-    r"""Categorical :math:`p(y)` over classes, equal for all unless learned.
+    """Categorical :math:`p(y)` over C ``classes``, equally probable unless ``learned``.
 
-    Args:
-        classes: number of classes C.
-        learned: learn the probabilities, from equal ones on.
+    Learned probabilities start out equal.
     """
 
     logits: Tensor
@@ -46,8 +44,7 @@ class LabelPrior(nn.Module):
 class Classifier(nn.Module):
     r"""Categorical :math:`q(y \mid x)` with the logits of a network.
 
-    Args:
-        network: maps x of shape ``(*, *event_shape)`` to logits of shape ``(*, classes)``.
+    ``network`` maps x of shape ``(*, *event_shape)`` to logits of shape ``(*, classes)``.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -62,7 +59,7 @@ class Classifier(nn.Module):
 def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
     """Check that labels are integers from ``least`` to ``classes - 1``.
 
-    Values are not looked at while a program is compiled.
+    Their values are not checked while a program is compiled.
 
     Raises:
         TypeError: labels that are not integers.
@@ -85,16 +82,11 @@ def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
 
 
 def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype) -> Tensor:
-    """Return labels ``(*)`` as vectors ``(*, classes)`` with a one at the label.
-
-    Args:
-        labels: integers from 0 to ``classes - 1``.
-        classes: number of classes.
-        dtype: floating-point type of the result.
+    """Return labels ``(*)``, integers from 0, as floating-point vectors ``(*, classes)``.
 
     Raises:
-        ValueError: a label out of range. On a GPU, where looking would stop the device, and while
-            a program is compiled its vector is NaN, which training and evidence report.
+        ValueError: a label out of range. On a GPU, where checking would wait for the device, and
+            while a program is compiled, its vector is NaN, which training and evidence report.
     """
     if labels.device.type == "cpu":
         check_labels(labels, classes)
@@ -123,22 +115,22 @@ def partially_labelled(
     repeats: int | None = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor] | Data:
-    """Keep the labels of a few data, as many of each class, and forget the others.
+    """Keep the labels of a few data, equally many of each class, and hide the others.
 
-    Labelled data are repeated, so that every batch holds some: they come at their place and again
+    Labelled data are repeated, so that batches hold some: they are at their own place and again
     at the end.
 
     Args:
         x: data of shape ``(N, *event_shape)``, or ``Data`` with labels.
-        y: labels of shape ``(N,)``, integers from 0; none beside ``Data``.
-        labels: number of data that keep theirs. Numbers by class differ by one at most.
-        repeats: how often each labelled datum occurs; by default so often that a tenth of all rows
-            are labelled.
+        y: labels of shape ``(N,)``, integers from 0; not given with ``Data``.
+        labels: number of data that keep theirs. Numbers by class differ by at most one.
+        repeats: how often each labelled datum occurs; by default often enough that a tenth of all
+            rows are labelled.
         seed: seed of the choice.
 
     Returns:
-        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N and the repeats.
-        Of ``Data``, such ``Data``.
+        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N plus the repeats.
+        For ``Data``, such ``Data``.
 
     Raises:
         ValueError: fewer labels than classes, or more than a class has data; labels of another

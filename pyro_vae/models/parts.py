@@ -28,8 +28,8 @@ _DENSE = ("mlp", "gated")
 class Parts:
     """Builder of the parts that a config names, for data of one shape.
 
-    It alone reads what a config says of the model. Parts are built when they are asked for, and
-    their random draws follow that order.
+    Nothing else reads a config's settings of the model. Parts are built, and draw random numbers,
+    in the order in which they are asked for.
 
     Args:
         config: names and sizes of the parts.
@@ -42,7 +42,7 @@ class Parts:
         self.latent_dim = config.latent_dim
 
     def setting(self, name: str, given: Any = None) -> Any:
-        """Return a setting of the model: what is given or, if that is ``None``, the config's."""
+        """Return ``given`` or, if that is ``None``, the config's setting of this name."""
         return getattr(self._config, name) if given is None else given
 
     @property
@@ -81,8 +81,8 @@ class Parts:
         Args:
             in_shape: event shape of the input.
             latent_dim: number of latent dimensions.
-            hidden: widths of the network, from the input on; ``None`` for its own.
-            name: a key of ``POSTERIORS``; the config's options are taken with its posterior.
+            hidden: widths of the network, from the input on; ``None`` for its defaults.
+            name: a key of ``POSTERIORS``; the config's own posterior gets the config's options.
         """
         kind = self._config.network if self._config.network in _DENSE else "mlp"
         return build(
@@ -95,22 +95,20 @@ class Parts:
         )
 
     def prior(self, latent_dim: int, *, posterior: nn.Module | None = None) -> nn.Module:
-        """Build p(z), the config's prior.
+        """Build p(z), the config's prior, in ``latent_dim`` dimensions.
 
-        Args:
-            latent_dim: number of latent dimensions.
-            posterior: q(z|x) of the data alone, if the model has one, for priors made of it.
+        Some priors are made of ``posterior``, a q(z|x) of the data alone, if the model has one.
 
         Raises:
-            ValueError: a prior that is made of a posterior, without one.
+            ValueError: such a prior, without a posterior.
         """
         name = self._config.prior
         of_posterior = "posterior" in inspect.signature(lookup("prior", name, PRIORS)).parameters
         if of_posterior and posterior is None:
             raise ValueError(
                 f"prior {name!r} is made of the model's posterior of the data alone, and this "
-                "program has none to give (a VAE and the top-down form have one); take another "
-                "prior, or another program."
+                "program does not have one (a VAE and the top-down form do); use another prior, "
+                "or another program."
             )
         context = (posterior, self.event_shape) if of_posterior else ()
         options = self._config.options("prior")
@@ -120,7 +118,7 @@ class Parts:
         """Build the config's network, of one input or of several side by side.
 
         Args:
-            role: ``"encoder"`` (from data) or ``"decoder"`` (to data, the widths in reverse).
+            role: ``"encoder"`` (from data) or ``"decoder"`` (to data, with the widths reversed).
             in_shapes: event shape of each input.
             out_shape: event shape of the output.
 

@@ -1,4 +1,4 @@
-"""Generative semi-supervised learning: a label that is known for some data only."""
+"""Generative semi-supervised learning: labels that are known for only some data."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ __all__ = ["SemiSupervisedVAE"]
 
 
 class SemiSupervisedVAE(Model):
-    r"""The model M2 of Kingma et al.: label y and style z, of which the label is sometimes known.
+    r"""The model M2 of Kingma et al.: style z and label y, which is known for some data.
 
     .. math:: p(y) \, p(z) \, p(x \mid z, y), \qquad q(y \mid x) \, q(z \mid x, y)
 
     Labels are integers, -1 where unknown. An unknown label is a latent variable of both programs,
-    summed out exactly under ``pv.EnumeratedELBO()``. Where a label is known, a point mass takes the
-    place of :math:`q(y \mid x)`, so one program serves a batch of both kinds::
+    summed out exactly under ``pv.EnumeratedELBO()``. Where a label is known, a point mass replaces
+    :math:`q(y \mid x)`, so one program serves batches with data of both kinds::
 
         x, y = pv.partially_labelled(train.x, train.y, labels=100)
         pv.fit(model, (x, y), objective=pv.EnumeratedELBO())
 
     In ``train()`` mode the model also has the classification term
     :math:`\alpha \log q(y \mid x)` of the labelled data, a part of the loss but not of the bound.
-    In ``eval()`` mode, in which ``pv.log_evidence`` runs, there is none: ``log_evidence(model,
+    In ``eval()`` mode, in which ``pv.log_evidence`` runs, it does not: ``log_evidence(model,
     guide, (x, y))`` estimates :math:`\log p(x, y)` of a datum whose label is given, and
     :math:`\log p(x)` where it is -1. Sites are ``y``, ``z`` and ``x`` (and ``classification``).
 
@@ -41,8 +41,7 @@ class SemiSupervisedVAE(Model):
         posterior: ``posterior(x, y)`` is a distribution over z, y a one-hot vector.
         classifier: ``classifier(x)`` is a categorical distribution over labels.
         classes: number of classes.
-        classification_weight: :math:`\alpha`, in nats of the loss per nat of classification, for
-            each labelled row.
+        classification_weight: :math:`\alpha`, the weight of each labelled datum's term.
 
     Raises:
         ValueError: fewer than two classes, or a negative weight.
@@ -132,10 +131,7 @@ class SemiSupervisedVAE(Model):
     ) -> Self:
         """Build the usual model, with equal class probabilities.
 
-        Args:
-            parts: builder of the parts that a config names.
-            classes: number of classes; by default the config's.
-            classification_weight: weight of the classification term; by default the config's.
+        ``classes`` and ``classification_weight`` are by default the config's.
 
         Raises:
             ValueError: an unknown number of classes, or fewer than two.
@@ -163,11 +159,9 @@ class SemiSupervisedVAE(Model):
 
     @evaluated
     def accuracy(self, x: Tensor, y: Tensor) -> float:
-        """Return the share of data whose most probable class is their label.
+        """Return the proportion of data whose most probable class is their label.
 
-        Args:
-            x: data of shape ``(N, *event_shape)``.
-            y: labels of shape ``(N,)``, all known.
+        Data are ``(N, *event_shape)`` and labels ``(N,)``, all known.
         """
         check_labels(y, self.classes)
         return float((self.classify(x).argmax(-1) == y).double().mean())
@@ -181,9 +175,7 @@ class SemiSupervisedVAE(Model):
     def decode(self, z: Tensor, y: Tensor) -> Tensor:
         """Return the mean of p(x|z, y), shape ``(*, *event_shape)``.
 
-        Args:
-            z: style, shape ``(*, latent_dim)``.
-            y: labels, shape ``(*)`` or one that broadcasts to it.
+        Styles z are ``(*, latent_dim)``; labels y are ``(*)`` or broadcast to it.
         """
         return self.likelihood(z, self._one_hot(y, z)).mean
 

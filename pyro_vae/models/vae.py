@@ -17,7 +17,7 @@ __all__ = ["VAE"]
 
 
 class VAE(Model):
-    r"""p(z) p(x|z) with an amortized q(z|x): three modules, two Pyro programs.
+    """p(z) p(x|z) with an amortized q(z|x): three modules, two Pyro programs.
 
     Any ``nn.Module`` serves as a part if calling it returns a Pyro distribution. ``model`` and
     ``guide`` are ordinary Pyro programs, so ``pyro.infer.SVI(vae.model, vae.guide, ...)`` trains
@@ -26,8 +26,8 @@ class VAE(Model):
     Args:
         prior: ``prior()`` is a distribution over z, event shape ``(latent_dim,)``; or such a
             distribution itself.
-        likelihood: ``likelihood(z)`` is a distribution over x; owns the decoder.
-        posterior: ``posterior(x)`` is a distribution over z; owns the encoder.
+        likelihood: ``likelihood(z)`` is a distribution over x; it contains the decoder.
+        posterior: ``posterior(x)`` is a distribution over z; it contains the encoder.
 
     References:
         Kingma and Welling (2014). https://arxiv.org/abs/1312.6114
@@ -75,15 +75,10 @@ class VAE(Model):
         return self.likelihood(z).mean
 
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 8) -> Tensor:
-        """Decode the straight line in latent space from data ``a`` to data ``b``.
-
-        Args:
-            a: data of shape ``(N, *event_shape)``.
-            b: data of the same shape.
-            steps: points on each line, both ends included.
+        """Decode the lines in latent space from data ``a`` to ``b``, ``(N, *event_shape)``.
 
         Returns:
-            Means of p(x|z), shape ``(steps, N, *event_shape)``.
+            Means of p(x|z) at ``steps`` points, including both ends: ``(steps, N, *event_shape)``.
 
         Raises:
             ValueError: fewer than two steps.
@@ -95,5 +90,5 @@ class VAE(Model):
         return self.decode(torch.lerp(start, end, weight.reshape(-1, 1, 1)))
 
     def generate(self, given: int) -> Any:
-        """Draw so many z from the prior and return p(x|z)."""
+        """Draw this many z from the prior and return p(x|z)."""
         return self.likelihood(self.prior().sample((given,)))

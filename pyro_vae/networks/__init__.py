@@ -26,7 +26,7 @@ __all__ = [
 
 
 class NetworkKind(NamedTuple):
-    """The two classes of one kind of network; the same class where direction does not matter."""
+    """Encoder and decoder class of one kind of network; one class if both directions are alike."""
 
     encoder: type[Network]
     decoder: type[Network]

@@ -13,24 +13,23 @@ from .base import initialize_output
 __all__ = ["Amortized", "MakesNetwork"]
 
 MakesNetwork = nn.Module | Callable[[tuple[int, ...]], nn.Module]
-"""A network, or a function that makes one of the output shape that it is to have."""
+"""A network, or a function that makes one with the output shape that it is given."""
 
 
 class Amortized(nn.Module):
     r"""A distribution whose parameters are a network's output, :math:`p(\cdot \mid f(inputs))`.
 
-    What likelihoods and posteriors share. A family of them is a subclass that says which shape the
-    output has, how an output becomes a distribution (:meth:`distribution`) and, if it knows, at
-    which output an untrained network should start (:meth:`starting_output`).
+    The base of likelihoods and posteriors. A subclass says which shape the output has, how an
+    output becomes a distribution (:meth:`distribution`) and, if it can, at which output an
+    untrained network should start (:meth:`starting_output`).
 
     Args:
-        network: maps the inputs, of leading dimensions ``(*,)``, to ``(*, *output_shape)``; or a
-            function that makes such a network of the output shape, for instance
-            ``lambda shape: MLP((8,), shape)``.
+        network: maps inputs with leading dimensions ``(*,)`` to ``(*, *output_shape)``; or a
+            function that makes such a network, for instance ``lambda shape: MLP((8,), shape)``.
         output_shape: event shape of the network's output; -1 where any size will do.
 
     Raises:
-        ValueError: a function is to make a network of a shape that is not known.
+        ValueError: a function is to make a network of unknown shape.
     """
 
     def __init__(self, network: MakesNetwork, output_shape: Sequence[int]) -> None:
@@ -46,18 +45,15 @@ class Amortized(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> dist.TorchDistribution:
-        """Return the distribution for some inputs, batch shape ``(*,)``.
-
-        Args:
-            inputs: what the network takes, of leading dimensions ``(*,)``.
+        """Return the distribution for inputs of leading dimensions ``(*,)``, its batch shape.
 
         Raises:
-            ValueError: the network's output has another shape than ``(*, *output_shape)``.
+            ValueError: the network's output does not have shape ``(*, *output_shape)``.
         """
         return self.distribution(self.output(*inputs))
 
     def output(self, *inputs: Tensor) -> Tensor:
-        """Return the network's output for some inputs, once its shape is known to be right."""
+        """Return the network's output for some inputs, after a check of its shape."""
         output = self.network(*inputs)
         leading = output.dim() - len(self.output_shape)
         sizes = zip(output.shape[max(leading, 0) :], self.output_shape, strict=False)
@@ -71,30 +67,20 @@ class Amortized(nn.Module):
         return output
 
     def distribution(self, output: Tensor) -> dist.TorchDistribution:
-        """Return the distribution with the given parameters.
-
-        Args:
-            output: what the network gave, shape ``(*, *output_shape)``.
-        """
+        """Return the distribution of parameters ``output``, shape ``(*, *output_shape)``."""
         raise NotImplementedError
 
     def starting_output(self, x: Tensor) -> Tensor | None:
-        """Return the output that an untrained network should start at, if that is known.
+        """Return the output that an untrained network should start at, or ``None``.
 
-        A family with parameters of its own starts them here, too.
-
-        Args:
-            x: training data of shape ``(N, *event_shape)``, floating-point numbers.
+        A family with parameters of its own starts them here, too. ``x`` are floating-point training
+        data of shape ``(N, *event_shape)``.
         """
         return None
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Start from training data: the network's output, where the family and it know how.
-
-        Args:
-            x: training data of shape ``(N, *event_shape)``.
-        """
+        """Start at training data ``(N, *event_shape)``, if family and network know how."""
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
         start = self.starting_output(x)
         if start is not None:

@@ -1,4 +1,4 @@
-"""What every network shares: event shapes, leading dimensions, an output that can be set."""
+"""What every network shares: event shapes, leading dimensions, an output with a settable start."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 class Network(nn.Module):
     """Map from one event shape to another, over any leading dimensions.
 
-    A subclass sets ``hidden``, which takes flat rows unless ``transform`` gives it others, and ends
-    in a layer ``output`` whose bias has one entry for each value of ``out_shape`` and starts at
-    zero.
+    A subclass sets ``hidden``, which takes flat rows unless ``transform`` is overridden, and
+    ``output``, the last layer, whose bias has one entry for each value of ``out_shape`` and starts
+    at zero.
 
     Args:
         in_shape: event shape of the input.
@@ -61,11 +61,8 @@ class Network(nn.Module):
     def initialize_output(self, value: Tensor) -> None:
         """Set the output's bias, so that an untrained network gives about ``value``.
 
-        Args:
-            value: tensor of a shape that broadcasts to ``out_shape``.
-
         Raises:
-            ValueError: another shape.
+            ValueError: a value whose shape does not broadcast to ``out_shape``.
         """
         bias = self.output.get_parameter("bias")
         try:
@@ -79,7 +76,7 @@ class Network(nn.Module):
 
 
 def initialize_output(network: nn.Module, value: Tensor) -> None:
-    """Start any module's output at ``value``, where it knows how."""
+    """Start the output of any module at ``value``, if the module knows how."""
     initialize = getattr(network, "initialize_output", None)
     if callable(initialize):
         initialize(value)
@@ -88,8 +85,8 @@ def initialize_output(network: nn.Module, value: Tensor) -> None:
 def he_normal(weight: Tensor, fan_in: float, *, gain: float = 2.0) -> None:
     """Fill ``weight`` with draws from N(0, gain / fan_in).
 
-    A gain of 2 keeps the scale of the layers behind rectified inputs, a gain of 1 behind linear
-    ones (He et al. 2015, https://arxiv.org/abs/1502.01852).
+    A gain of 2 preserves the scale of activations behind rectified inputs, a gain of 1 behind
+    linear ones (He et al. 2015, https://arxiv.org/abs/1502.01852).
     """
     nn.init.normal_(weight, std=sqrt(gain / fan_in))
 

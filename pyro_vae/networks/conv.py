@@ -1,4 +1,4 @@
-"""Networks of images, plain and residual: convolutions that halve down and double up."""
+"""Networks for images, plain and residual: convolutions that halve the image, then double it."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _KERNEL, _STRIDE = 4, 2  # A kernel that the stride divides: no checkerboard (Od
 
 
 class _ImageEncoder(Network):
-    """Encoder of stages that halve the image, ended by a linear map; arguments of its subclasses.
+    """Encoder of stages that halve the image, then a linear map; arguments as of its subclasses.
 
-    ``blocks`` residual blocks follow each halving, and one nonlinearity the last of them; without
-    blocks a nonlinearity follows each halving.
+    With ``blocks``, that many residual blocks follow each halving, and one nonlinearity the last of
+    them; without, a nonlinearity follows each halving.
     """
 
     def __init__(
@@ -86,18 +86,19 @@ class _ImageDecoder(Network):
 
 
 class ConvEncoder(_ImageEncoder):
-    """Convolutional encoder: each hidden layer halves the image, a linear map ends it.
+    """Convolutional encoder: each hidden layer halves the image, and a linear map follows the last.
 
     Maps ``(*, *in_shape)`` to ``(*, *out_shape)``; the last two dimensions of ``in_shape`` are
     height and width, the product of the others is the number of channels. There is no batch
-    normalization: a datum's output depends on no other datum. Weights start at draws from
-    N(0, 2 / fan_in), biases at zero (He et al. 2015, https://arxiv.org/abs/1502.01852).
+    normalization, which would make log p(x) of a datum depend on the data evaluated with it.
+    Weights start at draws from N(0, 2 / fan_in), biases at zero (He et al. 2015,
+    https://arxiv.org/abs/1502.01852).
 
     Args:
-        in_shape: event shape of the images, from 8x8 up, odd sizes included.
+        in_shape: event shape of the images, at least 8x8, odd sizes included.
         out_shape: event shape of the output, for instance ``(2, latent_dim)``.
         hidden: channels of the hidden layers, from the input on.
-        activation: name of the nonlinearity. The default is smooth, as Laplace's method needs it.
+        activation: name of the nonlinearity; the default is smooth, as Laplace's method requires.
 
     Raises:
         ValueError: no image, an image smaller than 8x8, more layers than halvings, an unknown
@@ -119,22 +120,13 @@ class ConvEncoder(_ImageEncoder):
 
 
 class ConvDecoder(_ImageDecoder):
-    """Convolutional decoder: the mirror of ``ConvEncoder``, with one output bias per pixel.
+    """Convolutional decoder: the mirror of :class:`ConvEncoder`, with one output bias per pixel.
 
-    A linear map gives the smallest image; each hidden layer is followed by a doubling to the exact
-    size.
-
-    Args:
-        in_shape: event shape of the input, for instance ``(latent_dim,)``.
-        out_shape: event shape of the images ``(*channels, height, width)``, as the encoder's.
-        hidden: channels of the hidden layers, from the input on.
-        activation: name of the nonlinearity.
-
-    Raises:
-        ValueError: as of :class:`ConvEncoder`.
+    A linear map gives the smallest image, and each hidden layer is followed by a doubling to the
+    exact size. Arguments and errors are those of :class:`ConvEncoder`, with ``out_shape`` that of
+    the images, ``(*channels, height, width)``.
 
     References:
-        Radford et al. (2016). https://arxiv.org/abs/1511.06434
         Odena et al. (2016). https://distill.pub/2016/deconv-checkerboard
     """
 
@@ -152,19 +144,9 @@ class ConvDecoder(_ImageDecoder):
 class ResidualEncoder(_ImageEncoder):
     """Residual encoder: each stage halves the image and refines it by pre-activation blocks.
 
-    Shapes are those of :class:`ConvEncoder`. There is no batch normalization: it would make log
-    p(x) of a datum depend on the data evaluated with it. Blocks that start as the identity keep a
-    deep network trainable without it.
-
-    Args:
-        in_shape: event shape of the images, from 8x8 up, odd sizes included.
-        out_shape: event shape of the output, for instance ``(2, latent_dim)``.
-        hidden: channels of the stages, from the input on.
-        activation: name of the nonlinearity. The default is smooth, as Laplace's method needs it.
-        blocks: residual blocks in each stage.
-
-    Raises:
-        ValueError: as of :class:`ConvEncoder`, or no blocks.
+    Arguments and errors are those of :class:`ConvEncoder`, and ``blocks``, the number of residual
+    blocks in each stage, at least one. Blocks start as the identity, which keeps a deep network
+    trainable without batch normalization.
 
     References:
         He et al. (2016). https://arxiv.org/abs/1603.05027
@@ -184,10 +166,10 @@ class ResidualEncoder(_ImageEncoder):
 
 
 class ResidualDecoder(_ImageDecoder):
-    """Residual decoder: the mirror of ``ResidualEncoder``, with one output bias per pixel.
+    """Residual decoder: each stage refines the image by residual blocks and doubles it.
 
-    Each stage refines the image by residual blocks and doubles it. Arguments, errors and references
-    are those of :class:`ResidualEncoder` and :class:`ConvDecoder`.
+    The mirror of :class:`ResidualEncoder`; arguments as there, with the output of
+    :class:`ConvDecoder`.
     """
 
     def __init__(
@@ -203,12 +185,10 @@ class ResidualDecoder(_ImageDecoder):
 
 
 class Halve(nn.Conv2d):
-    """Convolution that halves an image, rounding down; every pixel has its share.
+    """Convolution that halves an image, rounding down; every pixel contributes.
 
-    Args:
-        fan_in: channels of the input.
-        fan_out: channels of the output.
-        gain: gain of the initial weights; 1 where the input is not behind a nonlinearity.
+    ``fan_in`` and ``fan_out`` are numbers of channels. ``gain``, of the initial weights, is 1 where
+    the input does not come from a nonlinearity.
     """
 
     def __init__(self, fan_in: int, fan_out: int, *, gain: float = 2.0) -> None:
@@ -217,14 +197,9 @@ class Halve(nn.Conv2d):
 
 
 class Double(nn.ConvTranspose2d):
-    """Transposed convolution that doubles an image, to a size that may be odd.
+    """Transposed convolution that doubles an image to ``size``, a height and width that may be odd.
 
-    Args:
-        fan_in: channels of the input.
-        fan_out: channels of the output.
-        size: height and width of the output; the input has half of them, rounded down.
-        gain: gain of the initial weights; 1 where the input is not behind a nonlinearity.
-        bias: whether there is one bias per channel.
+    Other arguments are those of :class:`Halve`, and whether there is one ``bias`` per channel.
     """
 
     def __init__(
@@ -260,13 +235,9 @@ class _DoubleWithImageBias(Double):
 
 
 class ResidualBlock(nn.Module):
-    """``x + f(x)`` with f two 3x3 convolutions, each behind a nonlinearity.
+    """``x + f(x)`` with f two 3x3 convolutions, each after a nonlinearity of the given class.
 
     The last convolution starts at zero, so the block starts as the identity.
-
-    Args:
-        channels: channels of input and output.
-        nonlinearity: class of the nonlinearity.
     """
 
     def __init__(self, channels: int, nonlinearity: type[nn.Module]) -> None:
@@ -285,7 +256,7 @@ class ResidualBlock(nn.Module):
 def _refinement(
     channels: int, nonlinearity: type[nn.Module], blocks: int | None
 ) -> list[nn.Module]:
-    """What follows a change of size: residual blocks, or without them a nonlinearity."""
+    """Layers that follow a change of size: residual blocks, or else a nonlinearity."""
     if blocks is None:
         return [nonlinearity()]
     if blocks < 1:
@@ -306,11 +277,7 @@ def _start(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, fan_in: float, gai
 
 
 def _image_sizes(shape: Sequence[int], widths: Sequence[int]) -> list[tuple[int, int]]:
-    """Return height and width of an image and after each halving, largest first.
-
-    Args:
-        shape: event shape of the images, ``(*channels, height, width)``.
-        widths: one entry for each halving.
+    """Return height and width of an image ``shape``, and after a halving for each of ``widths``.
 
     Raises:
         ValueError: no image, an image smaller than 8x8, or no or too many halvings.

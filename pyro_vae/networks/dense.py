@@ -53,13 +53,9 @@ class MLP(Network):
 class GatedMLP(Network):
     r"""Multilayer perceptron with gated layers :math:`h = (W x + b) \odot \sigma(V x + c)`.
 
-    The gate is the nonlinearity, so there is no activation to choose; the output layer is linear.
-    Weights start at draws from :math:`N(0, 2 / \mathrm{fan\_in})` and biases at zero.
-
-    Args:
-        in_shape: event shape of the input.
-        out_shape: event shape of the output.
-        hidden: widths of the hidden layers; empty for a linear map.
+    Arguments are those of :class:`MLP` but ``activation``: the gate is the nonlinearity. The output
+    layer is linear. Weights start at draws from :math:`N(0, 2 / \mathrm{fan\_in})` and biases at
+    zero.
 
     Raises:
         ValueError: a width below one or, when called, an input of another event shape.
@@ -84,12 +80,7 @@ class GatedMLP(Network):
 
 
 class GatedDense(nn.Module):
-    r"""One gated layer :math:`(W x + b) \odot \sigma(V x + c)`.
-
-    Args:
-        fan_in: width of the input.
-        fan_out: width of the output.
-    """
+    r"""One gated layer :math:`(W x + b) \odot \sigma(V x + c)`, from ``fan_in`` to ``fan_out``."""
 
     def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A network of several inputs."""
+"""A network with several inputs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["Joint"]
 
 
 class Joint(nn.Module):
-    """Network of several inputs: their values side by side, over common leading dimensions.
+    """Network of several inputs, concatenated over common leading dimensions.
 
-    Called with one tensor for each of ``in_shapes``, of shapes ``(*, *in_shape)``. The leading
+    It is called with one tensor of shape ``(*, *in_shape)`` for each of ``in_shapes``. The leading
     dimensions broadcast, so that x ``(B, ...)`` goes with draws z ``(K, B, latent_dim)``. ::
 
         network = Joint(MLP((784 + 16,), (2, 8)), (28, 28), (16,))
@@ -73,7 +73,7 @@ class Joint(nn.Module):
         return self.network(torch.cat([row.expand(*common, -1) for row in rows], -1))
 
     def initialize_output(self, value: Tensor) -> None:
-        """Start the network's output at ``value``, where the network knows how."""
+        """Start the network's output at ``value``, if the network knows how."""
         initialize_output(self.network, value)
 
     def _describe(self) -> str:

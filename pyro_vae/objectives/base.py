@@ -36,7 +36,7 @@ class Traces:
     Args:
         model: trace of the model at the guide's draws.
         guide: trace of the guide.
-        path: how to differentiate log q along the draws alone, if that was asked for.
+        path: differentiates log q along the draws alone, if the gradient estimator needs it.
     """
 
     model: Trace
@@ -46,12 +46,12 @@ class Traces:
 
 @dataclass(frozen=True)
 class ParticlePlate(DataPlate):
-    """The plate over the data, beside that over the particles.
+    """The plate over the data, inside that over the particles.
 
     Args:
-        scale: how many data of the whole set each of them stands for.
+        scale: how many data of the whole set each datum stands for.
         particles: number of draws per datum.
-        batch_dims: batch dimensions of all plates, that of the particles included.
+        batch_dims: batch dimensions of all plates, including that of the particles.
     """
 
     scale: float
@@ -59,26 +59,26 @@ class ParticlePlate(DataPlate):
     batch_dims: float
 
     def per_datum(self, density: Tensor, event_dim: int = 0) -> Tensor:
-        """Sum over everything but particles and data: shape ``(K, N)``, float64."""
+        """Sum over all dimensions but particles and data: shape ``(K, N)``, float64."""
         if event_dim:
             density = density.flatten(-event_dim).sum(-1)
         density = density.movedim(self.dim, -1)
         return density.reshape(self.particles, -1, self.rows).sum(1, dtype=torch.float64)
 
     def spread(self, weights: Tensor, event_dim: int) -> Tensor:
-        """Give weights of shape ``(K, N)``, K > 1, the dimensions of a site's value."""
+        """Reshape weights ``(K, N)``, K > 1, to broadcast with a site's value."""
         shape = [1] * int(self.batch_dims)
         shape[0], shape[self.dim] = self.particles, self.rows
         return weights.reshape(*shape, *[1] * event_dim)
 
 
 class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
-    """Base of the objectives: an ELBO of Pyro that also gives its :meth:`terms`.
+    """Base of the objectives: a ``pyro.infer.ELBO`` that also returns its :meth:`terms`.
 
     Args:
         particles: draws of z per datum, in one vectorized pass.
         gradient: estimator of the guide's gradient.
-        gradients: the estimators that the objective has.
+        gradients: the estimators that this objective has.
 
     Raises:
         ValueError: fewer than one particle, or an unknown estimator.
@@ -111,8 +111,8 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             kl_weight: weight of the KL term.
 
         Returns:
-            Loss to minimize (differentiable), and the ELBO at ``kl_weight`` 1 (detached), whatever
-            the objective: scalars, sums over the batch, in nats. A scale of the programs (of a
+            Loss to minimize (differentiable), and for every objective the ELBO at ``kl_weight`` 1
+            (detached): scalars, sums over the batch, in nats. A scale of the programs (of a
             subsampled plate) is in the loss, not in the ELBO.
 
         Raises:
@@ -121,24 +121,18 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         """
 
     def kl_used(self, model: Fn, guide: Fn, *args: Tensor) -> dict[str, str]:
-        """Return for each latent site of the guide how its KL term is computed.
+        """Return by latent site of the guide how its KL term is computed: analytic or sampled.
 
-        Args:
-            model: Pyro program.
-            guide: Pyro program.
-            args: arguments of both.
-
-        Returns:
-            ``"analytic"`` or ``"sampled"`` by site name.
+        Takes the programs and their arguments, like :meth:`terms`.
         """
         traces = self._pilot(model, guide, args)
         return {name: "sampled" for name, _ in latent_sites(traces.guide)}
 
     def prepare(self, model: Fn, guide: Fn, *args: Tensor) -> None:
-        """Find out how many dimensions the programs' plates use, to put the particles left of them.
+        """Count the dimensions of the programs' plates, to put the particles to the left of them.
 
-        :meth:`terms` does so by itself the first time. Call it if an objective that was used with
-        one pair of programs goes on with another whose plates are nested deeper.
+        :meth:`terms` does so by itself the first time. Call this before an objective used with one
+        pair of programs goes on with a pair whose plates are nested deeper.
         """
         if self.num_particles == 1:
             return
@@ -200,7 +194,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             return self._trace(model, guide, args)
 
     def _data_plate(self, traces: Traces) -> ParticlePlate:
-        """Find the plate over the data, which all sites must lie in with one scale."""
+        """Find the plate over the data, which must contain all sites, with one scale."""
         plate = data_plate(traces.model, traces.guide, inside=_PARTICLES)
         sites = [*sample_sites(traces.model), *sample_sites(traces.guide)]
         scale = sites[0][1]["scale"]

@@ -25,29 +25,31 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
 
     .. math:: L = E_{q(z \mid x)}[\log p(x \mid z)] - \beta \, KL(q(z \mid x) \,\|\, p(z))
 
-    A lower bound of log p(x) at :math:`\beta = 1`. It is a ``pyro.infer.Trace_ELBO``: loss and
-    gradient are the same numbers (a sampled KL, reparameterized latents), and
+    A lower bound of log p(x) at :math:`\beta = 1`. It is a ``pyro.infer.Trace_ELBO``, with the same
+    loss and gradient (for a sampled KL and reparameterized latents), so
     ``pyro.infer.SVI(model, guide, optimizer, pv.ELBO())`` works. :func:`pyro_vae.fit` uses
-    :meth:`terms`, whose KL weight may be anything from exactly 0.
+    :meth:`terms`, whose KL weight may be any number from exactly 0 up.
 
     With free bits :math:`\lambda` the KL term of the loss is, summed over latent dimensions d,
 
     .. math:: N \sum_d \max\Bigl(\lambda,
         \frac{1}{N} \sum_n KL(q(z_{nd} \mid x_n) \,\|\, p(z_{nd}))\Bigr)
 
-    with the mean over the N data of the batch (and over the particles), so that a dimension has no
-    gradient of its KL below :math:`\lambda`. Each element of an inner plate is a dimension of its
-    own. A site whose guide or prior does not factor over its D event dimensions counts as one, with
-    :math:`D \lambda`. Below the threshold the loss is no bound; the ELBO beside it is.
+    with the mean over the N data of the batch (and over the particles), so that the KL of a
+    dimension has no gradient below :math:`\lambda`. Each element of an inner plate is a dimension
+    of its own. A site whose guide or prior does not factor over its D event dimensions counts as
+    one, with :math:`D \lambda`. Below the threshold the loss is not a bound; the ELBO returned with
+    it is.
 
     Args:
         particles: draws of z per datum, in one vectorized pass.
         kl: ``"sampled"`` takes log q - log p at the draws; ``"analytic"`` takes the closed form at
             each latent site for which torch has one, and the sampled term at the others. Sites
             whose distribution depends on later latents of the guide keep the sampled term.
-            :meth:`kl_used` says which it is.
-        gradient: ``"reparameterized"``, or ``"stl"``: log q is differentiated along the draws alone
-            (sticking the landing). Unbiased too, and free of noise where q is the posterior.
+            :meth:`kl_used` tells which one a site has.
+        gradient: ``"reparameterized"``, or ``"stl"`` (sticking the landing): log q is
+            differentiated along the draws alone. Unbiased too, and free of noise where q is the
+            posterior.
         free_bits: threshold :math:`\lambda` in nats, for each latent dimension.
 
     Raises:
@@ -77,13 +79,13 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
             raise ValueError(f"free_bits must not be negative; got {free_bits}.")
         if gradient == "stl" and kl == "analytic":
             raise ValueError(
-                "gradient='stl' is about the sampled log q, which an analytic KL does not have; "
-                "use one of the two."
+                "gradient='stl' differentiates the sampled log q, which an analytic KL does not "
+                "have; use one of the two."
             )
         if gradient == "stl" and free_bits:
             raise ValueError(
-                "with free_bits the score term of log q, which gradient='stl' leaves out, has no "
-                "mean of zero; use one of the two."
+                "gradient='stl' leaves out the score term of log q, whose mean is not zero with "
+                "free_bits; use one of the two."
             )
         self.kl = kl
         self.free_bits = float(free_bits)
@@ -105,8 +107,7 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
     ) -> tuple[Tensor, Tensor]:
         """Run both programs once and return the loss and the unweighted ELBO.
 
-        As :meth:`Objective.terms`, which see. With free bits every site must lie in one plate over
-        the data.
+        See :meth:`Objective.terms`. With free bits, every site must lie in one plate over the data.
         """
         traces = self._trace(model, guide, args)
         closed = self._closed_forms(traces)
@@ -118,10 +119,7 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
         return (kl_weight * kl - observed) / particles, elbo / particles
 
     def kl_used(self, model: Fn, guide: Fn, *args: Tensor) -> dict[str, str]:
-        """Return for each latent site of the guide how its KL term is computed.
-
-        As :meth:`Objective.kl_used`, which see.
-        """
+        """Return by latent site of the guide how its KL term is computed: analytic or sampled."""
         traces = self._pilot(model, guide, args)
         closed = self._closed_forms(traces)
         return {
@@ -131,29 +129,24 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a differentiable scalar, as Pyro's class does."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        return kind.differentiable_loss(self, model, guide, *args, **kwargs)
+        return self._kind.differentiable_loss(self, model, guide, *args, **kwargs)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss and backpropagate it, as Pyro's class does."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        loss: float = kind.loss_and_grads(self, model, guide, *args, **kwargs)
-        return loss
+        return self._kind.loss_and_grads(self, model, guide, *args, **kwargs)
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss."""
-        kind = Trace_ELBO if self._is_pyros else Objective
-        loss: float = kind.loss(self, model, guide, *args, **kwargs)
-        return loss
+        return self._kind.loss(self, model, guide, *args, **kwargs)
 
     @property
-    def _is_pyros(self) -> bool:
-        """Whether Pyro's own class computes this; it takes latents that are discrete as well."""
+    def _kind(self) -> Any:
+        """Class that computes the loss: Pyro's own if it can, since it takes discrete latents."""
         sampled = self.kl == "sampled" and not self.free_bits
-        return sampled and self.gradient == "reparameterized"
+        return Trace_ELBO if sampled and self.gradient == "reparameterized" else Objective
 
     def _split(self, traces: Traces, closed: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Sum the observed sites' log densities and the KL terms, over the particles too."""
+        """Sum the log densities of the observed sites, and the KL terms, also over particles."""
         observed: Tensor | float = 0.0
         kl: Tensor | float = sum(closed.values())
         log_q: Tensor | float = 0.0
@@ -172,7 +165,7 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
         return torch.as_tensor(observed), torch.as_tensor(kl + log_q)
 
     def _floored(self, traces: Traces, closed: Mapping[str, Tensor]) -> Tensor:
-        """Sum the KL terms with free bits, over the particles too."""
+        """Sum the KL terms with free bits, also over particles."""
         plate = self._data_plate(traces)
         check_match(traces.model, traces.guide)
         prior = dict(latent_sites(traces.model))

@@ -31,9 +31,9 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
         - \beta \log \frac{q(y \mid x) \, q(z \mid x, y)}{p(y) \, p(z)} \right]
 
     The sum is over the sites of the guide (or of the model alone) that are marked with
-    ``infer={"enumerate": "parallel"}``; other latents are drawn for every value of these. It is a
-    ``pyro.infer.TraceEnum_ELBO``, with its loss and its gradient: neither has the noise of a drawn
-    label, and labels of probability zero count nothing. ``pyro.infer.SVI`` takes it too.
+    ``infer={"enumerate": "parallel"}``; other latents are drawn for each of their values. It is a
+    ``pyro.infer.TraceEnum_ELBO``, with the same loss and gradient, and works in ``pyro.infer.SVI``.
+    Neither has the noise of a drawn label, and labels of probability zero contribute nothing.
 
     Observed sites marked with ``infer={"regularizer": True}`` are terms of the loss only, such as
     the classification term of :class:`pyro_vae.models.SemiSupervisedVAE`.
@@ -72,17 +72,9 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
     ) -> tuple[Tensor, Tensor]:
         r"""Run both programs once and return the loss and the unweighted ELBO.
 
-        Args:
-            model: Pyro program.
-            guide: Pyro program.
-            args: arguments of both.
-            kl_weight: weight :math:`\beta` of the latent sites' terms, enumerated ones included.
-                (Sites enumerated in the model alone are summed out and have none.)
-
-        Returns:
-            Loss to minimize (differentiable) and ELBO at ``kl_weight`` 1 without regularizers
-            (detached), scalars: sums over the batch, in nats. A scale of the programs (of a
-            subsampled plate) is in the loss, not in the ELBO.
+        Arguments and results are those of :meth:`Objective.terms`. ``kl_weight`` :math:`\beta`
+        weighs the terms of the latent sites, enumerated ones included (sites enumerated in the
+        model alone have none). The ELBO leaves regularizers out.
         """
         loss: Tensor | float = 0.0
         elbo: Tensor | float = 0.0
@@ -99,10 +91,10 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
 
 
 def _expectation(model_trace: Trace, guide_trace: Trace) -> Tensor:
-    """Sum of the terms of all sites, each weighted by the probability of the labels it is given.
+    """Sum the terms of all sites, each weighted by the probability of the labels it depends on.
 
-    No value of a tensor decides anything here, so that it can be compiled. Programs that draw a
-    latent without reparameterization, or enumerate one in the model alone, need Pyro's own sum.
+    No branch depends on a tensor's value, so this can be compiled. Programs that draw a latent
+    without reparameterization, or enumerate one in the model alone, need Pyro's own sum.
     """
     latents = dict(latent_sites(guide_trace))
     enumerated = [site for site in latents.values() if _is_summed(site)]
@@ -123,7 +115,7 @@ def _expectation(model_trace: Trace, guide_trace: Trace) -> Tensor:
 
 
 def _is_summed(site: Any) -> bool:
-    """Whether a site runs over all its values at once."""
+    """Whether a site takes all its values at once."""
     infer = site["infer"]
     return infer.get("enumerate") == "parallel" and infer.get("num_samples") is None
 
@@ -138,13 +130,13 @@ def _plates(site: Any) -> frozenset[Any]:
 
 
 def _regularizers(trace: Trace) -> Tensor | float:
-    """Sum of the terms that are no part of the bound."""
+    """Sum of the terms that are not part of the bound."""
     sites = (site for _, site in observed_sites(trace) if is_regularizer(site))
     return sum((site["packed"]["log_prob"].sum() for site in sites), 0.0)
 
 
 def _weigh_latents(model_trace: Trace, guide_trace: Trace, weight: float | Tensor) -> None:
-    """Multiply the latent sites' log densities, as costs and not as probabilities, by a weight."""
+    """Weigh the latent sites' log densities where they are costs, not probabilities."""
     latent = [n for n, s in guide_trace.nodes.items() if s["type"] == "sample"]
     for trace in (model_trace, guide_trace):
         sites: Any = trace.nodes

@@ -1,4 +1,4 @@
-"""KL terms of single latent dimensions, held above a threshold."""
+"""KL terms of single latent dimensions, kept at or above a threshold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["floored_kl"]
 
 
 def floored_kl(q: Any, p: Any, plate: ParticlePlate, *, free_bits: float, analytic: bool) -> Tensor:
-    """Sum over a site's dimensions the larger of its mean KL and the threshold.
+    """Sum over a site's dimensions the larger of the mean KL and the threshold.
 
     Args:
         q: site of the guide.

@@ -22,13 +22,13 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
 
     For reparameterized draws :math:`z(\varepsilon, \phi)` the derivative of
     :math:`\log q_\phi(z \mid x)` has a path term, through z, and a score term, through
-    :math:`\phi` at fixed z. Here the score term is left out, wherever the parameters live and
+    :math:`\phi` at fixed z. The score term is left out here, wherever the parameters are and
     however later latents depend on earlier ones.
 
-    The guide runs once. The program goes on with each draw behind a gate, and densities are taken
-    at leaves that hold the draws; with the gates closed, the derivatives with respect to leaves and
-    gates are those of log q with respect to each latent. The draws that the model gets can have
-    their gradient weighted (:meth:`weigh`), apart from the guide's own use of them.
+    The guide runs once. It goes on with each draw behind a gate, and densities are computed at
+    leaves that hold the draws; with the gates closed, the derivatives by leaves and gates are those
+    of log q by each latent. The gradient of the draws that the model receives can be weighted
+    (:meth:`weigh`) without affecting the guide's own use of them.
 
     References:
         Roeder et al. (2017). https://arxiv.org/abs/1703.09194
@@ -47,14 +47,10 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
             msg["value"] = self._gates[msg["name"]] = _Through.apply(msg["value"], self._pass_gate)
 
     def compute_log_prob(self, trace: Trace) -> None:
-        """Take the densities of a guide that was run inside, and hand its draws over to the model.
-
-        Args:
-            trace: trace of the guide; gets the log densities, and the draws as the model is to
-                have them.
+        """Compute the log densities in a guide's trace, and give it the draws that the model gets.
 
         Raises:
-            NotImplementedError: a distribution that knows its density at its own draws only.
+            NotImplementedError: a distribution that knows its density only at its own draws.
         """
         drawn = {name: site["value"] for name, site in latent_sites(trace)}
         for name, site in latent_sites(trace):
@@ -77,7 +73,7 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
 
         Args:
             log_q: sum of log densities of the sites.
-            add_up: sums a site's terms, of the shape of its draws, to the shape of ``log_q``.
+            add_up: sums the terms of a named site, of the shape of its draws, to that of ``log_q``.
         """
         nodes = [
             (name, node)
@@ -102,10 +98,9 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
         return result
 
     def weigh(self, weights: Callable[[int], Tensor]) -> None:
-        """Multiply the gradient that reaches the draws, when it is computed.
+        """Multiply the gradient that reaches the draws, once it is computed.
 
-        Args:
-            weights: for a number of event dimensions, weights that broadcast with the draws.
+        ``weights`` maps a number of event dimensions to weights that broadcast with the draws.
         """
         self._weights = weights
 
@@ -119,7 +114,7 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
 
 
 class _Through(torch.autograd.Function):
-    """Identity whose gradient goes through a function, which stops it by returning ``None``."""
+    """Identity whose gradient is passed through a function; ``None`` from it stops the gradient."""
 
     @staticmethod
     def forward(value: Tensor, change: Callable[[Tensor], Tensor | None]) -> Tensor:

@@ -24,13 +24,13 @@ class Renyi(Objective):
         \qquad \log w = \log p(x \mid z) + \beta \, (\log p(z) - \log q(z \mid x))
 
     :math:`\alpha = 0` is :class:`IWAE`, :math:`\alpha = 1` (taken as the limit) the
-    :class:`~pyro_vae.objectives.ELBO`. The weights are each datum's own, and a scale s of the
-    programs (N/B of a subsampled plate) stands outside the logarithm, so that over subsamples the
-    loss is an unbiased estimate of the loss of all the data.
+    :class:`~pyro_vae.objectives.ELBO`. Each datum has its own weights, and a scale s of the
+    programs (N/B of a subsampled plate) stands outside the logarithm, so that the loss of a
+    subsample is an unbiased estimate of the loss of all data.
 
-    At :math:`\beta = 1` the bound is at most log p(x) in expectation for :math:`\alpha \ge 0`. At
-    :math:`K \to \infty` it is an upper bound for :math:`\alpha < 0`, but at finite K it is **not**:
-    there its expectation lies below that limit, and may lie on either side of log p(x).
+    At :math:`\beta = 1` the bound is at most log p(x) in expectation for :math:`\alpha \ge 0`. For
+    :math:`\alpha < 0` it is an upper bound as :math:`K \to \infty` but **not** at finite K: there
+    its expectation lies below that limit, and may lie on either side of log p(x).
 
     Gradients of the guide, with normalized weights
     :math:`\bar w_k = w_k^{1-\alpha} / \sum_j w_j^{1-\alpha}`:
@@ -82,8 +82,7 @@ class Renyi(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Run both programs once and return the loss and the unweighted ELBO.
 
-        As :meth:`Objective.terms`, which see. Every site must lie in one plate over the data, with
-        one scale.
+        See :meth:`Objective.terms`. Every site must lie in one plate over the data, with one scale.
 
         Raises:
             ValueError: a site outside the data plate, or with another scale; sites that do not
@@ -119,7 +118,7 @@ class Renyi(Objective):
         model, guide = dict(sample_sites(traces.model)), dict(sample_sites(traces.guide))
         observed = [density(n, site) for n, site in model.items() if site["is_observed"]]
         prior = [density(n, site) for n, site in model.items() if not site["is_observed"]]
-        # Observed sites of a guide have nothing to be differentiated along: they keep their graph.
+        # Observed sites of a guide have no draws to differentiate along: they keep their graph.
         fixed = [density(n, site) for n, site in guide.items() if site["is_observed"]]
         log_q = _add([density(n, site) for n, site in guide.items() if not site["is_observed"]])
         if traces.path is not None:
@@ -137,10 +136,8 @@ class IWAE(Renyi):
         \qquad \log w = \log p(x \mid z) + \beta \, (\log p(z) - \log q(z \mid x))
 
     At :math:`\beta = 1` a lower bound of log p(x) in expectation, which rises with K to log p(x);
-    K = 1 is the ELBO. The weights are each datum's own, and a scale s of the programs (N/B of a
-    subsampled plate) stands outside the logarithm, so that over subsamples the loss is an unbiased
-    estimate of the loss of all the data. It is the :class:`Renyi` bound of order 0, which see for
-    the gradients.
+    K = 1 is the ELBO. It is the :class:`Renyi` bound of order 0; see there for the scale s and the
+    gradients.
 
     Args:
         particles: draws K of z per datum, in one vectorized pass.

@@ -18,15 +18,11 @@ OBJECTIVES: dict[str, type[Objective]] = {"elbo": ELBO, "iwae": IWAE, "renyi": R
 
 
 def build_objective(name: str, **options: Any) -> Objective:
-    """Build an objective by name.
-
-    Args:
-        name: a key of ``OBJECTIVES``.
-        options: particles, gradient, kl, free_bits and alpha, as in a config.
+    """Build an objective of ``OBJECTIVES`` by name, with options as in a config.
 
     Raises:
-        ValueError: an unknown objective; an option that it does not take, or takes otherwise; one
-            particle for a bound that is the ELBO then.
+        ValueError: an unknown objective; an option or a value that it does not take; one particle
+            for a bound that then is the ELBO.
     """
     lookup("objective", name, OBJECTIVES)
     objective: Any = objective_of(Config(objective=name, **options))  # type: ignore[arg-type]
@@ -34,9 +30,9 @@ def build_objective(name: str, **options: Any) -> Objective:
 
 
 def objective_of(config: Config) -> Objective | EnumeratedELBO:
-    """Build the objective that a config names, with its options; raises as build_objective does.
+    """Build the objective that a config names; errors are those of :func:`build_objective`.
 
-    That of a semi-supervised program is the ELBO with unknown labels summed out.
+    For a semi-supervised program it is the ELBO with unknown labels summed out.
     """
     name = config.objective
     options = {option for kind in OBJECTIVES.values() for option in options_of(kind)}

@@ -11,9 +11,9 @@ def kl_weight(progress: float, *, warmup: int, cycles: int = 1, beta: float = 1.
     r"""Return the weight of the KL term at a point of training.
 
     With one cycle it rises linearly, :math:`\beta \, t / T`, from exactly 0 at the start to exactly
-    :math:`\beta` after the warm-up. With more, the warm-up is that many equal cycles; in each the
-    weight rises from 0 to :math:`\beta` over the first half and stays there over the second. After
-    the warm-up it is exactly :math:`\beta`.
+    :math:`\beta` after the warm-up, and stays there. With more, the warm-up consists of that many
+    equal cycles, in each of which the weight rises from 0 to :math:`\beta` over the first half and
+    is constant over the second.
 
     Args:
         progress: t, epochs since the start, with fractions.

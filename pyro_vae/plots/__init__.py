@@ -1,8 +1,9 @@
 """Figures of data, latent spaces, training and evidence, from plain arrays or tensors.
 
-Every function has a default title (an empty one leaves it out) and raises ``ValueError`` for
-input that is empty, ragged, not finite or not of the shape it says. Pictures are ``(*, H, W)``,
-``(*, 1, H, W)``, ``(*, 3, H, W)`` or ``(*, D)``, D a square of at least 16; clipped to [0, 1].
+Every function has a default ``title`` (an empty one leaves it out) and raises ``ValueError`` for
+input that is empty, ragged, not finite or of another shape than documented. Pictures are
+``(*, H, W)``, ``(*, 1, H, W)``, ``(*, 3, H, W)`` or ``(*, D)``, D a square of at least 16; they are
+clipped to [0, 1].
 """
 
 from .charts import comparison, evidence_diagnostics, latent_space, learning_curves

@@ -40,14 +40,12 @@ __all__ = ["comparison", "evidence_diagnostics", "latent_space", "learning_curve
 def learning_curves(
     histories: Mapping[str, Mapping[str, Data]], *, evidence: Means = None, title: str | None = None
 ) -> Figure:
-    """Show the ELBO by epoch, past the steep first ones, and the gap it leaves to log p(x).
+    """Show the ELBO by epoch, without the steep first ones, and its gap to log p(x).
 
-    Args:
-        histories: For each model the columns ``epoch``, ``train_elbo`` and, if any,
-            ``valid_elbo`` (NaN or None where not evaluated), in nats per datum.
-        evidence: For some models mean log p(x), its standard error and the mean ELBO of the same
-            data, whose distance is the gap.
-        title: Title.
+    ``histories`` holds for each model the columns ``epoch``, ``train_elbo`` and, if any,
+    ``valid_elbo`` (NaN or None where not evaluated), in nats per datum. ``evidence`` holds for some
+    models mean log p(x), its standard error and the mean ELBO of the same data, which gives the
+    gap.
     """
     known = {name: as_array(means, name, (3,)) for name, means in (evidence or {}).items()}
     expected = f"evidence: names among the histories {list(histories)}, at least one"
@@ -72,11 +70,11 @@ def learning_curves(
 def latent_space(
     codes: Data, labels: Labels = None, *, title: str | None = None, axis_names: Pair = LATENT
 ) -> Figure:
-    """Show latent codes in the plane, coloured by class, each class named at its centroid.
+    """Show latent codes in the plane, coloured by class, with a name at each class's centroid.
 
     Args:
         codes: Codes, ``(N, 2)``; of more columns the first two principal components are shown,
-            and the axes say with which share of the variance.
+            and the axes give their shares of the variance.
         labels: One class per code, numbers or texts.
         title: Title.
         axis_names: Names of the two axes, for codes of two columns.
@@ -170,10 +168,8 @@ def comparison(
 def evidence_diagnostics(log_px: Data, pareto_k: Data, *, title: str | None = None) -> Figure:
     """Show log p(x) by datum, and the Pareto k̂ that says how far to trust it.
 
-    Args:
-        log_px: Estimates of log p(x), ``(N,)``, in nats.
-        pareto_k: Tail shape of the importance weights of each, ``(N,)``; NaN is left out.
-        title: Title.
+    ``log_px`` are estimates ``(N,)`` in nats; ``pareto_k`` is the tail shape of each one's
+    importance weights, ``(N,)``, where NaN is left out.
     """
     values = as_array(log_px, "log_px").ravel()
     tails = as_array(pareto_k, "pareto_k", values.shape, finite=False)
@@ -192,7 +188,7 @@ def evidence_diagnostics(log_px: Data, pareto_k: Data, *, title: str | None = No
 
 def _tail_panel(right: Axes, tails: Floats, missing: int) -> None:
     """Draw Pareto k̂ by datum against the limit of trust."""
-    inside, width = tails.clip(-0.5, 1.5), PARETO_LIMIT / 14  # an edge falls on the limit
+    inside, width = tails.clip(-0.5, 1.5), PARETO_LIMIT / 14  # so that an edge falls on the limit
     first, last = math.floor(inside.min() / width), math.floor(inside.max() / width) + 1
     edges = [width * i for i in range(first, last + 1)]
     right.hist(inside[inside <= PARETO_LIMIT], bins=edges)
@@ -204,7 +200,7 @@ def _tail_panel(right: Axes, tails: Floats, missing: int) -> None:
 
 
 def _curves(name: str, columns: Mapping[str, Data]) -> list[tuple[Floats, Floats]]:
-    """Epochs and finite values of the train and, if there is any, the validation ELBO."""
+    """Epochs and finite values of the training and, if there is one, the validation ELBO."""
     epoch, pairs = as_array(columns.get("epoch", ()), f"{name}: epoch"), []
     for key in ("train_elbo", "valid_elbo"):
         given = columns.get(key, np.full(epoch.shape, np.nan))

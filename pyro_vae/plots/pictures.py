@@ -37,12 +37,12 @@ _HOLE = (0.80, 0.86, 0.92)  # pale blue
 def images(
     x: Data, *, columns: int | None = None, title: str | None = None, labels: Labels = None
 ) -> Figure:
-    """Show data as a tight grid of pictures; what is no picture as profiles or distribution.
+    """Show data as a tight grid of pictures, or else as profiles or distributions.
 
     Args:
-        x: Pictures ``(N, H, W)``. Other data, and flat whole numbers beyond 1, get profiles
+        x: Pictures ``(N, H, W)``. Other data, and flat integers beyond 1, are shown as profiles
             (more than two features), a scatter plot (two) or a histogram (one).
-        columns: Pictures per row; by default a grid a little wider than high.
+        columns: Pictures per row; by default a grid a little wider than it is high.
         title: Title.
         labels: One label per picture, written beneath it.
     """
@@ -68,12 +68,9 @@ def images(
 
 @styled()
 def reconstructions(x: Data, mean: Data, *, title: str | None = None) -> Figure:
-    """Show every datum with its reconstruction beneath; no pictures: one against the other.
+    """Show every datum with its reconstruction beneath, or one against the other if not pictures.
 
-    Args:
-        x: Data, as in :func:`images`.
-        mean: Reconstructions, of the same shape.
-        title: Title.
+    ``x`` are data as in :func:`images`; ``mean`` are the reconstructions, of the same shape.
     """
     data = as_array(x, "x")
     both = np.stack([data, as_array(mean, "mean", data.shape)])
@@ -100,10 +97,8 @@ def manifold(
 ) -> Figure:
     """Show decoded latents as one seamless picture.
 
-    Args:
-        grid: Pictures ``(rows, columns, H, W)``, row 0 on top.
-        title: Title.
-        extent: Latent coordinates (left, right, bottom, top) of the outermost pictures' centres.
+    ``grid`` holds pictures ``(rows, columns, H, W)``, row 0 on top; ``extent`` the latent
+    coordinates (left, right, bottom, top) of the outermost pictures' centres.
     """
     pictures = _pictures(as_array(grid, "grid"), "grid", lead=2)
     require(pictures.size > 0, "grid: pictures (rows, columns, H, W)", np.shape(grid))
@@ -119,12 +114,7 @@ def manifold(
 
 @styled()
 def interpolation(frames: Data, *, title: str | None = None) -> Figure:
-    """Show paths between pairs, one pair per row, from left to right.
-
-    Args:
-        frames: Pictures ``(steps, N, H, W)``.
-        title: Title.
-    """
+    """Show paths ``(steps, N, H, W)``, one per row, from left to right."""
     pictures = _pictures(as_array(frames, "frames"), "frames", lead=2)
     require(pictures.size > 0, "frames: pictures (steps, N, H, W)", np.shape(frames))
     steps, _, height, width = pictures.shape[:4]
@@ -141,7 +131,7 @@ def picture_rows(axes: Axes, pictures: Data, names: Sequence[str] = ()) -> None:
     Args:
         axes: Where to draw.
         pictures: Pictures ``(rows, columns, H, W)``.
-        names: One for each row, or for each group of equally many, written at the left.
+        names: One for each row, or for each group of equally many, written to the left.
     """
     data = as_array(pictures, "pictures", finite=False)
     require(not np.isinf(data).any(), "pictures: numbers, or NaN for missing ones", "infinity")
@@ -161,7 +151,7 @@ def picture_rows(axes: Axes, pictures: Data, names: Sequence[str] = ()) -> None:
 
 
 def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
-    """Bring pictures to (..., H, W, channels); nothing if the events are no pictures."""
+    """Reshape pictures to (..., H, W, channels); empty if the events are not pictures."""
     event, whole = data.shape[lead:], data.max() > 1 and bool((data == data.round()).all())
     side = math.isqrt(event[0]) if len(event) == 1 else 0
     if side >= 4 and side**2 == event[0] and not whole:
@@ -204,7 +194,7 @@ def _show(axes: Axes, canvas: Floats) -> None:
 
 
 def _features(data: Floats, title: str | None) -> Figure:
-    """Draw data (N, D) that are no pictures."""
+    """Draw data (N, D) that are not pictures."""
     count, size = data.shape
     title = f"{count} data, {size} feature" + "s" * (size > 1) if title is None else title
     if size == 2:

@@ -1,4 +1,4 @@
-"""One style for all figures, checks of their input, and writing them."""
+"""One style for all figures, checks of their input, and saving them."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ PARETO_LIMIT = 0.7
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in one style whatever the caller's settings, and leave those as they were."""
+    """Draw in one style whatever the caller's settings, and leave those unchanged."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rc("text", color=INK)
@@ -85,11 +85,9 @@ def styled() -> Iterator[None]:
 
 @styled()
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write a figure at 200 dpi, atomically, and return its path.
+    """Save a figure at 200 dpi, atomically, and return its path.
 
-    Args:
-        figure: Figure.
-        path: File; its suffix, png, pdf or svg, says the format.
+    The suffix of ``path``, png, pdf or svg, sets the format.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -103,7 +101,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def require(condition: bool, expected: str, got: object) -> None:
-    """Raise a ``ValueError`` that says what was expected, unless the condition holds."""
+    """Raise a ``ValueError`` that says what was expected, unless a condition holds."""
     if not condition:
         raise ValueError(f"expected {expected}; got {got}.")
 
@@ -116,7 +114,7 @@ def as_array(
     finite: bool = True,
     dtype: type[float] | None = float,
 ) -> npt.NDArray[Any]:
-    """Copy values to a filled array of the shape asked for."""
+    """Copy values to an array of the shape asked for."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = (values.double() if values.is_floating_point() else values).numpy()
@@ -157,6 +155,6 @@ def nats(value: float, error: float = math.nan, errors: Floats | None = None) ->
 
 
 def beside(axes: Axes, y: float, text: str, colour: str, weight: str = "normal") -> None:
-    """Write a label at the right of a chart, at a height of its y-axis."""
+    """Write a label to the right of a chart, at a height of its y-axis."""
     place = axes.get_yaxis_transform()
     axes.text(1.02, y, text, transform=place, color=colour, va="center", weight=weight)

@@ -1,4 +1,4 @@
-"""What every posterior shares: a network that gives rows of the size of the latent vector."""
+"""What all posteriors share: a network whose output has rows of the latent vector's size."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class Posterior(Amortized):
     """Base of posteriors q(z|x), distributions over vectors of event shape ``(latent_dim,)``.
 
     Args:
-        network: maps the inputs, of leading dimensions ``(*,)``, to ``(*, rows, latent_dim)``; or a
-            function that makes such a network of its output shape ``(rows, latent_dim)``.
-        latent_dim: number of latent dimensions; ``None`` for what the network gives.
+        network: maps its inputs, x of shape ``(*, *event_shape)`` and whatever else it takes, to
+            ``(*, rows, latent_dim)``; or a function that makes such a network from its output shape
+            ``(rows, latent_dim)``.
+        latent_dim: number of latent dimensions D; ``None`` for what the network gives.
         rows: number of rows.
 
     Raises:
@@ -34,18 +35,18 @@ class Posterior(Amortized):
         self.latent_dim = latent_dim
 
     def output(self, *inputs: Tensor) -> Tensor:
-        """Return the network's output, in single precision at least."""
+        """Return the network's output, at least in single precision."""
         output = super().output(*inputs)
-        # Under autocast networks give half precision, too coarse for a density.
+        # Under autocast, networks give half precision, too coarse for a density.
         return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def diagonal_normal(parameters: Tensor) -> dist.TorchDistribution:
-    """Normal whose means and raw scales are two rows, ``(*, 2, D)``."""
+    """Normal whose means and raw scales are the two rows of ``(*, 2, D)``."""
     loc, raw_scale = parameters.unbind(-2)
     return dist.Normal(loc, positive_scale(raw_scale)).to_event(1)
 
 
 def positive_scale(raw: Tensor) -> Tensor:
-    """Positive scale with a floor, so that a collapsing scale stays that of a density."""
+    """Positive scale with a floor, so that a collapsing scale still gives a density."""
     return _LEAST_SCALE + softplus(raw)

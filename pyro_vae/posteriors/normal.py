@@ -17,12 +17,9 @@ _LARGEST_FACTOR = 30.0
 class DiagonalNormal(Posterior):
     r""":math:`q(z \mid x) = N(z; \mu(x), \mathrm{diag}(\sigma(x)^2))`.
 
-    :math:`\sigma = 10^{-5} + \mathrm{softplus}(\cdot)`, so that a collapsing scale stays a density.
-
-    Args:
-        network: maps x of shape ``(*, *event_shape)`` to ``(*, 2, latent_dim)``: the means, then
-            the raw scales.
-        latent_dim: number of latent dimensions; by default what the network gives.
+    :math:`\sigma = 10^{-5} + \mathrm{softplus}(\cdot)`, so that a collapsing scale still gives a
+    density. Arguments are those of :class:`Posterior`; ``network`` gives ``(*, 2, latent_dim)``,
+    the means and then the raw scales.
 
     References:
         Kingma and Welling (2014). https://arxiv.org/abs/1312.6114
@@ -43,11 +40,9 @@ class FullNormal(Posterior):
     standard deviation of :math:`z_i` given those before it, so that a collapsing scale shrinks its
     whole row and solving for L stays accurate. N is :math:`D^{-1/2}` times the network's output.
 
-    Args:
-        network: maps x of shape ``(*, *event_shape)`` to ``(*, 1 + latent_dim, latent_dim)``: the
-            means, then a matrix with the raw scales on its diagonal and N below; the upper triangle
-            is not used.
-        latent_dim: number of latent dimensions D.
+    Arguments are those of :class:`Posterior`; ``network`` gives ``(*, 1 + latent_dim,
+    latent_dim)``, the means and then a matrix with the raw scales on its diagonal and N below it,
+    of which the upper triangle is not used.
 
     References:
         Kingma and Welling (2019), section 2.5.1. https://arxiv.org/abs/1906.02691
@@ -72,11 +67,8 @@ class LowRankNormal(Posterior):
     for the density stay accurate when S collapses, and bounded by 30, so that :math:`I + F^T F` has
     a Cholesky factor in float32.
 
-    Args:
-        network: maps x of shape ``(*, *event_shape)`` to ``(*, 2 + rank, latent_dim)``: the means,
-            the raw scales S, then the columns of F.
-        latent_dim: number of latent dimensions.
-        rank: number of columns of F.
+    Arguments are those of :class:`Posterior`, and ``rank``, the number of columns of F; ``network``
+    gives ``(*, 2 + rank, latent_dim)``: the means, the raw scales S, then the columns of F.
 
     Raises:
         ValueError: a rank less than one.

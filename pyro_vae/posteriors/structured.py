@@ -18,9 +18,9 @@ __all__ = ["FlowPosterior", "HierarchicalPosterior"]
 class FlowPosterior(Posterior):
     r"""Inverse autoregressive flow, :math:`z = f(\mu(x) + \sigma(x) \epsilon; h(x))`.
 
-    Autoregressive transforms f, conditioned on features h of x, change draws of a diagonal normal.
-    A draw and its density take one parallel pass; the density of any other z is exact, too, and
-    takes one pass for each dimension. Starts near the diagonal normal. ``mean`` is the image of
+    Autoregressive transforms f, conditioned on features h of x, change draws of a diagonal normal,
+    near which the flow starts. A draw with its density takes one parallel pass; the density of any
+    other z is exact, too, and takes one pass for each dimension. ``mean`` is the image of
     :math:`\mu`, a central point: the flow's mean has no closed form.
 
     Args:
@@ -28,7 +28,7 @@ class FlowPosterior(Posterior):
             scales and h.
         latent_dim: number of latent dimensions.
         transforms: number of autoregressive transforms.
-        width: width of the two hidden layers of each.
+        width: width of each one's two hidden layers.
 
     Raises:
         ValueError: a size less than one.
@@ -56,16 +56,16 @@ class HierarchicalPosterior(Posterior):
     r"""Two stochastic layers in one vector, :math:`q(z \mid x) = q(z_2 \mid x) q(z_1 \mid x, z_2)`.
 
     :math:`z = [z_2, z_1]`, the top layer first, as in the ``hierarchical`` prior; both factors are
-    diagonal normals. The means and raw scales of :math:`z_1` are those of the encoder plus what a
-    small network makes of :math:`z_2` and features of x. ``mean`` is the mean of :math:`z_2`, and
-    that of :math:`z_1` there. Unlike the program ``top-down``, which has a site for each layer,
-    this one is a part of every program with one z, and goes with any prior and likelihood.
+    diagonal normals. The means and raw scales of :math:`z_1` are those of the encoder plus the
+    output of a small network of :math:`z_2` and features of x. ``mean`` is the mean of :math:`z_2`
+    and the mean of :math:`z_1` given it. Unlike the program ``top-down``, which has a site for each
+    layer, this is a part of any program with one z, with any prior and likelihood.
 
     Args:
         network: maps x of shape ``(*, *event_shape)`` to ``(*, 3, latent_dim)``: the means, the raw
             scales and features of x.
         latent_dim: number of latent dimensions, both layers together.
-        top: of these, the dimensions of :math:`z_2`; by default half.
+        top: number of dimensions of :math:`z_2`; by default half.
         width: width of the small network's hidden layer.
 
     Raises:

@@ -1,4 +1,7 @@
-"""Priors p(z): modules that return a Pyro distribution over z, event shape ``(latent_dim,)``."""
+"""Priors p(z): modules that return a Pyro distribution over z, event shape ``(latent_dim,)``.
+
+Each takes ``latent_dim``, the number of latent dimensions, first.
+"""
 
 from torch import nn
 

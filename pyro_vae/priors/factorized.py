@@ -1,4 +1,4 @@
-"""Priors without networks: independent latents of one family, or a distribution that is given."""
+"""Priors without networks: independent latents of one family, or a given distribution."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ONE = 0.541324854612918  # softplus(ONE) = 1
 
 
 class _Centred(nn.Module):
-    """Base of priors about the origin, whose ``loc`` knows their device and type."""
+    """Base of priors about the origin; its buffer ``loc`` has the module's device and dtype."""
 
     loc: Tensor
 
@@ -26,11 +26,7 @@ class _Centred(nn.Module):
 
 
 class StandardNormal(_Centred):
-    r""":math:`p(z) = N(z; 0, I)`.
-
-    Args:
-        latent_dim: number of latent dimensions.
-    """
+    """:math:`p(z) = N(z; 0, I)`."""
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
@@ -38,11 +34,7 @@ class StandardNormal(_Centred):
 
 
 class LearnedNormal(nn.Module):
-    r"""Learned normal :math:`p(z) = N(z; m, \mathrm{diag}(s^2))`, which starts at N(0, I).
-
-    Args:
-        latent_dim: number of latent dimensions.
-    """
+    r"""Learned normal :math:`p(z) = N(z; m, \mathrm{diag}(s^2))`, which starts at N(0, I)."""
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
@@ -59,7 +51,7 @@ class StudentT(_Centred):
 
     Args:
         latent_dim: number of latent dimensions.
-        degrees_of_freedom: degrees of freedom :math:`\nu`; large values come near N(0, I).
+        degrees_of_freedom: :math:`\nu`; N(0, I) is the limit of large values.
 
     Raises:
         ValueError: degrees of freedom that are not positive.
@@ -80,11 +72,7 @@ class StudentT(_Centred):
 
 
 class Laplace(_Centred):
-    r"""Independent Laplace latents :math:`p(z) \propto \exp(-\sqrt 2 \sum_d |z_d|)`, variance one.
-
-    Args:
-        latent_dim: number of latent dimensions.
-    """
+    r"""Independent Laplace latents, variance 1: :math:`p(z) \propto e^{-\sqrt 2 \sum_d |z_d|}`."""
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
@@ -94,14 +82,14 @@ class Laplace(_Centred):
 class Fixed(nn.Module):
     """A given distribution over z, without parameters to learn.
 
-    Its tensors follow the module to another device or type.
+    Its tensors follow the module to another device or dtype.
 
     Args:
         distribution: of event shape ``(latent_dim,)`` and no batch shape.
 
     Raises:
         TypeError: not a distribution.
-        ValueError: a distribution of another kind of shape.
+        ValueError: another event or batch shape.
     """
 
     def __init__(self, distribution: dist.TorchDistribution) -> None:
@@ -130,7 +118,7 @@ class Fixed(nn.Module):
 
 
 def _move(item: Any, fn: Callable[[Tensor], Tensor], seen: set[int]) -> None:
-    """Apply ``fn`` to the tensors of a distribution, of its parts and of its transforms."""
+    """Apply ``fn`` to the tensors of a distribution, its parts and its transforms."""
     if id(item) in seen:
         return
     seen.add(id(item))

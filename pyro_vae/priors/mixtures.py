@@ -1,4 +1,4 @@
-"""Priors that are mixtures: of learned normals, and of the posteriors of pseudo-inputs."""
+"""Mixture priors: of learned normals, of posteriors of pseudo-inputs, of normals at exemplars."""
 
 from __future__ import annotations
 
@@ -21,11 +21,8 @@ _LEAST_SCALE = 1e-3
 class MixtureOfNormals(nn.Module):
     r"""Learned mixture :math:`p(z) = \sum_j \pi_j N(z; m_j, \mathrm{diag}(s_j^2))`.
 
-    Weights start equal, means at draws from :math:`N(0, I)`, scales at one.
-
-    Args:
-        latent_dim: number of latent dimensions.
-        components: number of components J.
+    Weights start equal, means at draws from :math:`N(0, I)`, scales at one. ``components`` is the
+    number J of them.
     """
 
     def __init__(self, latent_dim: int, *, components: int = 20) -> None:
@@ -44,12 +41,12 @@ class VampPrior(nn.Module):
 
     The pseudo-inputs :math:`u_j` are learned, with the encoder that the prior shares with the
     model. They start at training data or, with ``start="random"``, near the mean of the data. As
-    in the paper they are cut off at the data's range, beyond which a value has no gradient: a
+    in the paper they are clipped to the data's range, beyond which a value has no gradient: a
     pixel that has become black or white stays so.
 
     Args:
         latent_dim: number of latent dimensions.
-        posterior: the model's q(z|x), any of them.
+        posterior: the model's q(z|x), of any kind.
         event_shape: shape of one datum.
         components: number of pseudo-inputs J.
         start: ``"data"`` or ``"random"``.
@@ -85,7 +82,7 @@ class VampPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Start the pseudo-inputs at data or near their mean, and keep them in the data's range."""
+        """Start the pseudo-inputs at data or near their mean, and note the data's range."""
         self.low.copy_(x.min())
         self.high.copy_(x.max())
         if self.start == "data":
@@ -102,12 +99,7 @@ class ExemplarPrior(nn.Module):
     :math:`r(z \mid x_j) = N(z; \mu(x_j), s^2 I)` with the encoder's mean and one learned scale s.
     The exemplars are a random subset of the training data, drawn once and kept in the model. (In
     the paper they are all of the training data, and a datum is left out of its own prior.)
-
-    Args:
-        latent_dim: number of latent dimensions.
-        posterior: the model's q(z|x), whose ``mean`` is taken.
-        event_shape: shape of one datum.
-        components: number of exemplars J.
+    Arguments are those of :class:`VampPrior` but ``start``; only the posterior's ``mean`` is used.
 
     References:
         Norouzi et al. (2020). https://arxiv.org/abs/2004.04795
@@ -138,7 +130,7 @@ class ExemplarPrior(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Choose the exemplars among the training data."""
+        """Choose the exemplars from the training data."""
         self.exemplars.copy_(_some(x, len(self.exemplars), "exemplars"))
 
 
@@ -151,7 +143,7 @@ def mixture(logits: Tensor, components: dist.TorchDistribution) -> dist.TorchDis
 
 
 def _some(x: Tensor, number: int, what: str) -> Tensor:
-    """Choose random data, no one twice."""
+    """Choose random data, without replacement."""
     if number > len(x):
         raise ValueError(
             f"{number} {what} are to be chosen among {len(x)} training data; take at most "

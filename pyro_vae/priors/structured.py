@@ -17,19 +17,10 @@ __all__ = ["FlowPrior", "HierarchicalPrior"]
 class FlowPrior(nn.Module):
     r"""Prior :math:`p(z)` by a flow to standard normal noise, :math:`f(z) \sim N(0, I)`.
 
-    The density takes one parallel pass and draws one pass for each dimension (two in all for
-    ``"realnvp"``). Starts near :math:`N(0, I)`. With one dimension ``"maf"`` and ``"realnvp"`` are
-    normal distributions.
-
-    Args:
-        latent_dim: number of latent dimensions.
-        kind: ``"maf"``, ``"nsf"`` or ``"realnvp"``; see :class:`FlowTransform`.
-        transforms: number of transforms.
-        width: width of the two hidden layers of each.
-
-    Raises:
-        ValueError: an unknown kind, or a size less than one.
-        ImportError: zuko is not installed.
+    The density takes one parallel pass and draws take one pass for each dimension (two in all for
+    ``"realnvp"``). It starts near :math:`N(0, I)`. In one dimension ``"maf"`` and ``"realnvp"`` are
+    normal distributions. Arguments and errors are those of
+    :class:`~pyro_vae.distributions.flows.FlowTransform`.
 
     References:
         Papamakarios et al. (2017). https://arxiv.org/abs/1705.07057
@@ -52,18 +43,11 @@ class FlowPrior(nn.Module):
 class HierarchicalPrior(nn.Module):
     r"""Two stochastic layers in one vector, :math:`p(z) = N(z_2; 0, I) \, p(z_1 \mid z_2)`.
 
-    :math:`z = [z_2, z_1]`, the top layer first, and :math:`p(z_1 \mid z_2)` a diagonal normal whose
-    means and scales a network makes of :math:`z_2`. The decoder sees both layers, as in the
-    two-layer model of Tomczak and Welling; its natural posterior is ``hierarchical``, and any other
-    serves. Unlike the program ``top-down`` it is one vector, a part of every program with one z.
-
-    Args:
-        latent_dim: number of latent dimensions, both layers together.
-        top: of these, the dimensions of the top layer; by default half.
-        width: width of the network's hidden layer.
-
-    Raises:
-        ValueError: fewer than two latent dimensions, or a layer without one.
+    :math:`z = [z_2, z_1]`, the top layer first; :math:`p(z_1 \mid z_2)` is a diagonal normal whose
+    means and scales a network computes from :math:`z_2`. The decoder sees both layers, as in the
+    two-layer model of Tomczak and Welling; the ``hierarchical`` posterior has the same structure,
+    and any other works. For the sizes, their errors and the difference from the program
+    ``top-down`` see :class:`~pyro_vae.posteriors.HierarchicalPosterior`.
 
     References:
         Tomczak and Welling (2018). https://arxiv.org/abs/1705.07120

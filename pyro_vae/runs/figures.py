@@ -30,7 +30,7 @@ def sample_run(
 ) -> tuple[Path, Path]:
     """Draw data from p(x) of a run; write them as ``samples.npy`` and as a figure.
 
-    Of a program with labels, these go through the classes in turn.
+    With labels, the data go through the classes in turn.
 
     Returns:
         Paths of the array and of the figure.
@@ -56,7 +56,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
         out / "curves.png",
     )
     yield plots.save(_latent_figure(run, test), out / "latent.png")
-    # A program that interpolates decodes any point of its one latent space.
+    # A program that can interpolate can decode any point of its one latent space.
     line = hasattr(run.vae, "interpolate")
     if line and run.config.latent_dim == 2 and len(test.event_shape) == 2:
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
@@ -73,7 +73,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
 
 
 def draw_samples(run: Run, number: int, seed: int) -> Path:
-    """Draw pictures from p(x) of a run; with labels, each class in a column of its own."""
+    """Draw pictures from p(x) of a run; with labels, each class has a column."""
     title, columns = f"Samples: {_title(run)}", _MOST_COLUMNS
     classes = run.config.classes
     if classes is not None and classes <= _MOST_COLUMNS:
@@ -90,7 +90,7 @@ def draw_comparison(
     evidences: Mapping[str, Evidence],
     out: str | Path,
 ) -> Iterator[Path]:
-    """Draw runs side by side: log p(x) with errors, and learning curves with their gap."""
+    """Draw runs side by side: log p(x) with errors, and learning curves with their gaps."""
     rows = comparison.rows
     yield plots.save(
         plots.comparison(
@@ -130,11 +130,11 @@ def _title(run: Run) -> str:
 
 
 def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Codes of data, the lower layer's first, and the labels that encoder and decoder take."""
+    """Codes of data, the lower layer first, and the labels that encoder and decoder take."""
     vae: Any = run.vae
     labels: tuple[Any, ...] = ()
     if takes(run.config, "classes"):
-        # A semi-supervised program infers the label, as it infers the style.
+        # A semi-supervised program infers the label as well as the style.
         labels = (vae.classify(data.x).argmax(-1) if hasattr(vae, "classify") else data.y,)
     codes = vae.encode(data.x, *labels)
     return codes if isinstance(codes, tuple) else (codes,), labels
@@ -164,7 +164,7 @@ def _latent_figure(run: Run, test: Data) -> plots.Figure:
 
 
 def _manifold_figure(vae: Any, *, points: int = 20) -> plots.Figure:
-    """Decode a grid through the prior's quantiles, read from its draws."""
+    """Decode a grid of quantiles of the prior, estimated from its draws."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         draws = vae.prior().sample((20000,))

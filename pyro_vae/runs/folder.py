@@ -27,9 +27,9 @@ class Run:
     Attributes:
         vae: the trained model, on the device asked for.
         config: what was run.
-        history: one row an epoch.
-        folder: where it is.
-        finished: whether training came to its end.
+        history: one row per epoch.
+        folder: path of the run folder.
+        finished: whether training was completed.
     """
 
     vae: Model
@@ -39,12 +39,9 @@ class Run:
     finished: bool
 
     def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
-        """Draw data from the model; of one with labels, from its classes in turn.
+        """Draw data from the model, going through the classes in turn if it has labels.
 
-        Args:
-            number: number of draws.
-            seed: seed of the draws.
-            mean: replace the draw of x given the latents by its mean (for pictures).
+        Arguments are those of the model's own ``sample``.
 
         Returns:
             Tensor of shape ``(number, *event_shape)``, on the CPU.
@@ -58,14 +55,14 @@ class Run:
 
 
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
-    """Load a run folder: the model that its config describes, with its trained parameters.
+    """Load the model that a run folder's config describes, with its trained parameters.
 
     Args:
         folder: folder that ``fit`` wrote.
-        device: where to put the model.
+        device: device of the loaded model.
 
     Raises:
-        CheckpointError: the folder or its checkpoint is absent, damaged, or made by ``fit`` of a
+        CheckpointError: the folder or its checkpoint is missing, damaged, or made by ``fit`` of a
             model that no config describes (load that one with ``checkpoint.read``).
     """
     folder = Path(folder)
@@ -92,13 +89,10 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
 
 
 def read_config(folder: str | Path) -> Config:
-    """Read the config of a run, which is there before its first checkpoint.
-
-    Args:
-        folder: run folder, or a JSON file.
+    """Read the config of a run folder, which precedes the first checkpoint, or of a JSON file.
 
     Raises:
-        CheckpointError: absent or not a config.
+        CheckpointError: missing, or not a config.
     """
     path = Path(folder)
     path = path / CONFIG if path.suffix != ".json" or path.is_dir() else path

@@ -54,7 +54,7 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
 
 
 def complete(config: Config, splits: Splits) -> Config:
-    """Fill in what the data decide, so that the model can be built again without them.
+    """Fill in what depends on the data, so that the model can be rebuilt without them.
 
     Raises:
         TypeError: labels that are not integers.
@@ -92,7 +92,7 @@ def train_run(
         out: run folder.
         root: folder of downloaded data.
         device: where to train.
-        resume: go on with the run in ``out``.
+        resume: continue the run in ``out``.
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
@@ -100,7 +100,7 @@ def train_run(
         FileExistsError: ``out`` holds a run and ``resume`` is false.
     """
     out = Path(out)
-    if Path(config.data).exists():  # a file: found again from any folder
+    if Path(config.data).exists():  # a file, to be found from any folder
         config = replace(config, data=str(Path(config.data).resolve()))
     if resume and (out / checkpoint.CONFIG).exists():
         stored = read_config(out)
@@ -112,7 +112,7 @@ def train_run(
     vae = build_program(config, event_shape=train.event_shape, data=train.x)
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
-    if resume and not _finished(out, config):  # numbers of the parameters as they were
+    if resume and not _finished(out, config):  # results of the old parameters
         for name in (EVIDENCE, METRICS):
             (out / name).unlink(missing_ok=True)
     return fit(
@@ -139,18 +139,11 @@ def evaluate_run(
 ) -> Evidence:
     """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``.
 
-    That of a conditional program is log p(x|y), of data given their labels; to a semi-supervised
-    program the labels are unknown.
-
-    Args:
-        folder: run folder.
-        settings: samples, proposal, number of data.
-        root: folder of downloaded data.
-        device: where to evaluate.
-        progress: show a progress bar; by default if the output is a terminal.
+    For a conditional program it is log p(x|y), of data given their labels; for a semi-supervised
+    one the labels are unknown. Other arguments are those of :func:`train_run`.
 
     Raises:
-        ValueError: a method that the program cannot have.
+        ValueError: a method that the program cannot use.
     """
     settings = settings or EvaluationSettings()
     run = load_run(folder, device=device)
@@ -176,7 +169,7 @@ def evaluate_run(
 
 
 def arguments(config: Config, data: Data) -> tuple[Tensor, ...]:
-    """What a config's program is evaluated on: data, alone or with labels known or unknown."""
+    """Arguments on which a config's program is evaluated: data, perhaps with labels."""
     labels = (_hidden(data) if takes(config, "labels") else data).y
     return (data.x,) if labels is None or not takes(config, "classes") else (data.x, labels)
 
@@ -220,7 +213,7 @@ def _partly_labelled(train: Data, config: Config) -> Data:
 
 
 def _hidden(data: Data) -> Data:
-    """Data whose labels are unknown."""
+    """Data with their labels hidden."""
     return replace(data, y=torch.full((len(data),), UNKNOWN))
 
 

@@ -1,4 +1,4 @@
-"""A study: one part of the model swapped, everything else the same, and what that changes."""
+"""A study: one part of the model is varied, all else stays the same, and the effect is measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .run import (
 
 __all__ = ["Study", "Usage", "demo", "study"]
 
-_ANALYSED = 1000  # data whose pairs make the rate
+_ANALYSED = 1000  # data; the rate takes all pairs of them
 _PARTS: dict[str, Any] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS}
 _DEMO_PRIORS = ("normal", "mixture", "vamp")
 _DEMO = Config(
@@ -52,11 +52,11 @@ _OF_THE_DATA = ("data", "binarize", "data_seed")
 
 @dataclass(frozen=True)
 class Usage:
-    """What one model does with its latents, on test data, and what its training took.
+    """What one model does with its latents on test data, and the time that its training took.
 
     Attributes:
         rate: KL term of the ELBO, nats per datum.
-        rate_error: its sampling error.
+        rate_error: its standard error over the data.
         active: latent dimensions whose posterior mean varies over the data.
         latents: latent dimensions in all.
         seconds: training time.
@@ -135,25 +135,14 @@ def study(
 ) -> Study:
     """Train one model for each value of a setting, and compare them by log p(x).
 
-    Every model has the same data, budget and seed. Options of a part that only some of the values
-    take (the components of a mixture) are given to those.
+    ``setting`` is a field of ``config``, such as ``"prior"``, with at least two ``values``; each
+    has a run folder in ``out``. All models have the same data, budget and seed. Options of a part
+    that only some of the values take (the components of a mixture) are passed to those.
 
-    Args:
-        setting: field of ``Config``, such as ``"prior"`` or ``"latent_dim"``.
-        values: its values, at least two.
-        config: all other settings.
-        out: folder; each value has a run folder in it.
-        samples: importance samples for each test datum.
-        method: proposal, see ``log_evidence``.
-        number: evaluate the first so many test data only.
-        compiled: compile the evaluation.
-        seed: seed of the samples.
-        root: folder of downloaded data.
-        device: where to train and evaluate.
-        resume: go on with a study in ``out``: finished runs are not trained again, and estimates
-            with the same settings are not made again.
-        say: shows a line of progress.
-        progress: show progress bars; by default if the output is a terminal.
+    ``samples``, ``method``, ``number``, ``compiled`` and ``seed`` are those of
+    :class:`EvaluationSettings`; ``root``, ``device`` and ``progress`` those of :func:`train_run`;
+    ``say`` prints a line of progress. With ``resume``, a study in ``out`` is continued: finished
+    runs, and estimates made with the same settings, are not repeated.
 
     Raises:
         ValueError: an unknown setting, or one that decides what the test data are; fewer than two
@@ -165,7 +154,7 @@ def study(
     )
     configs = _configs(setting, values, config)
     splits = load_data(config, root=root)
-    for name, one in configs.items():  # a mistake shows before anything is trained
+    for name, one in configs.items():  # mistakes show before anything is trained
         check_method(one, method)
         configs[name] = one = complete(one, splits)
         build_program(one, event_shape=splits.train.event_shape, data=splits.train.x)
@@ -201,11 +190,8 @@ def demo(
 ) -> tuple[Study, list[Path]]:
     """Train real models on real digits and show their log p(x) with error bars.
 
-    Args:
-        out: folder for the runs and the figures.
-        samples: importance samples for each held-out digit.
-        epochs: training epochs of each model; None for what the digits need.
-        say: shows a line of progress.
+    ``samples`` are drawn for each held-out digit. ``epochs`` may be ``None`` for as many as the
+    digits need. ``say`` prints a line of progress.
 
     Returns:
         The study of the priors, and the paths of the figures.
@@ -222,7 +208,7 @@ def demo(
 
 
 def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, Config]:
-    """Make the config of each value, by name; options that only others take are left out."""
+    """Make the config of each value, by name, without options that it does not take."""
     names = {field.name for field in fields(Config)}
     if setting not in names:
         raise ValueError(f"no setting {setting!r}.{suggestion(setting, names)}")
@@ -252,7 +238,7 @@ def _configs(setting: str, values: Sequence[Any], config: Config) -> dict[str, C
 
 
 def _not_taken(config: Config, setting: str) -> set[str]:
-    """Options that were set and that the part of this config does not take."""
+    """Options that were set but that this config's part does not take."""
     if setting in _PARTS:
         own = options_of(_PARTS[setting][getattr(config, setting)])
         return {f"{setting}_{name}" for name in config.options(setting) if name not in own}
@@ -262,7 +248,7 @@ def _not_taken(config: Config, setting: str) -> set[str]:
 def _stored(
     folder: Path, config: Config, settings: EvaluationSettings, test: Data
 ) -> Evidence | None:
-    """Read the estimate of an earlier study, if its settings and its data are these."""
+    """Read the estimate of an earlier study, if made with these settings and data."""
     path = folder / EVIDENCE
     if not path.exists():
         return None
@@ -277,7 +263,7 @@ def _usage(run: Run, test: Data) -> Usage:
     data = arguments(run.config, test.head(_ANALYSED))
     model, guide = run.vae.model, run.vae.guide
     spent = rate(model, guide, data)
-    if takes(run.config, "labels"):  # units of the style, given a label drawn for each datum
+    if takes(run.config, "labels"):  # of the style, given a drawn label
         model, guide = (poutine.block(program, hide=["y"]) for program in (model, guide))
     active = active_units(model, guide, data)
     return Usage(

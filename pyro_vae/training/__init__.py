@@ -1,4 +1,4 @@
-"""Training: SVI with a history, early stopping, and runs that survive being killed."""
+"""Training: SVI with a history, early stopping, and runs that can be killed and resumed."""
 
 from . import checkpoint
 from .fit import fit

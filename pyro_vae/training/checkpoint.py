@@ -1,4 +1,4 @@
-"""The file of a checkpoint: written atomically, loaded without executing anything."""
+"""The file of a checkpoint: written atomically, and read without running any code in it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def write(path: str | Path, state: Mapping[str, Any]) -> Path:
     """Write a checkpoint atomically: tensors and plain values only.
 
     Raises:
-        OSError: the file cannot be written; the older checkpoint is left as it was.
+        OSError: the file cannot be written; the older checkpoint is kept.
     """
     content = {"format": _FORMAT, "version": _VERSION, **state}
     return write_atomically(path, lambda file: torch.save(content, file))
@@ -43,14 +43,14 @@ def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
     """Read a checkpoint with ``weights_only=True``, so that no code in it can run.
 
     Raises:
-        CheckpointError: absent, truncated, foreign, or holding code.
+        CheckpointError: missing, truncated, not a checkpoint of this package, or holding code.
     """
     path = Path(path)
     if not path.exists():
         raise CheckpointError(f"no checkpoint {path}; train with `pyro-vae fit --out RUN`.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on foreign files; what matters is raised below
+            warnings.simplefilter("ignore")  # about other files; what matters is raised below
             content = torch.load(path, map_location=device, weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
@@ -70,7 +70,7 @@ def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
 
 
 def load_parameters(module: nn.Module, parameters: Mapping[str, Any], *, source: str) -> None:
-    """Load parameters, all or none.
+    """Load parameters: all, or none.
 
     Raises:
         CheckpointError: names or shapes do not fit; the message lists the first few.
@@ -93,5 +93,5 @@ def load_parameters(module: nn.Module, parameters: Mapping[str, Any], *, source:
 
 
 def holds_run(folder: str | Path) -> bool:
-    """Whether a folder holds a run, begun or finished."""
+    """Whether a folder holds a run, started or finished."""
     return any((Path(folder) / name).exists() for name in (CHECKPOINT, CONFIG))

@@ -1,4 +1,4 @@
-"""fit(): SVI with a progress bar, a history, early stopping, and runs that survive being killed."""
+"""fit(): SVI with a progress bar, a history, early stopping, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -60,23 +60,22 @@ def fit(
 
     Each step minimizes the objective per datum, :math:`\frac{1}{B} \sum_n -L(x_n)`, over a
     minibatch. Loss and gradient are those of ``pyro.infer.SVI`` with the same objective (divided
-    by B); there is one fused optimizer, and no argument validation inside the loop.
+    by B), with one fused optimizer, and without argument validation inside the loop.
 
-    Under ``torchrun`` the processes share the work: each batch is divided among them, every process
-    draws noise of its own, and gradients are those of the whole batch, so one process or several do
-    the same but for the noise. The first writes; a run may go on with another number of processes.
+    Under ``torchrun`` the processes divide each batch among them. Each draws its own noise, and
+    gradients are those of the whole batch, so the number of processes changes only the noise. The
+    first one writes; a run may be resumed with another number of processes.
 
-    Everything random depends on ``seed`` alone and the caller's random state is left as it was.
-    With ``out``, the state is saved at most every ``checkpoint_seconds`` and at the end; a run
-    that was killed at any moment and is resumed ends at the same bits, on the same machine, as
-    one that was not.
+    Everything random depends on ``seed`` alone, and the caller's random state is left unchanged.
+    With ``out``, the state is saved at most every ``checkpoint_seconds`` and at the end. A run that
+    was killed at any moment and resumed ends bit for bit, on the same machine, as one that was not.
 
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``, such as ``VAE``; it is
             moved to the device and trained in place.
         train: training data: a tensor ``(N, *event_shape)``, ``Data``, a map-style dataset or a
-            loader of batches (of which the programs take the leading parts).
-        valid: validation data, likewise.
+            loader of batches (the programs get the leading parts of each).
+        valid: validation data, of the same kinds.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.
         batch_size: data per step.
@@ -85,26 +84,24 @@ def fit(
             (down to zero).
         kl_warmup: epochs over which the weight of the KL term rises from exactly 0 to exactly
             ``beta``.
-        kl_cycles: how often it rises in that time: once, linearly, or in so many cycles, each of
-            which rises over its first half (Fu et al. 2019).
+        kl_cycles: cycles within the warm-up; see :func:`pyro_vae.objectives.kl_weight`.
         beta: weight of the KL term after the warm-up; the logged ELBO always has weight 1.
-        patience: stop after so many epochs without a better validation ELBO (counted from the end
+        patience: stop after this many epochs without a better validation ELBO (counted from the end
             of the warm-up), and restore the best parameters. ``None`` trains to the end.
         compiled: compile the step first (about ten seconds); loss and gradients stay the same up
             to rounding.
-        precision: of matrix products in a compiled step. ``"bfloat16"`` rounds their factors and
-            results to 8 bits; parameters, densities and sums stay in float32.
+        precision: of matrix products in a compiled step, see :class:`pyro_vae.CompiledStep`.
         seed: seed of data order, noise and binarization.
         device: ``"auto"`` (a GPU where there is one), or a torch device.
         out: run folder for checkpoint, history (CSV) and config (JSON).
-        resume: go on from the checkpoint in ``out`` (from the start if there is none yet).
+        resume: continue from the checkpoint in ``out`` (from the start if there is none yet).
         config: description of the run, kept in the checkpoint so that ``load_run`` can rebuild the
             model.
         checkpoint_seconds: least time between two checkpoints.
         progress: show a progress bar; by default if the output is a terminal.
 
     Returns:
-        History with one row an epoch: ELBOs in nats per datum, KL weight, learning rate, seconds.
+        History with one row per epoch: ELBOs in nats per datum, KL weight, learning rate, seconds.
 
     Raises:
         ValueError: empty data or NaN; data outside the likelihood's support; a setting out of
@@ -147,7 +144,7 @@ def fit(
             f"{folder} holds a run already; resume it (resume=True, --resume) or choose another "
             "folder."
         )
-    processes.wait()  # or the first would write what the others are yet to look for
+    processes.wait()  # before the first writes what the others have just looked for
     program.to(target)
     processes.align(program)
     training = as_source(train, program.model, what="training data").to(target)
@@ -187,7 +184,7 @@ def fit(
 def _check_source(
     module: Any, objective: Objective, source: Source, *, learn: bool, what: str
 ) -> None:
-    """Check all data held in memory, or the first batch, against the likelihood's support."""
+    """Check data against the likelihood's support: all if held in memory, else the first batch."""
     first = 0
     for batch in source.batches(_CHECKED_AT_ONCE):
         check_type(batch[0], module)
@@ -206,7 +203,7 @@ def _check_source(
 
 
 def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
-    """Say where a closed form of the KL term was asked for and there is none."""
+    """Warn of a KL term without the closed form that was asked for."""
     if getattr(objective, "kl", None) != "analytic":
         return
     used = objective.kl_used(module.model, module.guide, *batch)

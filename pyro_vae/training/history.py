@@ -1,4 +1,4 @@
-"""What happened in training: one row an epoch."""
+"""What happened in training: one row per epoch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Epoch:
     Attributes:
         epoch: number of the epoch, from 1.
         train_elbo: mean ELBO over the epoch's steps at KL weight 1, in nats per datum.
-        valid_elbo: ELBO of the validation data after the epoch; NaN without them.
+        valid_elbo: ELBO of the validation data after the epoch, likewise; NaN without them.
         kl_weight: weight of the KL term in the last step.
         learning_rate: learning rate of the last step.
-        seconds: time since the run's start, pauses left out.
+        seconds: time since the start of the run, without pauses.
     """
 
     epoch: int
@@ -55,7 +55,7 @@ class History:
         return {name: [getattr(row, name) for row in self.epochs] for name in _COLUMNS}
 
     def best(self, *, after: int = 0) -> Epoch | None:
-        """Epoch with the highest validation ELBO at full KL weight, if there is one."""
+        """Return the epoch with the highest validation ELBO among those after epoch ``after``."""
         rows = [e for e in self.epochs if e.epoch > after and not math.isnan(e.valid_elbo)]
         return max(rows, key=lambda row: row.valid_elbo, default=None)
 
@@ -66,7 +66,7 @@ class History:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> History:
-        """Build a history from what :meth:`to_state` returned, among other values."""
+        """Build a history from the values of :meth:`to_state`, among others."""
         rows = [Epoch(**row) for row in state["history"]]
         return cls(rows, state["stopped_early"], state["restored_epoch"])
 

@@ -1,4 +1,4 @@
-"""The training loop: its state, its steps, and how it is saved and taken up again."""
+"""The training loop: its state, its steps, and how it is saved and restored."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .history import Epoch, History
 __all__ = ["Loop", "Saver"]
 
 _EVALUATION_BATCH = 1000
-# Steps between two looks at their ELBOs: to look makes the host wait for the device.
+# Steps between two reads of their ELBOs: reading makes the host wait for the device.
 _LOOK_EVERY = {"cpu": 1}
 _LOOK_EVERY_ELSE = 100
 _PLACE = ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds")
@@ -39,7 +39,7 @@ _PLACE = ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "second
 
 @dataclass
 class Loop:
-    """State of a training run: where it is, and everything that the next step depends on."""
+    """State of a training run: everything that the next step depends on."""
 
     program: Any
     train: Source
@@ -61,7 +61,7 @@ class Loop:
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
 
     def __post_init__(self) -> None:
-        self.described = {  # what a run that goes on must have the same
+        self.described = {  # what must be the same to resume a run
             **asdict(self.settings),
             "objective": repr(self.objective),
             "train_data": self.train.sha256,
@@ -85,7 +85,7 @@ class Loop:
 
     @property
     def steps(self) -> int:
-        """Steps completed in all."""
+        """Number of steps completed in all epochs."""
         return self.epoch * self.steps_per_epoch + self.step
 
     def run(self, saver: Saver, stop: threading.Event, progress: bool | None) -> None:
@@ -126,7 +126,7 @@ class Loop:
         order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
         data = self.train.shuffled(self.settings.batch_size, order, self.processes.share)
         for _ in itertools.islice(data, self.step):
-            pass  # after a restart, the batches already used are drawn again and dropped
+            pass  # after a restart, batches already used are drawn again and dropped
         self._restore_rng()
         for batch in data:
             self._train_step(batch)
@@ -154,7 +154,7 @@ class Loop:
             self.scheduler.step()
 
     def _look(self, batch: tuple[Tensor, ...] = ()) -> None:
-        """Add up the ELBOs of the last steps; one that is not finite ends the run."""
+        """Read and add up the ELBOs of the last steps; a non-finite one ends the run."""
         unread, self.unread = self.unread, []
         if not unread:
             return
@@ -163,7 +163,7 @@ class Loop:
         else:
             values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
         for place, value in enumerate(values, self.step - len(values) + 1):
-            if not math.isfinite(value):  # as it is if the loss is not
+            if not math.isfinite(value):  # true whenever the loss is not finite
                 cause = f": {explain(self.program, batch)}" if batch else ""
                 raise NonFiniteLoss(
                     f"the ELBO became {value} in epoch {self.epoch + 1}, step {place}{cause}. "
@@ -188,7 +188,7 @@ class Loop:
     def _finish_epoch(self) -> None:
         self._look()
         if self.epoch_data == 0:
-            raise ValueError("the training data gave no batch.")
+            raise ValueError("the training data gave no batch; a loader must be iterable again.")
         self.history.epochs.append(
             Epoch(
                 epoch=self.epoch + 1,
@@ -245,7 +245,7 @@ class Loop:
         }
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
-        """Take up a state written by :meth:`state`."""
+        """Continue from a state returned by :meth:`state`."""
         self._check_same_settings(state["settings"], source)
         checkpoint.load_parameters(self.program, state["parameters"], source=source)
         self.optimizer.load_state_dict(state["optimizer"])
@@ -288,7 +288,7 @@ class Loop:
 
 @dataclass
 class Saver:
-    """Writes the state of a run to its folder, now and then and at the end."""
+    """Writes the state of a run to its folder, from time to time and at the end."""
 
     loop: Loop
     folder: Path | None
@@ -297,11 +297,11 @@ class Saver:
     last: float = field(default_factory=time.monotonic)
 
     def is_due(self) -> bool:
-        """Whether the last time was long enough ago."""
+        """Whether the last save was long enough ago."""
         return time.monotonic() - self.last >= self.every
 
     def save(self) -> None:
-        """Write checkpoint and history, if there is a folder; all processes come here."""
+        """Write checkpoint and history, if there is a folder; every process must call this."""
         self._check_parameters()
         self.last = time.monotonic()
         if self.folder is None:
@@ -315,7 +315,7 @@ class Saver:
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
 
     def _check_parameters(self) -> None:
-        """A step whose gradient was not finite shows in the parameters before the next loss."""
+        """Refuse non-finite parameters, which a bad gradient leaves before the next loss."""
         wrong = [n for n, p in self.loop.program.named_parameters() if not p.isfinite().all()]
         if wrong:
             raise NonFiniteLoss(
@@ -348,5 +348,5 @@ def _scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, ste
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress of a scheduler; the rest is made from the settings."""
+    """Progress of a scheduler; the rest is rebuilt from the settings."""
     return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as an event to look at between steps."""
+"""Ctrl-C and SIGTERM as an event that is checked between steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["stop_on_signal"]
 
 @contextmanager
 def stop_on_signal() -> Iterator[threading.Event]:
-    """Turn Ctrl-C and SIGTERM into an event to look at between steps; a second one acts at once."""
+    """Turn Ctrl-C and SIGTERM into an event to check between steps; a second one acts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
