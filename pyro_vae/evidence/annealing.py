@@ -109,17 +109,12 @@ class _Path:
         if self.prior_share and chains > 1:
             count = min(max(1, round(chains * self.prior_share)), chains - 1)
             values, _ = self.space.pair.propose_prior(self.batch, count)
-            drawn = self.whiten(self.space.vector(values))
+            drawn = self.base.whiten(self.space.vector(values))
             usable = drawn.isfinite()
             if self.space.idle is not None:
                 usable = usable & ~self.space.idle
             v[:count] = drawn.where(usable, v[:count])
         return v
-
-    def whiten(self, u: Tensor) -> Tensor:
-        """Vectors v of vectors u, ``(..., N, D)``."""
-        centred = (u - self.base.mean)[..., None]
-        return torch.linalg.solve_triangular(self.base.tril, centred, upper=False)[..., 0]
 
     def ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities of the path's start and of p(x, u) in v, ``(C, N)``, float64."""
@@ -261,7 +256,7 @@ def anneal_reverse(
     """
     path = _Path(space, batch, base)
     betas = settings.betas().to(base.mean.device)
-    v = path.whiten(u)
+    v = base.whiten(u)
     v = v.expand(settings.chains, *v.shape).contiguous()
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
     for t in reversed(range(settings.temperatures)):

@@ -103,6 +103,11 @@ class NormalProposal:
         """Vectors ``m + L noise`` of standard noise ``(S, N, D)``."""
         return self.mean + torch.einsum("nij,snj->sni", self.tril, noise)
 
+    def whiten(self, u: Tensor) -> Tensor:
+        """Standard noise of vectors ``(..., N, D)``."""
+        centred = (u - self.mean)[..., None]
+        return torch.linalg.solve_triangular(self.tril, centred, upper=False)[..., 0]
+
     def log_noise(self, noise: Tensor) -> Tensor:
         """Log density of u, all of it, at standard noise ``(S, N, D)``; ``(S, N)``, float64."""
         squares = noise.double().square().sum(-1)

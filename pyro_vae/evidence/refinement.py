@@ -102,8 +102,8 @@ def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64)
 
     From each of ``starts`` draws of the prior a normal is refined, as by :func:`refine`, and given
     the Gauss-Newton precision, as by :func:`laplace`; with ``centre`` they make a mixture. Their
-    shares are 0.9 of the masses :math:`\hat p_j = \frac{1}{K} \sum_k p(x, u_k) / q_j(u_k)` that
-    each finds alone, normalized, and 0.1 evenly, so that starts which end on one mode do no harm.
+    shares are, by nine tenths, the masses :math:`\hat p_j = \frac{1}{K} \sum_k p(x, u_k) / q_j(u_k)`
+    that each finds alone, divided among those that found the same; one tenth is shared evenly.
 
     Args:
         batch: N data.
@@ -129,7 +129,8 @@ def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64)
         drawn, log_q = part.draw(draws)
         log_weights = (space.pair.log_joint(batch, drawn) - log_q).nan_to_num(-torch.inf)
         masses.append(log_mean_exp(log_weights))
-    shares = torch.stack(masses).nan_to_num(neginf=-1e300).softmax(0)
+    mass = torch.stack(masses).nan_to_num(neginf=-1e300)
+    shares = (mass - _number_alike(parts).log()).softmax(0)
     shares = 0.9 * shares + 0.1 / len(parts)
     return MixtureProposal(tuple(parts), shares.log())
 
@@ -161,6 +162,15 @@ def laplace(space: Space, batch: Batch, centre: NormalProposal) -> NormalProposa
     relative = scale[:, :, None] * _precision(space, batch, centre.mean) * scale[:, None, :]
     tril = (scale[:, :, None] * _factor(relative)).to(centre.mean.dtype)
     return NormalProposal(space, centre.mean, tril)
+
+
+def _number_alike(parts: list[NormalProposal]) -> Tensor:
+    """How many of the normals lie where each does, itself included, ``(J, N)``."""
+    alike = []
+    for part in parts:
+        steps = [part.whiten(other.mean).square().mean(-1) for other in parts]
+        alike.append((-0.5 * torch.stack(steps).double()).exp().sum(0))
+    return torch.stack(alike)
 
 
 def _precision(space: Space, batch: Batch, u: Tensor) -> Tensor:
