@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -11,12 +12,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..common.errors import UnreliableEvidence
 from ..common.registry import check_choice
 from ..common.seeding import seeded
 from ..data import AnyData
 from ..programs.evaluation import Block, evaluating
 from ..programs.traces import Fn
-from .diagnostics import jackknife, log_mean_exp, standard_error
+from .diagnostics import jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
 ]
 
 _RATIO = 2**-1.5  # of the levels' probabilities: between 1/4 and 1/2 variance and cost are finite
+_MOST_K, _MOST_HEAVY = 0.5, 0.2
 _ROWS = {"cpu": 2048, "cuda": 65536}
 
 
@@ -130,12 +133,22 @@ class Multilevel:
         base_values: plain ``L_base`` of each datum's first ``base`` samples, biased low.
         base_variance: its variance between the datum's blocks; on level 0, the delta method's.
         levels: level of each datum, int64; it took ``base * 2**level`` samples.
+        pareto_k: Pareto k̂ of its weights; NaN where undefined.
     """
 
     values: Tensor
     base_values: Tensor
     base_variance: Tensor
     levels: Tensor
+    pareto_k: Tensor
+
+    def share_heavy(self) -> float:
+        """Share of the data whose weights have no finite variance, by k̂ > 0.5.
+
+        Of those with the most draws, up to a hundred: k̂ of few draws shows little.
+        """
+        most = self.levels.argsort(descending=True)[:100]
+        return (self.pareto_k[most] > _MOST_K).double().mean().item()
 
     @property
     def mean(self) -> float:
@@ -199,7 +212,7 @@ def multilevel(
     with seeded("levels", seed):
         uniform = 1 - torch.rand(n, dtype=torch.float64)  # in (0, 1]
     levels = (uniform.log() / math.log(_RATIO)).floor().long()
-    values, base_values, base_variance = torch.empty(3, n, dtype=torch.float64)
+    values, base_values, base_variance, k = torch.empty(4, n, dtype=torch.float64)
     for level in levels.unique().tolist():
         index = (levels == level).nonzero().flatten()
         shape = (base * 2**level, len(index))
@@ -213,10 +226,11 @@ def multilevel(
                 f"{index[~finite][:5].tolist()}, so E log p̂ is not finite: take a larger base."
             )
         base_values[index] = values[index] = blocks[0]
+        k[index] = pareto_k(log_weights)
         base_variance[index] = blocks.var(0) if level else standard_error(log_weights).square()
         if level:
             values[index] += _difference(log_weights) / ((1 - _RATIO) * _RATIO**level)
-    return Multilevel(values, base_values, base_variance, levels)
+    return Multilevel(values, base_values, base_variance, levels, k)
 
 
 def unbiased_log_evidence(
@@ -234,6 +248,9 @@ def unbiased_log_evidence(
     Args and errors are those of :func:`~pyro_vae.evidence.importance.log_evidence`, and ``base``,
     the samples on level 0. With ``method="laplace"`` a normal is fitted to each datum. A loader is
     read once for each level.
+
+    Warns:
+        UnreliableEvidence: weights without a finite variance, so that the mean is likely too low.
     """
     check_choice("method", method, ("guide", "laplace"))
     with evaluating(model, guide, x, mask=mask) as evaluation:
@@ -252,7 +269,16 @@ def unbiased_log_evidence(
 
             return torch.cat(evaluation.map(work, index=index), 1)
 
-        return multilevel(draw, len(evaluation), base=base, seed=seed)
+        result = multilevel(draw, len(evaluation), base=base, seed=seed)
+    if (share := result.share_heavy()) > _MOST_HEAVY:
+        warnings.warn(
+            f"the weights of {share:.0%} of the data with the most draws have no finite variance "
+            "(k̂ > 0.5): the mean is likely too low, and its error too small. Use "
+            "method='laplace', which fits a proposal to each datum, or a better guide.",
+            UnreliableEvidence,
+            stacklevel=2,
+        )
+    return result
 
 
 def _difference(log_weights: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ def pareto_k_threshold(samples: int) -> float:
     return min(1 - 1 / math.log10(samples), 0.7) if samples > 10 else 0.0
 
 
-def pareto_k(log_weights: Tensor) -> Tensor:
+def pareto_k(log_weights: Tensor, *, tail: float = 1.0) -> Tensor:
     r"""Shape k̂ of the generalized Pareto distribution fitted to the largest weights.
 
     The tail are the :math:`M = \lfloor 3 \sqrt S \rfloor` largest of S weights
@@ -105,6 +105,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
 
     Args:
         log_weights: log importance weights of shape ``(S, ...)``.
+        tail: share of the tail to look at, its largest draws.
 
     Returns:
         Tensor of shape ``(...)``, float64. NaN where k̂ is undefined: fewer than five tail draws, or
@@ -117,6 +118,7 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     """
     samples = len(log_weights)
     tail_size = int(3 * math.sqrt(samples)) if samples > 225 else samples // 5
+    tail_size = int(tail * tail_size)
     if tail_size < 5:
         return torch.full(log_weights.shape[1:], math.nan, dtype=torch.float64)
     top = log_weights.double().topk(tail_size + 1, dim=0).values  # largest first

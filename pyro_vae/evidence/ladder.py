@@ -41,6 +41,8 @@ _PRIOR_SHARE = (
 
 # Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
 # From "refined" to "laplace" is one cheap step that gains a lot, so no datum stays on the former.
+_FAR = 0.25  # of the weights' tail
+_ALIKE = 1 - 1e-4  # share of effective samples above which weights differ by rounding
 _MOST = 0.5  # share of a block that must pass for any to stay
 _GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01)}
 
@@ -82,6 +84,7 @@ class Weighed:
         edge: share of the weight that lies on draws at the edge of a latent's support, ``(n,)``.
         ends: of annealed chains, the log ratios of p(x, z) to the proposal where they end,
             ``(K, n)``; else the log weights, which are just these.
+        mixed: whether the prior has a share of the draws.
     """
 
     rung: int
@@ -89,6 +92,7 @@ class Weighed:
     log_weights: Tensor
     edge: Tensor
     ends: Tensor
+    mixed: bool
 
     def columns(self) -> dict[str, Tensor]:
         """Columns of a result, each ``(n,)``."""
@@ -97,7 +101,7 @@ class Weighed:
             "log_px": log_mean_exp(log_weights),
             "standard_error": standard_error(log_weights),
             "ess": effective_sample_size(log_weights),
-            "pareto_k": pareto_k(log_weights),
+            "pareto_k": _pareto_k(log_weights, self.mixed),
             "jackknife": jackknife(log_weights),
             "elbo": self.elbo,
             "draws": torch.full_like(log_weights[0], len(log_weights)),
@@ -120,6 +124,7 @@ class Weighed:
             self.log_weights[:, chosen],
             self.edge[chosen],
             self.ends[:, chosen],
+            self.mixed,
         )
 
     @property
@@ -235,7 +240,7 @@ class Ladder:
         """Share of draws from the prior on a rung."""
         if self.defensive is not None:
             return self.defensive
-        return 0.0 if METHODS[rung] in ("guide", "annealed") else _PRIOR_SHARE
+        return _PRIOR_SHARE if rung else 0.0
 
     def _fit(self, rung: int, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
         """Fit the rung's proposal to each datum, from that of the rung below."""
@@ -260,9 +265,9 @@ class Ladder:
         Where it is not for most of a block, those that pass do so by luck.
         """
         most_k, least_share = _GOOD[name]
-        k = pareto_k(log_weights)
-        enough = effective_sample_size(log_weights) >= least_share * self.pilot
-        good = (k.isnan() | (k <= most_k)) & enough
+        k = _pareto_k(log_weights, self._share(METHODS.index(name)) > 0)
+        share = effective_sample_size(log_weights) / self.pilot
+        good = (k.isnan() | (k <= most_k) | (share > _ALIKE)) & (share >= least_share)
         return good & (good.double().mean() >= _MOST)
 
     def _sizes(
@@ -294,7 +299,7 @@ class Ladder:
         if METHODS[rung] != "annealed" or not isinstance(fitted.proposal, NormalProposal):
             stream = (*key, rung, samples) if rung else (*key, samples)
             log_weights, edge = self._draw(rung, fitted, samples, "evidence", stream)
-            return Weighed(rung, fitted, log_weights, edge, log_weights)
+            return Weighed(rung, fitted, log_weights, edge, log_weights, self._share(rung) > 0)
         normal = fitted.proposal.of(fitted.pair)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
@@ -309,7 +314,7 @@ class Ladder:
         values, _ = normal.space.values(run.ends)
         edge = _edge_share(run.log_weights, Edges.of(fitted.pair, fitted.batch).hit(values))
         return Weighed(
-            rung, replace(fitted, proposal=normal), run.log_weights, edge, run.log_ratios
+            rung, replace(fitted, proposal=normal), run.log_weights, edge, run.log_ratios, share > 0
         )
 
     def _draw(
@@ -364,6 +369,19 @@ class Ladder:
                     rows = fitted.index[error.rows].tolist()
                     raise NonFiniteDensity(error.site, error.role, rows) from None
         return log_weights, _edge_share(log_weights, on_edge)
+
+
+def _pareto_k(log_weights: Tensor, mixed: bool) -> Tensor:
+    """Pareto k̂; of proposals mixed with the prior the lesser of the tail's and its far end's.
+
+    A share of prior draws bounds the weights. Those near the bound make a tail look heavy that
+    begins below them, but not its far end.
+    """
+    k = pareto_k(log_weights)
+    if not mixed:
+        return k
+    far = pareto_k(log_weights, tail=_FAR)
+    return torch.where(far.isnan(), k, k.minimum(far))
 
 
 def _with_prior(log_q: Tensor, log_prior: Tensor, share: float) -> Tensor:

@@ -102,8 +102,10 @@ def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64)
 
     From each of ``starts`` draws of the prior a normal is refined, as by :func:`refine`, and given
     the Gauss-Newton precision, as by :func:`laplace`; with ``centre`` they make a mixture. Their
-    shares are, by nine tenths, the masses :math:`\hat p_j = \frac{1}{K} \sum_k p(x, u_k) / q_j(u_k)`
-    that each finds alone, divided among those that found the same; one tenth is shared evenly.
+    shares are, by nine tenths, the masses that each finds alone, divided among those that found
+    the same one; a tenth is shared evenly.
+
+    .. math:: \hat p_j = \frac{1}{K} \sum_k \frac{p(x, u_k)}{q_j(u_k)}, \qquad u_k \sim q_j
 
     Args:
         batch: N data.

@@ -113,7 +113,8 @@ def doubts_of(
     limit = torch.tensor([limits[int(k)] for k in draws.tolist()]).to(pareto_k)
     spread = (draws / ess - 1).nan_to_num(posinf=math.inf)  # squared coefficient of variation
     # A tail of few draws says little; that the weights are alike says more.
-    heavy = (pareto_k > limit) & ((draws >= _MANY) | (spread > _ALIKE))
+    enough = torch.where(draws >= _MANY, _CONSTANT, _ALIKE)
+    heavy = (pareto_k > limit) & (spread > enough)
     return {
         "heavy tail": heavy,
         "one weight": (draws >= _FEW) & (ess < _ALONE),

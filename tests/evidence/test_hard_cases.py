@@ -1,0 +1,454 @@
+"""Situations that break an error bar unless something is done: exact values, or a doubt."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import LinearGaussian
+from pyro import poutine
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae.evidence import unbiased_log_evidence
+from pyro_vae.evidence.annealing import Annealing
+from pyro_vae.evidence.diagnostics import effective_sample_size
+from pyro_vae.evidence.proposals import NormalProposal
+from pyro_vae.evidence.space import Edges, Space
+from pyro_vae.programs.checks import NonFiniteDensity
+from pyro_vae.programs.pair import Pair
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+FITTED = ("refined", "laplace", "annealed", "auto")
+
+
+def _scores(evidence, exact):
+    return (evidence.log_px - exact) / evidence.standard_error
+
+
+def _grid(log_density, low, high, number=20001):
+    """Log of an integral over one dimension, ``log_density`` of shape ``(number, ...)``."""
+    grid = torch.linspace(low, high, number).double()
+    return log_density(grid[:, None]).logsumexp(0) + math.log((high - low) / (number - 1))
+
+
+class TestMaskedLatents:
+    """Groups of different sizes: a latent effect and its observation for each member there is."""
+
+    MOST = 3
+
+    def model(self, x, size):
+        with pyro.plate("data", len(x)):
+            total = pyro.sample("total", dist.Normal(torch.zeros(()).double(), 1.0))
+            for i in range(self.MOST):
+                with poutine.mask(mask=i < size):
+                    effect = pyro.sample(f"effect{i}", dist.Normal(total, 0.8))
+                    pyro.sample(f"x{i}", dist.Normal(effect, 0.5), obs=x[:, i])
+
+    def guide(self, x, size):
+        with pyro.plate("data", len(x)):
+            pyro.sample("total", dist.Normal(torch.zeros(len(x)).double(), 0.9))
+            for i in range(self.MOST):
+                with poutine.mask(mask=i < size):
+                    pyro.sample(f"effect{i}", dist.Normal(0.7 * x[:, i], 0.6))
+
+    @pytest.mark.parametrize("method", FITTED)
+    def test_have_no_density_to_fit(self, method):
+        torch.manual_seed(0)
+        size = torch.tensor([1, 2, 3] * 6)
+        x = 1.5 * torch.randn(18, self.MOST).double()
+        evidence = pv.log_evidence(self.model, self.guide, (x, size), method=method, samples=400)
+        exact = []
+        for row, n in zip(x, size.tolist(), strict=True):
+            covariance = torch.ones(n, n) + (0.8**2 + 0.5**2) * torch.eye(n)
+            normal = torch.distributions.MultivariateNormal(
+                torch.zeros(n).double(), covariance.double()
+            )
+            exact.append(normal.log_prob(row[:n]))
+        scores = _scores(evidence, torch.stack(exact))
+        assert scores.abs().max() < 4.5
+        assert evidence.standard_error.max() < 0.15 or method == "refined"
+
+    def test_dimensions_that_are_idle(self):
+        size = torch.tensor([1, 3])
+        batch = (torch.randn(2, self.MOST).double(), size)
+        space = Space.of(Pair.inspect(self.model, self.guide, batch), batch)
+        assert space.size == 4
+        assert space.idle.tolist() == [[False, False, True, True], [False] * 4]
+
+    def test_a_mask_inside_an_event_is_refused(self):
+        there = torch.tensor([True, False])
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample(
+                    "z", dist.Normal(torch.zeros(len(x), 2), 1.0).mask(there).to_event(1)
+                )
+                pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).mask(there).to_event(1))
+
+        with pytest.raises(ValueError, match="masked inside its event"):
+            pv.log_evidence(model, guide, torch.randn(3), method="laplace", samples=50)
+
+
+@pytest.mark.parametrize("method", FITTED)
+def test_angles(method):
+    """The density of an angle is periodic; as one of all numbers it would have no integral."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            angle = pyro.sample("angle", dist.VonMises(torch.zeros(()).double(), 1.5))
+            direction = torch.stack([angle.cos(), angle.sin()], -1)
+            pyro.sample("x", dist.Normal(direction, 0.4).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("angle", dist.VonMises(torch.atan2(x[..., 1], x[..., 0]), 5.0))
+
+    torch.manual_seed(0)
+    angle = torch.linspace(-2.2, 2.2, 24).double()
+    x = torch.stack([angle.cos(), angle.sin()], -1) + 0.4 * torch.randn(24, 2).double()
+
+    def log_density(a):
+        direction = torch.stack([a.cos(), a.sin()], -1)
+        likelihood = dist.Normal(direction, 0.4).log_prob(x).sum(-1)
+        return dist.VonMises(torch.zeros(()).double(), 1.5).log_prob(a) + likelihood
+
+    exact = _grid(log_density, -math.pi, math.pi)
+    evidence = pv.log_evidence(model, guide, x, method=method, samples=500)
+    trusted = ~evidence.unreliable()
+    assert trusted.double().mean() > 0.7
+    assert _scores(evidence, exact)[trusted].abs().max() < 4.5
+
+
+@pytest.mark.parametrize("method", ["laplace", "auto"])
+def test_wide_latents(method):
+    """Curvatures are small in the units of the latents, not in those of the posterior."""
+    x = torch.linspace(-150, 150, 40)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 100.0))
+            pyro.sample("x", dist.Normal(z, 50.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.8 * x, 15.0))
+
+    exact = dist.Normal(0.0, math.hypot(100, 50)).log_prob(x.double())
+    evidence = pv.log_evidence(model, guide, x, method=method, samples=500)
+    assert not evidence.unreliable().any()
+    assert _scores(evidence, exact).abs().max() < 4
+
+
+@pytest.mark.parametrize("method", ["laplace", "auto"])
+def test_heavy_tails(method):
+    """A Cauchy prior with a weak likelihood: the posterior's tails are far beyond a normal's."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Cauchy(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=0.5 * z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.6 * (2 * x - 1), 1.3))
+
+    x = torch.tensor([0.0, 1.0] * 32).double()
+    evidence = pv.log_evidence(model, guide, x, method=method, samples=1000)
+    scores = _scores(evidence, math.log(0.5))  # by symmetry
+    assert ((scores.abs() > 4) & ~evidence.unreliable()).sum() == 0
+    assert not evidence.unreliable().any()
+    assert scores.square().mean() < 1.6  # 64 squared scores: 3.4 of their errors
+
+
+def test_the_prior_share_is_what_mends_heavy_tails():
+    """The same without: the test above can fail."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Cauchy(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Bernoulli(logits=0.5 * z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.6 * (2 * x - 1), 1.3))
+
+    x = torch.tensor([0.0, 1.0] * 32).double()
+    with pytest.warns(pv.UnreliableEvidence):
+        bare = pv.log_evidence(model, guide, x, method="laplace", samples=1000, defensive=0.0)
+    assert _scores(bare, math.log(0.5)).square().mean() > 4
+
+
+def test_widening_shrinks_with_the_dimensions():
+    """On a normal posterior: ESS / K = (sqrt(2 s^2 - 1) / s^2)^D at s = 1 + 0.5 / sqrt(D)."""
+    lg = LinearGaussian(latent_dim=64, event_dim=66, n=6, scale=1.0, seed=2)
+    batch = (lg.x,)
+    space = Space.of(Pair.inspect(lg.model, lg.guide, batch), batch)
+    tril = torch.linalg.cholesky(lg.covariance).expand(6, 64, 64)
+    proposal = NormalProposal(space, lg.posterior(lg.x).loc, tril).widened()
+    torch.manual_seed(0)
+    values, log_q = proposal.draw(4000)
+    share = effective_sample_size(space.pair.log_joint(batch, values) - log_q) / 4000
+    s = 1 + 0.5 / 8
+    expected = (math.sqrt(2 * s**2 - 1) / s**2) ** 64
+    assert expected > 0.6
+    torch.testing.assert_close(share, torch.full((6,), expected).double(), rtol=0.05, atol=0)
+    few = NormalProposal(space, proposal.mean[:, :4], tril[:, :4, :4]).widened()
+    torch.testing.assert_close(few.tril, 1.1 * tril[:, :4, :4])
+
+
+def test_rungs_draw_noise_of_their_own():
+    """A datum on the guide and one on a fitted normal have errors that do not agree."""
+    lg = LinearGaussian(latent_dim=3, event_dim=5, n=32, seed=4)
+
+    def guide(x, factor):
+        with pyro.plate("data", len(x)):
+            loc = lg.posterior(x).loc
+            tril = torch.linalg.cholesky(lg.covariance) * factor[:, None, None]
+            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
+
+    def model(x, factor):
+        lg.model(x)
+
+    factor = torch.tensor([1.25] * 20 + [0.3] * 12).double()
+    pairs = []
+    for seed in range(6):
+        evidence = pv.log_evidence(
+            model, guide, (lg.x, factor), method="auto", samples=300, seed=seed, defensive=0.0
+        )
+        assert evidence.rung.tolist() == [0.0] * 20 + [2.0] * 12
+        scores = _scores(evidence, lg.log_px)
+        pairs.append(torch.stack([scores[:12], scores[20:]]))
+    correlation = torch.corrcoef(torch.cat(pairs, 1))[0, 1].item()
+    assert abs(correlation) < 4 / math.sqrt(72)
+
+
+def test_auto_climbs_when_the_estimate_itself_is_bad():
+    """A guide of half the posterior's width passes no pilot by luck, and no final k̂."""
+    lg = LinearGaussian(latent_dim=1, event_dim=1, n=300, scale=1.0, seed=5)
+
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", lg.posterior(x, widen=0.5))
+
+    evidence = pv.log_evidence(lg.model, narrow, lg.x, method="auto", samples=500)
+    assert evidence.rungs().get("guide", 0) == 0
+    scores = _scores(evidence, lg.log_px)
+    assert not evidence.unreliable().any()
+    assert scores.square().mean() == pytest.approx(1, abs=5 * math.sqrt(2 / 300))
+
+
+def test_error_of_the_mean_holds_its_bias():
+    """Thousands of data: the errors average out, the bias of each log does not."""
+    lg = LinearGaussian(latent_dim=3, event_dim=5, n=4000, seed=6)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", lg.posterior(x, widen=1.6))
+
+    scores, plain = [], []
+    for seed in range(4):
+        evidence = pv.log_evidence(lg.model, wide, lg.x, samples=50, seed=seed)
+        mean, exact = evidence.mean(), lg.log_px.mean().item()
+        scores.append((mean.value - exact) / mean.mc_error)
+        plain.append((evidence.log_px.mean().item() - exact) / mean.mc_error)
+        assert mean.bias == pytest.approx(-evidence.standard_error.square().mean() / 2, rel=0.2)
+    assert max(map(abs, scores)) < 3.5
+    assert max(plain) < -6
+
+
+def test_two_guides_of_one_model_compare_equal():
+    lg = LinearGaussian(latent_dim=3, event_dim=5, n=4000, seed=6)
+
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", lg.posterior(x, widen=1.6))
+
+    rows = pv.compare(
+        {
+            "good": pv.log_evidence(lg.model, lg.guide, lg.x, samples=50),
+            "wide": pv.log_evidence(lg.model, wide, lg.x, samples=50),
+        }
+    ).rows
+    assert rows[1].probability_better < 0.999
+
+
+class TestEdges:
+    @pytest.mark.parametrize("method", ["guide", "refined"])
+    def test_mass_that_single_precision_cannot_tell_from_one(self, method):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                p = pyro.sample("p", dist.Beta(0.08, 0.08))
+                pyro.sample("x", dist.Bernoulli(p), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("p", dist.Beta(0.07 + x, 1.07 - x))
+
+        x = torch.tensor([0.0, 1.0] * 20)
+        with pytest.warns(pv.UnreliableEvidence, match="rounding ends the support"):
+            evidence = pv.log_evidence(model, guide, x, method=method, samples=1000)
+        wrong = _scores(evidence, math.log(0.5)).abs() > 4
+        assert (wrong & ~evidence.unreliable()).sum() <= 1
+        assert evidence.unreliable().double().mean() > 0.4
+
+    def test_harmless_where_little_mass_is_there(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                p = pyro.sample("p", dist.Beta(2.0, 3.0))
+                pyro.sample("x", dist.Bernoulli(p), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("p", dist.Beta(2 + x, 4 - x))
+
+        x = torch.tensor([0.0, 1.0] * 5)
+        evidence = pv.log_evidence(model, guide, x, samples=300)
+        assert (evidence.edge == 0).all()
+        assert evidence.verdict == "trusted"
+
+    def test_bounds_of_every_kind(self):
+        """Draws at the least and greatest value of a support, per datum."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("width", dist.Gamma(1.0, 1.0))
+                pyro.sample("place", dist.Uniform(x.new_full((len(x),), 2.0), 3.0 + 0 * x))
+                pyro.sample("free", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("width", dist.Gamma(1.0, 1.0))
+                pyro.sample("place", dist.Uniform(2.0, 3.0))
+                pyro.sample("free", dist.Normal(0.0, 1.0))
+
+        batch = (torch.zeros(4),)
+        pair = Pair.inspect(model, guide, batch)
+        edges = Edges.of(pair, batch)
+        assert set(edges.bounds) == {"width", "place"}
+        values = {
+            "width": torch.tensor([[1.0, 0.0, 1e-30, 1.0]]),
+            "place": torch.tensor([[2.5, 2.5, 3.0, 2.0]]),
+            "free": torch.tensor([[0.0, 9.0, 0.0, 0.0]]),
+        }
+        assert edges.hit(values).tolist() == [[False, True, True, True]]
+
+
+def test_annealing_never_reports_an_infinite_density():
+    """A Gamma density at a latent rounded to zero is infinite: no chain counts it as evidence."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Gamma(0.08, 0.1))
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("rate", dist.Gamma(0.07 + x, 1.1))
+
+    x = torch.tensor([0.0, 1.0, 4.0] * 6)
+    total, share = torch.tensor(0.08).double(), torch.tensor(0.1 / 1.1).double()
+    counts = x.double()
+    exact = (total + counts).lgamma() - total.lgamma() - (1 + counts).lgamma()
+    exact = exact + total * share.log() + counts * torch.log1p(-share)
+    try:
+        evidence = pv.log_evidence(model, guide, x, method="annealed")
+    except NonFiniteDensity as refusal:
+        assert refusal.site == "rate"  # noqa: PT017
+        return
+    assert ((_scores(evidence, exact) > 4) & ~evidence.unreliable()).sum() == 0
+    assert (evidence.log_px < exact + 1).all()
+
+
+def test_annealing_honours_the_defensive_share():
+    """Chains from the prior find the other mode; weighed by the mixture they add it rightly."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Normal(z.square(), 0.4), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.sqrt(), 0.2 / x.sqrt()))
+
+    x = torch.linspace(1.2, 3.0, 16).double()
+    exact = _grid(
+        lambda z: dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z * z, 0.4).log_prob(x), -6, 6
+    )
+    settings = Annealing(temperatures=20, chains=400)
+    evidence = pv.log_evidence(
+        model, guide, x, method="annealed", annealing=settings, defensive=0.5
+    )
+    assert _scores(evidence, exact).square().mean() < 2.5  # 16 squared scores: 4 errors
+    without = pv.log_evidence(model, guide, x, method="annealed", annealing=settings, defensive=0.0)
+    assert (without.log_px - exact).mean() < -0.5
+
+
+def test_heavy_weights_are_said_of_unbiased_estimates():
+    lg = LinearGaussian(latent_dim=4, event_dim=6, n=60, seed=7)
+
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", lg.posterior(x, widen=0.5))
+
+    with pytest.warns(pv.UnreliableEvidence, match="no finite variance"):
+        unbiased_log_evidence(lg.model, narrow, lg.x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unbiased_log_evidence(lg.model, lg.wide_guide, lg.x)
+
+
+class TestReducedPrecision:
+    class Linear(nn.Module):
+        """A linear-Gaussian model whose products matter: small noise, many values."""
+
+        def __init__(self, scale):
+            super().__init__()
+            torch.manual_seed(0)
+            self.scale = scale
+            self.net = nn.Linear(4, 40, bias=False)
+            with torch.no_grad():
+                self.net.weight.normal_(0, 0.5)
+            weight = self.net.weight.detach()
+            covariance = torch.linalg.inv(torch.eye(4) + weight.T @ weight / scale**2)
+            self.tril = 1.1 * torch.linalg.cholesky((covariance + covariance.T) / 2)
+            self.gain = covariance @ weight.T / scale**2
+            self.x = torch.randn(96, 4) @ weight.T + scale * torch.randn(96, 40)
+            marginal = weight.double() @ weight.double().T + scale**2 * torch.eye(40)
+            zero = torch.zeros(40).double()
+            self.exact = dist.MultivariateNormal(zero, marginal).log_prob(self.x.double())
+
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(self.net(z), self.scale).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x)):
+                loc = x @ self.gain.T
+                pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=self.tril))
+
+    def test_its_noise_is_part_of_each_error(self):
+        program = self.Linear(0.15)
+        with pytest.warns(pv.UnreliableEvidence, match="bfloat16 products add noise"):
+            evidence = pv.log_evidence(
+                program.model,
+                program.guide,
+                program.x,
+                samples=512,
+                compiled=True,
+                precision="bfloat16",
+            )
+        scores = _scores(evidence, program.exact)
+        assert (scores.abs() > 4).double().mean() <= 0.02
+        assert evidence.precision_noise > 0.03
+        assert (evidence.standard_error > evidence.precision_noise).all()

@@ -1,0 +1,123 @@
+"""Posterior mass that a proposal misses: what no diagnostic of its weights can see."""
+
+import math
+import warnings
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import LinearGaussian
+
+import pyro_vae as pv
+
+pytestmark = pytest.mark.search
+
+SCALE = 0.2
+
+
+def folded(x):
+    """x ~ N(|z|, s), z ~ Laplace(0, 1): two modes, at x and -x."""
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Laplace(torch.zeros(()).double(), 1.0))
+        pyro.sample("x", dist.Normal(z.abs(), SCALE), obs=x)
+
+
+def one_side(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x, 1.1 * SCALE))
+
+
+def two_sides(x):
+    with pyro.plate("data", len(x)):
+        half = torch.full((len(x), 2), 0.5).double()
+        places = dist.Normal(torch.stack([x, -x], -1), 1.1 * SCALE)
+        pyro.sample("z", dist.MixtureSameFamily(dist.Categorical(half), places))
+
+
+@pytest.fixture(scope="module")
+def distances():
+    return torch.linspace(0.9, 3.0, 24).double()
+
+
+def _exact(x):
+    grid = torch.linspace(-12, 12, 48001).double()[:, None]
+    density = dist.Laplace(0.0, 1.0).log_prob(grid) + dist.Normal(grid.abs(), SCALE).log_prob(x)
+    return density.logsumexp(0) + math.log(24 / 48000)
+
+
+@pytest.mark.parametrize("method", ["guide", "annealed"])
+def test_a_missed_mode_is_found(method, distances):
+    """Half of the mass: log 2 too low, with small errors and good weights."""
+    with pytest.warns(pv.UnreliableEvidence, match="posterior mass that the proposal misses"):
+        evidence = pv.log_evidence(folded, one_side, distances, method=method, samples=500)
+    error = evidence.log_px - _exact(distances)
+    assert error.mean() < -0.5
+    assert evidence.unreliable().all()
+    assert evidence.verdict.startswith("doubtful: missed (24 of 24 data)")
+    assert evidence.search.annealed_missed > 6
+    assert 0.3 < evidence.search.shortfall < 1.2  # log 2
+
+
+def test_several_starts_are_the_cure(distances):
+    evidence = pv.log_evidence(folded, one_side, distances, method="modes", samples=1000)
+    assert evidence.verdict == "trusted"
+    scores = (evidence.log_px - _exact(distances)) / evidence.standard_error
+    assert scores.square().mean() < 2.5  # 24 squared scores: 5 of their errors
+    assert evidence.standard_error.max() < 0.1
+    assert evidence.rungs() == {"modes": 24}
+
+
+def test_a_guide_of_both_sides_raises_no_alarm(distances):
+    evidence = pv.log_evidence(folded, two_sides, distances, samples=500)
+    assert evidence.verdict == "trusted"
+    assert (evidence.search.annealed, evidence.search.annealed_missed) == (12, 0)
+    assert (evidence.search.simulated, evidence.search.simulated_missed) == (16, 0)
+
+
+def test_no_false_alarm_where_all_is_well():
+    lg = LinearGaussian(latent_dim=4, event_dim=6, n=20)
+    for method in ("guide", "laplace", "auto"):
+        evidence = pv.log_evidence(lg.model, lg.wide_guide, lg.x, method=method, samples=200)
+        assert not evidence.search.found, method
+        assert evidence.search.annealed == 12
+
+
+def test_the_search_does_not_change_the_estimate(distances):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pv.UnreliableEvidence)
+        with_search = pv.log_evidence(folded, one_side, distances, samples=100)
+        without = pv.log_evidence(folded, one_side, distances, samples=100, search=False)
+    assert torch.equal(with_search.log_px, without.log_px)
+    assert str(without.search) == "not looked for"
+    assert without.verdict == "trusted"
+
+
+def test_discrete_latents_are_looked_at_on_simulated_data():
+    """A guide that never proposes a component: its data are those that it misses."""
+    places = torch.tensor([-4.0, 0.0, 4.0]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.full((3,), 1 / 3).double()))
+            pyro.sample("x", dist.Normal(places[c], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            probs = torch.tensor([0.5, 0.5 - 1e-9, 1e-9]).double().expand(len(x), 3)
+            pyro.sample("c", dist.Categorical(probs))
+
+    x = torch.linspace(-4, 4, 30).double()
+    with pytest.warns(pv.UnreliableEvidence):
+        evidence = pv.log_evidence(model, guide, x, samples=200)
+    assert evidence.search.simulated_missed > 0
+    assert evidence.search.annealed == 0
+    assert "discrete" in evidence.search.skipped
+
+
+def test_results_keep_what_was_found(distances, tmp_path):
+    evidence = pv.log_evidence(folded, two_sides, distances, samples=100)
+    again = pv.Evidence.load(evidence.save(tmp_path / "e.json"))
+    assert again.search == evidence.search
+    assert again.verdict == evidence.verdict
+    assert str(evidence.search) in str(evidence)
