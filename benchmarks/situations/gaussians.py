@@ -68,7 +68,7 @@ class LinearGaussian:
 def dimensions(d: int) -> Posed:
     """Weights whose spread grows with the dimension."""
     lg = LinearGaussian(d)
-    return lg.posed(lambda x: lg.posterior(x, 1.1), number=NUMBER if d <= 100 else 16)
+    return lg.posed(lambda x: lg.posterior(x, 1.1), number=NUMBER if d < 500 else 16)
 
 
 @situation("guide exact, d = {d}", "constant weights", *each(d=(10, 1)), short=True)
@@ -110,7 +110,7 @@ def prior_as_guide(d: int) -> Posed:
     return lg.posed(lambda x: lg.prior().expand([len(x)]))
 
 
-@situation("mean-field guide, d = {d}", "guide without correlations", *each(d=(2, 10)))
+@situation("mean-field guide, d = {d}", "guide without correlations", *each(d=(3, 10)))
 def mean_field(d: int) -> Posed:
     """The guide that the ELBO of independent latents has: too narrow."""
     lg = LinearGaussian(d, noise=0.7)
@@ -139,11 +139,18 @@ def single() -> Posed:
     return lg.posed(lambda x: lg.posterior(x, 1.3), number=1)
 
 
-@situation("N = 2000, K = 100", "the bias of log p(x) does not average out")
+@situation("N = 5000, K = 30", "the bias of log p(x) does not average out")
 def many_data() -> Posed:
     """The error of the mean shrinks with the data, its bias does not."""
     lg = LinearGaussian(3)
-    return lg.posed(lambda x: lg.posterior(x, 1.5), number=2000, samples=100)
+    return lg.posed(lambda x: lg.posterior(x, 1.5), number=5000, samples=30)
+
+
+@situation("target_error = 0.01, N = 1000", "draws until the error of the mean is small")
+def target() -> Posed:
+    """The bias has to be below the target, too."""
+    lg = LinearGaussian(3)
+    return lg.posed(lambda x: lg.posterior(x, 1.5), number=1000, target_error=0.01)
 
 
 @situation(
@@ -161,6 +168,22 @@ def scales(sd: float) -> Posed:
     x = likelihood(prior.sample((NUMBER,))).sample()
     exact = dist.Normal(0.0, math.sqrt(2) * sd).log_prob(x.double())
     return one_latent(prior, likelihood, lambda x: dist.Normal(x / 2, 0.4 * sd), x, exact)
+
+
+@situation("latents of sd 0.001, 1 and 300", "scales that differ within a vector")
+def mixed_scales() -> Posed:
+    """Three independent pairs of a latent and its datum."""
+    sd = torch.tensor([1e-3, 1.0, 300.0])
+
+    def likelihood(z: Tensor) -> Any:
+        return dist.Normal(z, sd).to_event(1)
+
+    prior = dist.Normal(torch.zeros(3), sd).to_event(1)
+    x = likelihood(prior.sample((NUMBER,))).sample()
+    exact = dist.Normal(0.0, math.sqrt(2) * sd.double()).log_prob(x.double()).sum(1)
+    return one_latent(
+        prior, likelihood, lambda x: dist.Normal(x / 2, 0.8 * sd).to_event(1), x, exact
+    )
 
 
 @situation("posterior of sd 0.001", "posterior much narrower than the prior")

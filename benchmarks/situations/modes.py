@@ -10,6 +10,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+import pyro_vae as pv
+
 from .base import NUMBER, Posed, each, log_integral, one_latent, simulate, situation
 from .gaussians import LinearGaussian
 
@@ -34,7 +36,7 @@ def square() -> Posed:
     "part of the posterior unseen",
     *each(larger=(0.8, 0.5), d=(1, 2, 10)),
 )
-def mirrored(larger: float, d: int) -> Posed:
+def two_modes(larger: float, d: int, **options: Any) -> Posed:
     """Pose x ~ N(W z, s² I) or N(-W z, s² I): p(x) is that of the linear Gaussian."""
     lg = LinearGaussian(d, event_dim=2 * d, noise=0.3 if d > 1 else 0.1)
     shares = torch.tensor([larger, 1 - larger])
@@ -45,7 +47,26 @@ def mirrored(larger: float, d: int) -> Posed:
         return dist.MixtureSameFamily(dist.Categorical(shares.expand(both.batch_shape)), both)
 
     x = lg.sample(NUMBER)
-    return one_latent(lg.prior(), likelihood, lambda x: lg.posterior(x, 1.1), x, lg.log_px(x))
+    return one_latent(
+        lg.prior(), likelihood, lambda x: lg.posterior(x, 1.1), x, lg.log_px(x), **options
+    )
+
+
+@situation(
+    "two modes, d = {d}, defensive = 0.1",
+    "draws from the prior that may find the other mode",
+    *each(d=(1, 10)),
+)
+def defended(d: int) -> Posed:
+    """A tenth of the draws can land anywhere."""
+    return two_modes(0.5, d, defensive=0.1)
+
+
+@situation("two modes, d = 10, annealed from prior", "chains that start all over the prior")
+def annealed_from_prior() -> Posed:
+    """The independent estimate that sees both modes."""
+    settings = pv.Annealing(temperatures=300, start="prior")
+    return two_modes(0.8, 10, annealing=settings)
 
 
 @situation(

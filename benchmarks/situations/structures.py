@@ -128,6 +128,26 @@ def missing(observed: str) -> Posed:
     )
 
 
+@situation("poutine.scale left in the model", "a weight for training that is no density")
+def scaled() -> Posed:
+    """Scales do not count in log p(x)."""
+    prior, noise = dist.Normal(0.0, 1.0), 0.7
+
+    @poutine.scale(scale=0.1)
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior)
+            pyro.sample("x", dist.Normal(z, noise), obs=x)
+
+    def guide(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.67 * x, 0.65))
+
+    marginal = dist.Normal(0.0, math.sqrt(1 + noise**2))
+    x = marginal.sample((NUMBER,))
+    return Posed(model, guide, (x,), marginal.log_prob(x.double()))
+
+
 def _mixture(scale: float) -> Any:
     """p(x) of a normal mixture, float64."""
     return dist.MixtureSameFamily(dist.Categorical(_SHARES), dist.Normal(_MEANS, scale))

@@ -66,7 +66,7 @@ def heavy_likelihood() -> Posed:
 
 
 @situation(
-    "funnel, {children} children",
+    "funnel, {children} under a scale",
     "latents whose scale is a latent",
     *each(children=(1, 5, 20)),
 )

@@ -18,6 +18,7 @@ sys.path.insert(0, str(_BENCHMARKS))
 
 import torture  # noqa: E402
 from situations import SITUATIONS  # noqa: E402
+from situations.base import situation  # noqa: E402
 from situations.gaussians import LinearGaussian  # noqa: E402
 
 sys.path.remove(str(_BENCHMARKS))
@@ -35,7 +36,7 @@ def _prior_monte_carlo(posed):
     for site in traced.trace.nodes.values():
         if site["type"] == "sample" and site["is_observed"] and not site["name"].startswith("_"):
             dims = {frame.name: frame.dim for frame in site["cond_indep_stack"]}
-            log_prob = site["log_prob"]
+            log_prob = site["log_prob"] / site["scale"]
             if "mask" in posed.options:
                 mask = posed.options["mask"][:_DATA].reshape(site["value"].shape)
                 log_prob = (site["fn"].base_dist.log_prob(site["value"]) * mask).sum(-1)
@@ -175,3 +176,8 @@ def test_short_command(tmp_path):
     exact = next(row for row in table if "guide exact, d = 10" in row[0])
     assert float(exact[2]) == 0.0
     assert "silently wrong with laplace" in done.stdout
+
+
+def test_a_name_is_entered_once():
+    with pytest.raises(ValueError, match="there is a situation 'N = 1' already"):
+        situation("N = {n}", "twice", {"n": 1})(lambda n: None)
