@@ -131,21 +131,27 @@ def test_silent_mean(bias, warned, flagged, corrected, silent):
     assert outcome.silent_mean(corrected=corrected) == silent
 
 
-def test_refusals_are_no_failures():
+@pytest.mark.parametrize(
+    ("kind", "refusal", "failure"),
+    [
+        (ValueError, "ValueError: out of order", ""),
+        (RuntimeError, "", "RuntimeError: out of order"),
+    ],
+)
+def test_only_a_value_error_is_a_refusal(kind, refusal, failure):
     situation = SITUATIONS["discrete latent alone"]
-    posed = situation.build()
-    refused = torture.evaluate(situation, "laplace", posed)
-    assert "discrete" in refused.refusal
-    assert "refused" in torture.row(refused)
 
     def broken(x):
-        raise RuntimeError("out of order")
+        raise kind("out of order")
 
-    failed = torture.evaluate(situation, "guide", replace(posed, guide=broken))
-    assert failed.failure == "RuntimeError: out of order"
-    assert not failed.answered
-    counted = torture.summary_row("guide", [failed])
-    assert counted[torture.SUMMARY_HEAD.index("failed")] == "1"
+    outcome = torture.evaluate(situation, "guide", replace(situation.build(), guide=broken))
+    assert (outcome.refusal, outcome.failure) == (refusal, failure)
+    assert not outcome.answered
+    assert not outcome.silent_mean()
+    cells = dict(zip(torture.HEAD, torture.row(outcome), strict=True))
+    assert cells["bias"] == ("refused" if refusal else "FAILED")
+    counted = torture.summary_row("guide", [outcome])
+    assert counted[torture.SUMMARY_HEAD.index("failed")] == str(int(bool(failure)))
 
 
 def test_missed_mode_shows_in_the_table():
