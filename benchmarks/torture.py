@@ -103,11 +103,15 @@ class Outcome:
         error = self.mean_error - self.mean_bias * corrected
         return error / math.hypot(self.mean_stated, ALLOWANCE)
 
+    def wrong_mean(self, *, corrected: bool = True) -> bool:
+        """Whether the mean is wrong, with its stated bias left in or taken off."""
+        error = self.mean_error - self.mean_bias * corrected
+        return self.answered and not abs(error) <= WRONG * self.mean_stated + ALLOWANCE
+
     def silent_mean(self, *, corrected: bool = True) -> bool:
         """Whether the mean is wrong, and nothing says so."""
-        error = self.mean_error - self.mean_bias * corrected
-        right = abs(error) <= WRONG * self.mean_stated + ALLOWANCE
-        return self.answered and not (right or self.warned or bool(self.flagged.any()))
+        said = self.warned or bool(self.flagged.any())
+        return self.wrong_mean(corrected=corrected) and not said
 
 
 def evaluate(situation: Situation, method: str, posed: Posed, seed: int = 0) -> Outcome:
@@ -169,7 +173,7 @@ def row(outcome: Outcome) -> list[str]:
 
 
 SUMMARY_HEAD = (
-    "method", "worst silent share", "rows > 5 %", "silent means", "as printed", "coverage",
+    "method", "worst silent share", "rows > 5 %", "wrong means", "silent means", "as printed", "coverage",
     "false alarms", "refused", "failed", "s",
 )  # fmt: skip
 
@@ -185,6 +189,7 @@ def summary_row(method: str, outcomes: Sequence[Outcome]) -> list[str]:
         method,
         f"{worst:.0%} ({sum(share == worst for share in shares)} rows)",
         f"{sum(share > 0.05 for share in shares)}",
+        f"{sum(o.wrong_mean() for o in answered)}",
         f"{sum(o.silent_mean() for o in answered)}",
         f"{sum(o.silent_mean(corrected=False) for o in answered)}",
         _percent(_joined(o.within(1.96)[~o.flagged] for o in answered)),
@@ -196,9 +201,10 @@ def summary_row(method: str, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 SUMMARY_NOTE = (
-    "rows > 5 %: situations with more silent data than that; silent means: situations whose mean "
-    "is silently wrong, the stated bias taken off, and as printed; coverage: of the intervals of "
-    "1.96 errors of all data that are not flagged; false alarms: share flagged of the data with "
+    "rows > 5 %: situations with more silent data than that; wrong means, silent means: situations "
+    "whose mean is wrong, and of these the ones with no flag and no warning, the stated bias taken "
+    "off; as printed: the latter with it left in; coverage: of the intervals of 1.96 errors of all "
+    "data that are not flagged; false alarms: share flagged of the data with "
     f"ESS/K > {GOOD_WEIGHTS} that are not wrong."
 )
 
