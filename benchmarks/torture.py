@@ -173,8 +173,8 @@ def row(outcome: Outcome) -> list[str]:
 
 
 SUMMARY_HEAD = (
-    "method", "worst silent share", "rows > 5 %", "wrong means", "silent means", "as printed", "coverage",
-    "false alarms", "refused", "failed", "s",
+    "method", "worst silent share", "rows > 5 %", "wrong means", "silent means", "as printed",
+    "coverage", "false alarms", "refused", "failed", "s",
 )  # fmt: skip
 
 
