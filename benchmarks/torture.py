@@ -16,8 +16,8 @@ known exactly (`situations/`), prints a table and writes it as Markdown. Its col
 - silent mean: the mean is wrong by that measure, its stated bias taken off, with no datum flagged
   and no warning.
 
-A situation that a method refuses with a ``ValueError`` is refused, which is right; any other
-exception is a failure.
+A situation that a method refuses with a ``ValueError`` of the package is refused, which is right;
+any other exception, and a ``ValueError`` of Python, torch or Pyro that comes through, is a failure.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+import traceback
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -125,7 +126,7 @@ def evaluate(situation: Situation, method: str, posed: Posed, seed: int = 0) -> 
                 posed.model, posed.guide, data, method=method, seed=seed, **posed.options
             )
         except Exception as problem:
-            kind = "refusal" if isinstance(problem, ValueError) else "failure"
+            kind = "refusal" if _refuses(problem) else "failure"
             said = f"{type(problem).__name__}: {problem}".splitlines()[0]
             seconds = time.perf_counter() - start
             return Outcome(situation.name, method, seconds, **{kind: said})
@@ -283,6 +284,12 @@ def main(
     if out is not None:
         out.write_text(report(outcomes, methods))
         print(f"\ntable: {out}")
+
+
+def _refuses(problem: Exception) -> bool:
+    """Whether an exception is a sentence of the package itself."""
+    raised_in = Path(traceback.extract_tb(problem.__traceback__)[-1].filename)
+    return isinstance(problem, ValueError) and raised_in.is_relative_to(Path(pv.__file__).parent)
 
 
 def _mean(values: Tensor) -> float:

@@ -128,16 +128,25 @@ def missing(observed: str) -> Posed:
     )
 
 
-@situation("poutine.scale left in the model", "a weight for training that is no density")
-def scaled() -> Posed:
+@situation(
+    "poutine.scale left in, as {form}",
+    "a weight for training that is no density",
+    *each(form=("context", "decorator")),
+)
+def scaled(form: str) -> Posed:
     """Scales do not count in log p(x)."""
     prior, noise = dist.Normal(0.0, 1.0), 0.7
 
-    @poutine.scale(scale=0.1)
-    def model(x: Tensor) -> None:
+    def weighted(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", prior)
             pyro.sample("x", dist.Normal(z, noise), obs=x)
+
+    def within(x: Tensor) -> None:
+        with poutine.scale(scale=0.1):
+            weighted(x)
+
+    model = within if form == "context" else poutine.scale(scale=0.1)(weighted)
 
     def guide(x: Tensor) -> None:
         with pyro.plate("data", len(x)):
