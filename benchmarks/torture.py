@@ -27,7 +27,7 @@ import math
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -193,8 +193,8 @@ def summary_row(method: str, outcomes: Sequence[Outcome]) -> list[str]:
         f"{sum(o.wrong_mean() for o in answered)}",
         f"{sum(o.silent_mean() for o in answered)}",
         f"{sum(o.silent_mean(corrected=False) for o in answered)}",
-        _percent(_joined(o.within(1.96)[~o.flagged] for o in answered)),
-        _percent(_joined(o.flagged[g] for o, g in zip(answered, good, strict=True))),
+        _percent(_shares(o.within(1.96)[~o.flagged] for o in answered)),
+        _percent(_shares(o.flagged[g] for o, g in zip(answered, good, strict=True))),
         f"{sum(bool(o.refusal) for o in own)}",
         f"{sum(bool(o.failure) for o in own)}",
         f"{sum(o.seconds for o in own):.0f}",
@@ -204,9 +204,9 @@ def summary_row(method: str, outcomes: Sequence[Outcome]) -> list[str]:
 SUMMARY_NOTE = (
     "rows > 5 %: situations with more silent data than that; wrong means, silent means: situations "
     "whose mean is wrong, and of these the ones with no flag and no warning, the stated bias taken "
-    "off; as printed: the latter with it left in; coverage: of the intervals of 1.96 errors of all "
-    "data that are not flagged; false alarms: share flagged of the data with "
-    f"ESS/K > {GOOD_WEIGHTS} that are not wrong."
+    "off; as printed: the latter with it left in; coverage: of the intervals of 1.96 errors of "
+    "data that are not flagged, mean over the situations; false alarms: share flagged of the data "
+    f"with ESS/K > {GOOD_WEIGHTS} that are not wrong, likewise."
 )
 
 
@@ -307,8 +307,9 @@ def _percent(values: Tensor) -> str:
     return f"{_mean(values):.0%}" if len(values) else "–"
 
 
-def _joined(parts) -> Tensor:
-    return torch.cat([torch.empty(0, dtype=torch.bool), *parts])
+def _shares(parts: Iterable[Tensor]) -> Tensor:
+    """Share of True in each part that is not empty."""
+    return torch.tensor([_mean(part) for part in parts if len(part)])
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
