@@ -1,0 +1,337 @@
+"""Where the promise holds: log p(x) with an error to trust, a warning, or a refusal.
+
+``python benchmarks/torture.py`` estimates log p(x) by every method in situations whose log p(x) is
+known exactly (`situations/`), prints a table and writes it as Markdown. Its columns:
+
+- bias: mean of estimate minus exact value, in nats, over the data with a finite estimate;
+- rms z, coverage: root mean square of the error in stated errors, and share of the data within
+  1.96 of them; both over the data that are not flagged, and with 0.001 nat for the rounding of
+  float32 programs (in quadrature for the first, as a sum for the others);
+- mean z: error of the mean over the data in its Monte-Carlo errors, as printed and after the
+  stated bias is taken off;
+- flagged: share of the data that ``Evidence.unreliable()`` names; warned: whether the package
+  warned at all;
+- silent: share of the data that are wrong and not flagged. Wrong is more than 4 stated errors plus
+  0.001 nat from the exact value, or not a number;
+- silent mean: the mean is wrong by that measure, its stated bias taken off, with no datum flagged
+  and no warning.
+
+A situation that a method refuses with a ``ValueError`` of the package is refused, which is right;
+any other exception, and a ``ValueError`` of Python, torch or Pyro that comes through, is a failure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+import traceback
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from situations import SITUATIONS, Posed, Situation
+from torch import Tensor
+from tqdm import tqdm
+
+import pyro_vae as pv
+from pyro_vae.common.tables import align
+
+METHODS = ("guide", "refined", "laplace", "annealed", "auto")
+CHEAP = ("guide", "laplace")
+ALLOWANCE = 0.001  # nats
+WRONG = 4.0  # stated errors
+GOOD_WEIGHTS = 0.5  # of ESS / K
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One method in one situation.
+
+    Attributes:
+        situation: its name.
+        method: of ``log_evidence``.
+        seconds: time taken.
+        warned: whether the package warned.
+        refusal: what it said instead of an estimate.
+        failure: an exception that is no refusal.
+        error: estimates minus exact values in nats, shape ``(N,)``, as all that follow.
+        stated: their standard errors.
+        flagged: data that the package doubts.
+        weights: ESS / K.
+        mean_error: error of the mean, as printed.
+        mean_stated: its Monte-Carlo error.
+        mean_bias: its stated bias.
+    """
+
+    situation: str
+    method: str
+    seconds: float
+    warned: bool = False
+    refusal: str = ""
+    failure: str = ""
+    error: Tensor = field(default_factory=lambda: torch.empty(0))
+    stated: Tensor = field(default_factory=lambda: torch.empty(0))
+    flagged: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.bool))
+    weights: Tensor = field(default_factory=lambda: torch.empty(0))
+    mean_error: float = math.nan
+    mean_stated: float = math.nan
+    mean_bias: float = math.nan
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an estimate."""
+        return not (self.refusal or self.failure)
+
+    def within(self, errors: float) -> Tensor:
+        """Whether each estimate is within so many stated errors of the exact value."""
+        return self.error.abs() <= errors * self.stated + ALLOWANCE
+
+    @property
+    def silent(self) -> Tensor:
+        """Data that are wrong and not flagged."""
+        return ~self.within(WRONG) & ~self.flagged
+
+    @property
+    def deviation(self) -> Tensor:
+        """Errors in stated errors, of the data that are not flagged."""
+        return (self.error / self.stated.hypot(torch.tensor(ALLOWANCE)))[~self.flagged]
+
+    def mean_deviation(self, *, corrected: bool) -> float:
+        """Error of the mean in its own errors, with its stated bias left in or taken off."""
+        error = self.mean_error - self.mean_bias * corrected
+        return error / math.hypot(self.mean_stated, ALLOWANCE)
+
+    def wrong_mean(self, *, corrected: bool = True) -> bool:
+        """Whether the mean is wrong, with its stated bias left in or taken off."""
+        error = self.mean_error - self.mean_bias * corrected
+        return self.answered and not abs(error) <= WRONG * self.mean_stated + ALLOWANCE
+
+    def silent_mean(self, *, corrected: bool = True) -> bool:
+        """Whether the mean is wrong, and nothing says so."""
+        said = self.warned or bool(self.flagged.any())
+        return self.wrong_mean(corrected=corrected) and not said
+
+
+def evaluate(situation: Situation, method: str, posed: Posed, seed: int = 0) -> Outcome:
+    """Estimate log p(x) and compare."""
+    start = time.perf_counter()
+    data = posed.data if len(posed.data) > 1 else posed.data[0]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            evidence = pv.log_evidence(
+                posed.model, posed.guide, data, method=method, seed=seed, **posed.options
+            )
+        except Exception as problem:
+            kind = "refusal" if _refuses(problem) else "failure"
+            said = f"{type(problem).__name__}: {problem}".splitlines()[0]
+            seconds = time.perf_counter() - start
+            return Outcome(situation.name, method, seconds, **{kind: said})
+    mean = evidence.mean()
+    return Outcome(
+        situation.name,
+        method,
+        time.perf_counter() - start,
+        warned=any(issubclass(w.category, pv.PyroVAEWarning) for w in caught),
+        error=evidence.log_px - posed.exact,
+        stated=evidence.standard_error,
+        flagged=evidence.unreliable(),
+        weights=evidence.ess / evidence.draws,
+        mean_error=mean.value - posed.exact.mean().item(),
+        mean_stated=mean.mc_error,
+        mean_bias=mean.bias,
+    )
+
+
+HEAD = (
+    "situation", "method", "bias", "rms z", "coverage", "mean z", "less bias", "flagged",
+    "warned", "silent", "silent mean", "s",
+)  # fmt: skip
+
+
+def row(outcome: Outcome) -> list[str]:
+    """One line of the table."""
+    first, last = [outcome.situation, outcome.method], f"{outcome.seconds:.1f}"
+    if not outcome.answered:
+        return [*first, "refused" if outcome.refusal else "FAILED", *["–"] * 8, last]
+    finite = outcome.error[outcome.error.isfinite()]
+    return [
+        *first,
+        _number(_mean(finite), "+.3f"),
+        _number(_mean(outcome.deviation.square()) ** 0.5, ".2f"),
+        _percent(outcome.within(1.96)[~outcome.flagged]),
+        _number(outcome.mean_deviation(corrected=False), "+.1f"),
+        _number(outcome.mean_deviation(corrected=True), "+.1f"),
+        _percent(outcome.flagged),
+        "yes" if outcome.warned else "no",
+        _percent(outcome.silent),
+        "SILENT" if outcome.silent_mean() else "",
+        last,
+    ]
+
+
+SUMMARY_HEAD = (
+    "method", "worst silent share", "rows > 5 %", "wrong means", "silent means", "as printed",
+    "coverage", "false alarms", "refused", "failed", "s",
+)  # fmt: skip
+
+
+def summary_row(method: str, outcomes: Sequence[Outcome]) -> list[str]:
+    """What a method did over all situations."""
+    own = [outcome for outcome in outcomes if outcome.method == method]
+    answered = [outcome for outcome in own if outcome.answered]
+    shares = [_mean(outcome.silent) for outcome in answered]
+    worst = max(shares, default=math.nan)
+    good = [(o.weights > GOOD_WEIGHTS) & o.within(WRONG) for o in answered]
+    return [
+        method,
+        f"{worst:.0%} ({sum(share == worst for share in shares)} rows)",
+        f"{sum(share > 0.05 for share in shares)}",
+        f"{sum(o.wrong_mean() for o in answered)}",
+        f"{sum(o.silent_mean() for o in answered)}",
+        f"{sum(o.silent_mean(corrected=False) for o in answered)}",
+        _percent(_shares(o.within(1.96)[~o.flagged] for o in answered)),
+        _percent(_shares(o.flagged[g] for o, g in zip(answered, good, strict=True))),
+        f"{sum(bool(o.refusal) for o in own)}",
+        f"{sum(bool(o.failure) for o in own)}",
+        f"{sum(o.seconds for o in own):.0f}",
+    ]
+
+
+SUMMARY_NOTE = (
+    "rows > 5 %: situations with more silent data than that; wrong means, silent means: situations "
+    "whose mean is wrong, and of these the ones with no flag and no warning, the stated bias taken "
+    "off; as printed: the latter with it left in; coverage: of the intervals of 1.96 errors of "
+    "data that are not flagged, mean over the situations; false alarms: share flagged of the data "
+    f"with ESS/K > {GOOD_WEIGHTS} that are not wrong, likewise."
+)
+
+
+def silent_rows(outcomes: Sequence[Outcome], method: str) -> list[str]:
+    """Situations with silent data under a method, most first."""
+    found = [(_mean(o.silent), o) for o in outcomes if o.method == method and o.answered]
+    found = sorted((pair for pair in found if pair[0]), key=lambda pair: -pair[0])
+    return [f"{share:.0%} {o.situation} (bias {_mean(o.error):+.3f})" for share, o in found]
+
+
+def report(outcomes: Sequence[Outcome], methods: Sequence[str]) -> str:
+    """Everything as Markdown."""
+    said = [o for o in outcomes if not o.answered]
+    tried = dict.fromkeys(o.situation for o in outcomes)
+    silent = [(method, row) for method in methods for row in silent_rows(outcomes, method)]
+    return "\n".join(
+        [
+            "# log p(x) where it is known exactly",
+            "",
+            *_markdown([HEAD, *map(row, outcomes)]),
+            "",
+            *_markdown([SUMMARY_HEAD, *(summary_row(method, outcomes) for method in methods)]),
+            "",
+            SUMMARY_NOTE,
+            "",
+            "Silently wrong:",
+            "",
+            *(f"- {method}: {row}" for method, row in silent),
+            "",
+            "Refused or failed:",
+            "",
+            *(f"- {o.situation}, {o.method}: {o.refusal or o.failure}" for o in said),
+            "",
+            "What is tried:",
+            "",
+            *(f"- {name}: {SITUATIONS[name].tries}" for name in tried),
+            "",
+        ]
+    )
+
+
+def chosen(names: Sequence[str], *, short: bool) -> list[Situation]:
+    """Situations whose name holds one of some texts (all, by default).
+
+    Raises:
+        ValueError: a text that is in no name.
+    """
+    for text in names:
+        if not any(text in name for name in SITUATIONS):
+            raise ValueError(f"no situation has {text!r} in its name; --list names all of them.")
+    return [
+        s
+        for s in SITUATIONS.values()
+        if (s.short or not short) and (not names or any(text in s.name for text in names))
+    ]
+
+
+def main(
+    situations: Sequence[Situation], methods: Sequence[str], out: Path | None, seed: int = 0
+) -> None:
+    """Estimate, print the tables, write them."""
+    outcomes = []
+    with tqdm(total=len(situations) * len(methods)) as bar:
+        for situation in situations:
+            posed = situation.build(seed)
+            for method in methods:
+                bar.set_description(f"{situation.name}, {method}")
+                outcomes.append(evaluate(situation, method, posed, seed))
+                bar.update()
+    print(*align([HEAD, *map(row, outcomes)]), "", sep="\n")
+    print(*align([SUMMARY_HEAD, *(summary_row(m, outcomes) for m in methods)]), sep="\n")
+    print(f"\n{SUMMARY_NOTE}")
+    for method in methods:
+        print(f"\nsilently wrong with {method}: " + "; ".join(silent_rows(outcomes, method)))
+    if out is not None:
+        out.write_text(report(outcomes, methods))
+        print(f"\ntable: {out}")
+
+
+def _refuses(problem: Exception) -> bool:
+    """Whether an exception is a sentence of the package itself."""
+    raised_in = Path(traceback.extract_tb(problem.__traceback__)[-1].filename)
+    return isinstance(problem, ValueError) and raised_in.is_relative_to(Path(pv.__file__).parent)
+
+
+def _mean(values: Tensor) -> float:
+    return values.double().mean().item() if len(values) else math.nan
+
+
+def _number(value: float, form: str) -> str:
+    """A number in its form, or with its power of ten, or nothing."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:+.0e}" if abs(value) >= 1e5 else f"{value:{form}}"
+
+
+def _percent(values: Tensor) -> str:
+    return f"{_mean(values):.0%}" if len(values) else "–"
+
+
+def _shares(parts: Iterable[Tensor]) -> Tensor:
+    """Share of True in each part that is not empty."""
+    return torch.tensor([_mean(part) for part in parts if len(part)])
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
+    head, *body = [f"| {' | '.join(cells)} |" for cells in rows]
+    return [head, "|---" * len(rows[0]) + "|", *body]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="parts of names")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="by default all")
+    parser.add_argument("--short", action="store_true", help="few situations, cheap methods")
+    parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table as Markdown")
+    parser.add_argument("--seed", type=int, default=0, help="of the data and of the draws")
+    parser.add_argument("--list", action="store_true", help="name the situations and end")
+    arguments = parser.parse_args()
+    if arguments.list:
+        print(*(f"{s.name}: {s.tries}" for s in SITUATIONS.values()), sep="\n")
+        parser.exit()
+    try:
+        picked = chosen(arguments.only, short=arguments.short)
+    except ValueError as error:
+        parser.error(str(error))
+    methods = arguments.methods or (CHEAP if arguments.short else METHODS)
+    main(picked, methods, arguments.out, arguments.seed)
