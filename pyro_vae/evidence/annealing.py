@@ -82,11 +82,13 @@ class Chains:
         log_weights: log importance weights, float64.
         ends: where they end, in the unconstrained space; with the weights, draws of the posterior.
         log_ratios: log p(x, u) minus the log density of the normal that they started from, there.
+        strata: True for chains that started at the prior, ``(C,)``; none if it has no share.
     """
 
     log_weights: Tensor
     ends: Tensor
     log_ratios: Tensor
+    strata: Tensor | None
 
 
 class _Path:
@@ -106,8 +108,7 @@ class _Path:
     def start(self, chains: int) -> Tensor:
         """Draw places to start from, in v, ``(chains, N, D)``."""
         v = self.base.noise(chains)
-        if self.prior_share and chains > 1:
-            count = min(max(1, round(chains * self.prior_share)), chains - 1)
+        if count := self.from_prior(chains):
             values, _ = self.space.pair.propose_prior(self.batch, count)
             drawn = self.base.whiten(self.space.vector(values))
             usable = drawn.isfinite()
@@ -115,6 +116,12 @@ class _Path:
                 usable = usable & ~self.space.idle
             v[:count] = drawn.where(usable, v[:count])
         return v
+
+    def from_prior(self, chains: int) -> int:
+        """Return how many of some chains start at the prior: the first ones."""
+        if not self.prior_share:
+            return 0
+        return min(max(1, round(chains * self.prior_share)), chains - 1)
 
     def ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities of the path's start and of p(x, u) in v, ``(C, N)``, float64."""
@@ -229,7 +236,8 @@ def anneal(
     for _ in range(last_moves if len(moves.steps) else 0):
         v, _ = _move(path, v, betas[-1], moves.steps[-1], settings.leapfrog)
     plain = _Path(space, batch, base)
-    return Chains(log_weights, base.place(v), plain.difference(v))
+    strata = torch.arange(settings.chains, device=v.device) < path.from_prior(settings.chains)
+    return Chains(log_weights, base.place(v), plain.difference(v), strata if strata.any() else None)
 
 
 def anneal_reverse(

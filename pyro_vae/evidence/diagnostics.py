@@ -41,16 +41,19 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     return size.masked_fill(_vanished(log_weights), 0)
 
 
-def standard_error(log_weights: Tensor) -> Tensor:
+def standard_error(log_weights: Tensor, *, strata: Tensor | None = None) -> Tensor:
     r"""Standard error of :math:`\log \hat p`, by the delta method, in nats.
 
-    .. math:: SE^2 = \frac{K}{K - 1} \Big(\sum_k \bar w_k^2 - \frac{1}{K}\Big)
+    .. math:: SE^2 = \frac{1}{\hat p^2} \sum_h \Big(\frac{K_h}{K}\Big)^2 \frac{s_h^2}{K_h}
 
-    the squared coefficient of variation of the weights over K. To trust while k̂ < 0.7; with heavier
-    tails it is too small. NaN for a single weight; infinite where every weight vanishes.
+    with :math:`s_h^2` the variance of the weights in stratum h of :math:`K_h` draws. Without strata
+    it is the squared coefficient of variation of the weights over K. To trust while k̂ < 0.7; with
+    heavier tails it is too small. NaN for a single weight; infinite where every weight vanishes.
 
     Args:
         log_weights: log importance weights of shape ``(K, ...)``.
+        strata: of two strata of draws, whose numbers were fixed, which each draw is of, bool
+            ``(K,)``. Ignored if one of them has a single draw.
 
     Returns:
         Tensor of shape ``(...)``.
@@ -58,21 +61,24 @@ def standard_error(log_weights: Tensor) -> Tensor:
     k = len(log_weights)
     if k == 1:
         return torch.full_like(log_weights[0], math.nan)
-    squares = (2 * _normalized(log_weights)).exp().sum(0)
-    error = ((squares - 1 / k).clamp_min(0) * k / (k - 1)).sqrt()
-    return error.masked_fill(_vanished(log_weights), math.inf)
+    weights = k * _normalized(log_weights).exp()
+    variance = torch.zeros_like(log_weights[0])
+    for part in _strata(weights, strata):
+        variance = variance + len(part) / k * part.var(0)
+    return (variance / k).sqrt().masked_fill(_vanished(log_weights), math.inf)
 
 
-def jackknife(log_weights: Tensor) -> Tensor:
+def jackknife(log_weights: Tensor, *, strata: Tensor | None = None) -> Tensor:
     r"""First-order jackknife (JVI-1) of :math:`L_K = \log \hat p`, in nats; bias O(1/K²).
 
-    .. math:: K L_K - \frac{K-1}{K} \sum_i L_{K-1}^{(-i)}
-        = L_K - (K - 1) \Big[\log \frac{K}{K - 1} + \frac{1}{K} \sum_i \log(1 - \bar w_i)\Big]
+    .. math:: L_K - \sum_h \frac{K_h - 1}{K_h} \sum_i \big(L^{(-hi)} - L_K\big), \qquad
+        L^{(-hi)} = \log \Big(\hat p + \frac{K_h}{K} \frac{\bar w_h - w_{hi}}{K_h - 1}\Big)
 
     Not a bound. NaN for a single weight; +infinity where one weight is all there is.
 
     Args:
         log_weights: log importance weights of shape ``(K, ...)``.
+        strata: as for :func:`standard_error`.
 
     Returns:
         Tensor of shape ``(...)``.
@@ -84,9 +90,20 @@ def jackknife(log_weights: Tensor) -> Tensor:
     estimate = log_mean_exp(log_weights)
     if k == 1:
         return torch.full_like(estimate, math.nan)
-    rest = torch.log1p(-_normalized(log_weights).exp().clamp_max(1)).mean(0)
-    corrected = estimate - (k - 1) * (math.log(k / (k - 1)) + rest)
+    weights = k * _normalized(log_weights).exp()  # of mean one
+    corrected = estimate
+    for part in _strata(weights, strata):
+        number = len(part)
+        without = number / k * (part.mean(0) - part) / (number - 1)
+        corrected = corrected - (number - 1) * torch.log1p(without.clamp_min(-1)).mean(0)
     return torch.where(_vanished(log_weights), estimate, corrected)
+
+
+def _strata(weights: Tensor, strata: Tensor | None) -> list[Tensor]:
+    """Weights by stratum; of one if another has too few to tell its variance."""
+    if strata is None or min(int(strata.sum()), int((~strata).sum())) < 2:
+        return [weights]
+    return [weights[strata], weights[~strata]]
 
 
 def pareto_k_threshold(samples: int) -> float:

@@ -35,16 +35,20 @@ __all__ = ["METHODS", "Fitted", "Ladder", "Weighed"]
 _LEAST_SAMPLES = 64
 _SAFETY = 1.5  # a pilot underrates heavy tails
 _SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
-_PRIOR_SHARE = (
-    0.1  # of the draws of a fitted proposal, whose tails are too light for some posteriors
-)
+# Share of draws from the prior, since some posteriors have heavier tails than any normal.
+_PRIOR_SHARE, _MOST_PRIOR = 0.1, 0.5
+_SHARE_DRAWS = 128
+
+_LADDER = ("guide", "refined", "laplace", "modes", "annealed")
 
 # Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
 # From "refined" to "laplace" is one cheap step that gains a lot, so no datum stays on the former.
+_HOPELESS = 0.7  # k̂
+_DOUBTED = ("pareto_k", "ess", "draws", "standard_error", "edge")
 _FAR = 0.25  # of the weights' tail
 _ALIKE = 1 - 1e-4  # share of effective samples above which weights differ by rounding
 _MOST = 0.5  # share of a block that must pass for any to stay
-_GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01)}
+_GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01), "modes": (0.7, 0.01)}
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Fitted:
         index: their positions in the block, ``(n,)``.
         proposal: the proposal.
         elbo: ELBO of the guide, where the ladder was climbed from it, ``(n,)``.
+        share: share of draws from the prior, mixed into the proposal.
     """
 
     pair: Pair
@@ -64,13 +69,14 @@ class Fitted:
     index: Tensor
     proposal: NormalProposal | MixtureProposal | None = None
     elbo: Tensor | None = None
+    share: float = 0.0
 
     def select(self, chosen: Tensor) -> Fitted:
         """Return some of the data."""
         proposal = None if self.proposal is None else self.proposal.select(chosen)
         batch = tuple(argument[chosen] for argument in self.batch)
         elbo = None if self.elbo is None else self.elbo[chosen]
-        return Fitted(self.pair, batch, self.index[chosen], proposal, elbo)
+        return replace(self, batch=batch, index=self.index[chosen], proposal=proposal, elbo=elbo)
 
 
 @dataclass(frozen=True)
@@ -81,40 +87,49 @@ class Weighed:
         rung: number of the proposal in ``METHODS``.
         fitted: the data and their proposal.
         log_weights: shape ``(K, n)``, float64.
+        elbo: ELBO of the guide, where the ladder was climbed from it, or of the proposal, ``(n,)``.
         edge: share of the weight that lies on draws at the edge of a latent's support, ``(n,)``.
         ends: of annealed chains, the log ratios of p(x, z) to the proposal where they end,
             ``(K, n)``; else the log weights, which are just these.
-        mixed: whether the prior has a share of the draws.
+        strata: True for draws of the prior, ``(K,)``; none if it has no share.
     """
 
     rung: int
     fitted: Fitted
     log_weights: Tensor
+    elbo: Tensor
     edge: Tensor
     ends: Tensor
-    mixed: bool
+    strata: Tensor | None
 
     def columns(self) -> dict[str, Tensor]:
         """Columns of a result, each ``(n,)``."""
         log_weights = self.log_weights
         return {
             "log_px": log_mean_exp(log_weights),
-            "standard_error": standard_error(log_weights),
+            "standard_error": standard_error(log_weights, strata=self.strata),
             "ess": effective_sample_size(log_weights),
-            "pareto_k": _pareto_k(log_weights, self.mixed),
-            "jackknife": jackknife(log_weights),
+            "pareto_k": _pareto_k(log_weights, self.fitted.share),
+            "jackknife": jackknife(log_weights, strata=self.strata),
             "elbo": self.elbo,
             "draws": torch.full_like(log_weights[0], len(log_weights)),
             "rung": torch.full_like(log_weights[0], self.rung),
             "edge": self.edge,
         }
 
-    def doubtful(self) -> Tensor:
-        """Which estimates a better proposal may mend, ``(n,)``."""
+    def hopeless(self) -> Tensor:
+        """Which weights have no mean to trust at any number of draws, ``(n,)``.
+
+        To climb on where few draws are merely in doubt would keep those data that were lucky.
+        """
         found = self.columns()
-        names = ("pareto_k", "ess", "draws", "standard_error", "edge")
-        doubts = doubts_of(**{name: found[name] for name in names})
-        return doubts["heavy tail"] | doubts["one weight"]
+        alone = doubts_of(**{name: found[name] for name in _DOUBTED})["one weight"]
+        return (found["pareto_k"] > _HOPELESS) | alone
+
+    def doubtful(self) -> Tensor:
+        """Which estimates are to doubt, ``(n,)``."""
+        found = self.columns()
+        return torch.stack([*doubts_of(**{name: found[name] for name in _DOUBTED}).values()]).any(0)
 
     def select(self, chosen: Tensor) -> Weighed:
         """Return some of the data."""
@@ -122,15 +137,28 @@ class Weighed:
             self.rung,
             self.fitted.select(chosen),
             self.log_weights[:, chosen],
+            self.elbo[chosen],
             self.edge[chosen],
             self.ends[:, chosen],
-            self.mixed,
+            self.strata,
         )
 
-    @property
-    def elbo(self) -> Tensor:
-        """ELBO of the guide, where the ladder was climbed from it, or of the proposal, ``(n,)``."""
-        return self.log_weights.mean(0) if self.fitted.elbo is None else self.fitted.elbo
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Draws of a proposal mixed with the prior.
+
+    Attributes:
+        log_weights: shape ``(K, n)``, float64.
+        elbo: mean of log p(x, z) - log q(z) over the draws of the proposal q, ``(n,)``.
+        edge: share of the weight on draws at the edge of a latent's support, ``(n,)``.
+        strata: True for draws of the prior, ``(K,)``; none if it has no share.
+    """
+
+    log_weights: Tensor
+    elbo: Tensor
+    edge: Tensor
+    strata: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -142,7 +170,9 @@ class Ladder:
         samples: draws of each datum's final estimate (the chains are those of ``annealing``).
         chunk: samples that go through the programs at once.
         defensive: share of draws from the prior, mixed into the proposal; by default none with
-            the guide and a tenth with a fitted proposal.
+            the guide alone and a tenth with a fitted proposal. ``"auto"`` gives a tenth to the
+            guide, too, if its density of other draws than its own is known, and up to a half to a
+            proposal that leaves so much of the posterior to the prior.
         annealing: settings of the last rung.
         pilot: draws that decide whether a proposal will do.
         mean_error: Monte-Carlo error that every datum's estimate may have on (quadratic) average,
@@ -150,6 +180,7 @@ class Ladder:
         datum_error: the same for each datum by itself.
         max_samples: most draws of a datum.
         starts: places from which ``"modes"`` looks for modes.
+        lowest: rung that ``"auto"`` begins at.
     """
 
     method: Method = "guide"
@@ -158,7 +189,8 @@ class Ladder:
     defensive: float | None = None
     annealing: Annealing = field(default_factory=Annealing)
     pilot: int = 500
-    starts: int = 8
+    starts: int = 12
+    lowest: Method = "guide"
     mean_error: float | None = None
     datum_error: float | None = None
     max_samples: int = 100_000
@@ -191,17 +223,23 @@ class Ladder:
         """
         fitted = Fitted(pair, batch, torch.arange(len(batch[0]), device=batch[0].device))
         climb = self.method == "auto"
-        for rung, name in enumerate(METHODS):
-            if name == "modes" and self.method != name:
-                return
+        if self.defensive is not None:
+            fitted = replace(fitted, share=self.defensive)
+        elif climb and _knows_density(pair, batch):
+            fitted = replace(fitted, share=_PRIOR_SHARE)
+        rungs = list(_LADDER)
+        for name in rungs:
+            if name == "modes" and not climb and self.method != name:
+                continue
+            rung = METHODS.index(name)
             fitted = self._fit(rung, fitted, key)
             last = name == self.method or (climb and name == "annealed")
             if last:
                 stay = torch.ones_like(fitted.index, dtype=torch.bool)
-            elif climb and name in _GOOD:
-                pilot, _ = self._draw(rung, fitted, self.pilot, "pilot", (*key, rung))
-                stay = self._will_do(name, pilot)
-                fitted = fitted if rung else replace(fitted, elbo=pilot.mean(0))
+            elif climb and name in _GOOD and rungs.index(name) >= rungs.index(self.lowest):
+                pilot = self._draw(fitted, self.pilot, "pilot", (*key, rung))
+                fitted = replace(fitted, elbo=pilot.elbo) if fitted.elbo is None else fitted
+                stay = self._will_do(name, pilot.log_weights, fitted.share)
             else:
                 continue
             if stay.any():
@@ -211,7 +249,7 @@ class Ladder:
                     weighed = self._estimate(rung, reached.select(chosen), samples, key)
                     again = torch.zeros_like(weighed.fitted.index, dtype=torch.bool)
                     if climb and not last:
-                        again = weighed.doubtful()
+                        again = weighed.hopeless()
                     doubtful[chosen] = again
                     if not again.all():
                         yield weighed.select(~again)
@@ -233,39 +271,57 @@ class Ladder:
         fitted = weighed.fitted
         proposal: Proposal = fitted.proposal or GuideProposal(fitted.pair, fitted.batch)
         log_prior, log_joint = fitted.pair.log_terms(fitted.batch, values)
-        share = 0.0 if METHODS[weighed.rung] == "annealed" else self._share(weighed.rung)
+        share = 0.0 if METHODS[weighed.rung] == "annealed" else fitted.share
         return log_joint - _with_prior(proposal.log_density(values), log_prior, share)
-
-    def _share(self, rung: int) -> float:
-        """Share of draws from the prior on a rung."""
-        if self.defensive is not None:
-            return self.defensive
-        return _PRIOR_SHARE if rung else 0.0
 
     def _fit(self, rung: int, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
         """Fit the rung's proposal to each datum, from that of the rung below."""
         name = METHODS[rung]
         if name == "refined":
+            if self.defensive is None:
+                fitted = replace(fitted, share=_PRIOR_SHARE)
             space = Space.of(fitted.pair, fitted.batch)
             with seeded("fit proposal", *key):
                 start = moments_of_guide(space, fitted.batch)
                 return replace(fitted, proposal=refine(space, fitted.batch, start))
         if name == "laplace" and isinstance(fitted.proposal, NormalProposal):
             normal = laplace(fitted.proposal.space, fitted.batch, fitted.proposal)
-            return replace(fitted, proposal=normal.widened())
+            return self._shared(replace(fitted, proposal=normal.widened()), key)
         if name == "modes" and isinstance(fitted.proposal, NormalProposal):
             with seeded("modes", *key):
                 found = modes(fitted.batch, fitted.proposal, self.starts)
-            return replace(fitted, proposal=found)
+            return self._shared(replace(fitted, proposal=found), key)
         return fitted
 
-    def _will_do(self, name: str, log_weights: Tensor) -> Tensor:
+    def _shared(self, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
+        """Give the prior the share that suits the data, unless one was asked for.
+
+        The one for which the mixture c p(z) + (1 - c) q(z) is nearest to the posterior, in the
+        divergence KL(p(z|x) || mixture), by expectation maximization over a few draws of both.
+        """
+        if self.defensive is not None or fitted.proposal is None:
+            return fitted
+        pair, batch = fitted.pair, fitted.batch
+        with seeded("share", *key):
+            prior, _ = pair.propose_prior(batch, _SHARE_DRAWS // 2)
+            values, _ = fitted.proposal.draw(_SHARE_DRAWS // 2)
+        both = {name: torch.cat([prior[name], value]) for name, value in values.items()}
+        log_q = fitted.proposal.log_density(both)
+        log_prior, log_joint = pair.log_terms(batch, both)
+        weights = (log_joint - torch.logaddexp(log_q, log_prior)).nan_to_num(-math.inf).softmax(0)
+        share = torch.full_like(log_joint[0], _MOST_PRIOR)
+        for _ in range(20):
+            log_odds = (log_prior - log_q).nan_to_num(0.0) + torch.logit(share)
+            share = (weights * log_odds.sigmoid()).sum(0).nan_to_num(_PRIOR_SHARE)
+        return replace(fitted, share=share.mean().clamp(_PRIOR_SHARE, _MOST_PRIOR).item())
+
+    def _will_do(self, name: str, log_weights: Tensor, prior_share: float) -> Tensor:
         """Which data a pilot finds the proposal good enough for.
 
         Where it is not for most of a block, those that pass do so by luck.
         """
         most_k, least_share = _GOOD[name]
-        k = _pareto_k(log_weights, self._share(METHODS.index(name)) > 0)
+        k = _pareto_k(log_weights, prior_share)
         share = effective_sample_size(log_weights) / self.pilot
         good = (k.isnan() | (k <= most_k) | (share > _ALIKE)) & (share >= least_share)
         return good & (good.double().mean() >= _MOST)
@@ -281,7 +337,7 @@ class Ladder:
         if METHODS[rung] == "annealed" or not self.adaptive:
             yield self.samples, torch.ones_like(fitted.index, dtype=torch.bool)
             return
-        pilot, _ = self._draw(rung, fitted, self.pilot, "allocate", (*key, rung))
+        pilot = self._draw(fitted, self.pilot, "allocate", (*key, rung)).log_weights
         cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
         size = torch.zeros_like(cv2)
         if self.mean_error is not None:
@@ -296,16 +352,18 @@ class Ladder:
 
     def _estimate(self, rung: int, fitted: Fitted, samples: int, key: tuple[int, ...]) -> Weighed:
         """Log weights from fresh draws, which are other ones on every rung."""
-        if METHODS[rung] != "annealed" or not isinstance(fitted.proposal, NormalProposal):
+        if METHODS[rung] != "annealed" or fitted.proposal is None:
             stream = (*key, rung, samples) if rung else (*key, samples)
-            log_weights, edge = self._draw(rung, fitted, samples, "evidence", stream)
-            return Weighed(rung, fitted, log_weights, edge, log_weights, self._share(rung) > 0)
-        normal = fitted.proposal.of(fitted.pair)
+            drawn = self._draw(fitted, samples, "evidence", stream)
+            weights = drawn.log_weights
+            elbo = drawn.elbo if fitted.elbo is None else fitted.elbo
+            return Weighed(rung, fitted, weights, elbo, drawn.edge, weights, drawn.strata)
+        normal = fitted.proposal.centre.of(fitted.pair)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
             with seeded("moments", *key):
                 normal = moments(normal.space, fitted.batch)
-        share = self._share(rung)
+        share = fitted.share
         given = (normal.space, fitted.batch, normal, self.annealing)
         with seeded("tune", *key):
             moves = tune(*given, prior_share=share)
@@ -313,25 +371,25 @@ class Ladder:
             run = anneal(*given, moves, prior_share=share)
         values, _ = normal.space.values(run.ends)
         edge = _edge_share(run.log_weights, Edges.of(fitted.pair, fitted.batch).hit(values))
-        return Weighed(
-            rung, replace(fitted, proposal=normal), run.log_weights, edge, run.log_ratios, share > 0
-        )
+        elbo = run.log_weights.mean(0) if fitted.elbo is None else fitted.elbo
+        fitted = replace(fitted, proposal=normal)
+        return Weighed(rung, fitted, run.log_weights, elbo, edge, run.log_ratios, run.strata)
 
-    def _draw(
-        self, rung: int, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Log weights of draws from a proposal, ``(samples, n)``, float64, and the edge's share.
+    def _draw(self, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]) -> _Drawn:
+        """Weigh draws from a proposal.
 
         Draws from the prior are spread evenly over the others, and every draw is weighted by the
         mixture of both (Owen and Zhou, 2000, https://doi.org/10.1080/01621459.2000.10473909).
         """
         pair, batch = fitted.pair, fitted.batch
         proposal: Proposal = fitted.proposal or GuideProposal(pair, batch)
-        share = self._share(rung)
+        share = fitted.share
         defensive = min(max(1, round(samples * share)), samples - 1) if share else 0
         device = batch[0].device
         log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
         on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
+        of_prior = torch.zeros(samples, dtype=torch.bool, device=device)
+        elbo = torch.zeros_like(log_weights[0])
         size = _SAMPLE_BLOCK.get(device.type, 64)
         edges = Edges.of(pair, batch)
 
@@ -352,14 +410,20 @@ class Ladder:
         finite = torch.ones((), dtype=torch.bool, device=device)
         for begin in range(0, samples, size):
             values, log_q = draw(begin)
+            end = begin + len(log_q)
+            from_prior = end * defensive // samples - begin * defensive // samples
+            of_prior[begin : begin + from_prior] = True
             finite = finite & (log_q < torch.inf).all()
             if edges.bounds:
                 on_edge[begin : begin + len(log_q)] = edges.hit(values)
             for a in range(0, len(log_q), self.chunk):
                 piece = {name: value[a : a + self.chunk] for name, value in values.items()}
                 log_prior, log_p = pair.log_terms(batch, piece)
-                mixed = _with_prior(log_q[a : a + self.chunk], log_prior, defensive / samples)
-                log_weights[begin + a : begin + a + len(log_p)] = log_p - mixed
+                log_density = log_q[a : a + self.chunk]
+                mixed = _with_prior(log_density, log_prior, defensive / samples)
+                place = slice(begin + a, begin + a + len(log_p))
+                log_weights[place] = log_p - mixed
+                elbo += (log_p - log_density)[max(from_prior - a, 0) :].sum(0)
         if not (finite & (log_weights < torch.inf).all()):
             for begin in range(0, samples, size):  # find the draw, the site and the data
                 values, log_q = draw(begin)
@@ -368,17 +432,33 @@ class Ladder:
                 except NonFiniteDensity as error:
                     rows = fitted.index[error.rows].tolist()
                     raise NonFiniteDensity(error.site, error.role, rows) from None
-        return log_weights, _edge_share(log_weights, on_edge)
+        return _Drawn(
+            log_weights,
+            elbo / (samples - defensive),
+            _edge_share(log_weights, on_edge),
+            of_prior if defensive else None,
+        )
 
 
-def _pareto_k(log_weights: Tensor, mixed: bool) -> Tensor:
+def _knows_density(pair: Pair, batch: Batch) -> bool:
+    """Whether the guide tells the density of draws that are not its own."""
+    try:
+        with seeded("probe", 0):
+            values, _ = pair.propose_prior(batch, 1)
+            pair.log_guide(batch, values)
+    except Exception:  # the user's program, run in a way that it need not support
+        return False
+    return True
+
+
+def _pareto_k(log_weights: Tensor, prior_share: float) -> Tensor:
     """Pareto k̂; of proposals mixed with the prior the lesser of the tail's and its far end's.
 
     A share of prior draws bounds the weights. Those near the bound make a tail look heavy that
     begins below them, but not its far end.
     """
     k = pareto_k(log_weights)
-    if not mixed:
+    if not prior_share:
         return k
     far = pareto_k(log_weights, tail=_FAR)
     return torch.where(far.isnan(), k, k.minimum(far))

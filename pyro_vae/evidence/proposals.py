@@ -58,6 +58,11 @@ class NormalProposal:
     mean: Tensor
     tril: Tensor
 
+    @property
+    def centre(self) -> NormalProposal:
+        """The normal itself."""
+        return self
+
     def select(self, chosen: Tensor) -> NormalProposal:
         """Return the proposal of some of the data."""
         return NormalProposal(self.space.select(chosen), self.mean[chosen], self.tril[chosen])
@@ -140,6 +145,11 @@ class MixtureProposal:
     def space(self) -> Space:
         """Space of the components."""
         return self.parts[0].space
+
+    @property
+    def centre(self) -> NormalProposal:
+        """The first component."""
+        return self.parts[0]
 
     def select(self, chosen: Tensor) -> MixtureProposal:
         """Return the proposal of some of the data."""

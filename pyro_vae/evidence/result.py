@@ -118,7 +118,7 @@ def doubts_of(
     return {
         "heavy tail": heavy,
         "one weight": (draws >= _FEW) & (ess < _ALONE),
-        "few draws": (draws < _LEAST) & ~(spread < _CONSTANT),
+        "few draws": (draws < _LEAST) & ~(spread < _ROUNDING),
         "rounding": edge > (standard_error / 2).clamp_min(_EDGE),
     }
 
@@ -350,7 +350,7 @@ class Evidence:
 
 
 _FEW, _ALONE = 5, 1.2
-_LEAST, _CONSTANT = 25, 1e-4
+_LEAST, _CONSTANT, _ROUNDING = 25, 1e-4, 1e-8
 _MANY, _ALIKE = 225, 0.25
 _EDGE = 1e-3
 

@@ -170,7 +170,17 @@ class Pair:
         return self._density("model", batch, values, observed_sites)
 
     def log_guide(self, batch: Batch, values: Values) -> Tensor:
-        """Return log q(z|x) for given latents."""
+        """Return log q(z|x) for given latents.
+
+        Raises:
+            ValueError: the guide draws auxiliary latents, which other draws than its own lack.
+        """
+        missing = [name for name in self.latents if name not in values]
+        if missing:
+            raise ValueError(
+                f"the guide has auxiliary latents {missing}, so that its density at other draws "
+                "than its own is not known; leave defensive out."
+            )
         return self._density("guide", batch, values, sample_sites)
 
     def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:

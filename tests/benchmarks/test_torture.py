@@ -111,26 +111,19 @@ def test_silent_is_wrong_and_not_flagged():
 
 
 @pytest.mark.parametrize(
-    ("bias", "warned", "flagged", "corrected", "silent"),
+    ("error", "warned", "flagged", "silent"),
     [
-        (0.0, False, False, True, True),
-        (-0.05, False, False, True, False),  # stated
-        (-0.05, False, False, False, True),
-        (0.0, True, False, True, False),
-        (0.0, False, True, True, False),
+        (-0.05, False, False, True),
+        (0.02, False, False, False),  # less than 4 errors
+        (-0.05, True, False, False),
+        (-0.05, False, True, False),
     ],
 )
-def test_silent_mean(bias, warned, flagged, corrected, silent):
+def test_silent_mean(error, warned, flagged, silent):
     outcome = _outcome(
-        [-0.05, -0.05],
-        0.01,
-        flagged,
-        warned=warned,
-        mean_error=-0.05,
-        mean_stated=0.007,
-        mean_bias=bias,
+        [-0.05, -0.05], 0.01, flagged, warned=warned, mean_error=error, mean_stated=0.007
     )
-    assert outcome.silent_mean(corrected=corrected) == silent
+    assert outcome.silent_mean == silent
 
 
 def _of_the_package(x):

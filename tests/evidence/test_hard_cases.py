@@ -238,7 +238,7 @@ def test_auto_climbs_when_the_estimate_itself_is_bad():
         with pyro.plate("data", len(x)):
             pyro.sample("z", lg.posterior(x, widen=0.5))
 
-    evidence = pv.log_evidence(lg.model, narrow, lg.x, method="auto", samples=500)
+    evidence = pv.log_evidence(lg.model, narrow, lg.x, method="auto", samples=500, defensive=0.0)
     assert evidence.rungs().get("guide", 0) == 0
     scores = _scores(evidence, lg.log_px)
     assert not evidence.unreliable().any()
@@ -259,9 +259,11 @@ def test_error_of_the_mean_holds_its_bias():
         mean, exact = evidence.mean(), lg.log_px.mean().item()
         scores.append((mean.value - exact) / mean.mc_error)
         plain.append((evidence.log_px.mean().item() - exact) / mean.mc_error)
-        assert mean.bias == pytest.approx(-evidence.standard_error.square().mean() / 2, rel=0.2)
+        assert mean.bias == pytest.approx(
+            -evidence.standard_error.square().mean().item() / 2, rel=0.2
+        )
     assert max(map(abs, scores)) < 3.5
-    assert max(plain) < -6
+    assert sum(plain) / 4 < -3
 
 
 def test_two_guides_of_one_model_compare_equal():
