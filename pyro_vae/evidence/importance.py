@@ -19,7 +19,6 @@ from ..programs.evaluation import BLOCK, Block, evaluating
 from ..programs.traces import Fn
 from .annealing import Annealing
 from .compiled import CompiledPair
-from .diagnostics import log_mean_exp
 from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
@@ -174,8 +173,8 @@ def log_evidence(
                 keep = weighed.fitted.index < block.count  # the rest is padding
                 found = weighed.columns()
                 if reference is not None and block.first < BLOCK:
-                    exact = log_mean_exp(ladder.again(weighed, reference, key))
-                    found["added"] = found["log_px"] - exact
+                    exact = ladder.again(weighed, reference, key).columns()
+                    found["added"] = found["log_px"] - exact["log_px"]
                 for name, values in found.items():
                     columns[name][weighed.fitted.index[keep].cpu()] = values[keep].cpu()
                 block.done(int(keep.sum()))

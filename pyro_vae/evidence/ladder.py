@@ -18,6 +18,7 @@ from ..programs.pair import Pair, Values
 from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
 from .diagnostics import (
+    controlled,
     effective_sample_size,
     jackknife,
     log_mean_exp,
@@ -92,6 +93,8 @@ class Weighed:
         ends: of annealed chains, the log ratios of p(x, z) to the proposal where they end,
             ``(K, n)``; else the log weights, which are just these.
         strata: True for draws of the prior, ``(K,)``; none if it has no share.
+        control: control variate of the mixture with the prior, ``(K, n)``; none likewise, and for
+            annealed chains.
     """
 
     rung: int
@@ -100,17 +103,24 @@ class Weighed:
     elbo: Tensor
     edge: Tensor
     ends: Tensor
-    strata: Tensor | None
+    strata: Tensor | None = None
+    control: Tensor | None = None
 
     def columns(self) -> dict[str, Tensor]:
         """Columns of a result, each ``(n,)``."""
         log_weights = self.log_weights
+        log_px = log_mean_exp(log_weights)
+        error = standard_error(log_weights, strata=self.strata)
+        corrected = jackknife(log_weights, strata=self.strata)
+        if self.control is not None and self.strata is not None:
+            log_px, error = controlled(log_weights, self.control, self.strata)
+            corrected = log_px + error.square() / 2
         return {
-            "log_px": log_mean_exp(log_weights),
-            "standard_error": standard_error(log_weights, strata=self.strata),
+            "log_px": log_px,
+            "standard_error": error,
             "ess": effective_sample_size(log_weights),
             "pareto_k": _pareto_k(log_weights, self.fitted.share),
-            "jackknife": jackknife(log_weights, strata=self.strata),
+            "jackknife": corrected,
             "elbo": self.elbo,
             "draws": torch.full_like(log_weights[0], len(log_weights)),
             "rung": torch.full_like(log_weights[0], self.rung),
@@ -141,6 +151,7 @@ class Weighed:
             self.edge[chosen],
             self.ends[:, chosen],
             self.strata,
+            None if self.control is None else self.control[:, chosen],
         )
 
 
@@ -153,12 +164,14 @@ class _Drawn:
         elbo: mean of log p(x, z) - log q(z) over the draws of the proposal q, ``(n,)``.
         edge: share of the weight on draws at the edge of a latent's support, ``(n,)``.
         strata: True for draws of the prior, ``(K,)``; none if it has no share.
+        control: control variate of the mixture, ``(K, n)``; none likewise.
     """
 
     log_weights: Tensor
     elbo: Tensor
     edge: Tensor
     strata: Tensor | None
+    control: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -258,13 +271,13 @@ class Ladder:
                 return
             fitted = fitted.select(~stay)
 
-    def again(self, weighed: Weighed, pair: Pair, key: tuple[int, ...]) -> Tensor:
-        """Return log weights of the same draws under the same programs in another precision."""
+    def again(self, weighed: Weighed, pair: Pair, key: tuple[int, ...]) -> Weighed:
+        """Weigh the same draws under the same programs in another precision."""
         proposal = weighed.fitted.proposal
         fitted = replace(
             weighed.fitted, pair=pair, proposal=None if proposal is None else proposal.of(pair)
         )
-        return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key).log_weights
+        return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key)
 
     def ratio(self, weighed: Weighed, values: Values) -> Tensor:
         """Log ratio of p(x, z) to the proposal at given latents, ``(S, n)``."""
@@ -357,13 +370,15 @@ class Ladder:
             drawn = self._draw(fitted, samples, "evidence", stream)
             weights = drawn.log_weights
             elbo = drawn.elbo if fitted.elbo is None else fitted.elbo
-            return Weighed(rung, fitted, weights, elbo, drawn.edge, weights, drawn.strata)
+            return Weighed(
+                rung, fitted, weights, elbo, drawn.edge, weights, drawn.strata, drawn.control
+            )
         normal = fitted.proposal.centre.of(fitted.pair)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
             with seeded("moments", *key):
                 normal = moments(normal.space, fitted.batch)
-        share = fitted.share
+        share = self.defensive or 0.0
         given = (normal.space, fitted.batch, normal, self.annealing)
         with seeded("tune", *key):
             moves = tune(*given, prior_share=share)
@@ -372,7 +387,7 @@ class Ladder:
         values, _ = normal.space.values(run.ends)
         edge = _edge_share(run.log_weights, Edges.of(fitted.pair, fitted.batch).hit(values))
         elbo = run.log_weights.mean(0) if fitted.elbo is None else fitted.elbo
-        fitted = replace(fitted, proposal=normal)
+        fitted = replace(fitted, proposal=normal, share=share)
         return Weighed(rung, fitted, run.log_weights, elbo, edge, run.log_ratios, run.strata)
 
     def _draw(self, fitted: Fitted, samples: int, stream: str, key: tuple[int, ...]) -> _Drawn:
@@ -389,6 +404,7 @@ class Ladder:
         log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
         on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
         of_prior = torch.zeros(samples, dtype=torch.bool, device=device)
+        control = torch.zeros_like(log_weights) if defensive else None
         elbo = torch.zeros_like(log_weights[0])
         size = _SAMPLE_BLOCK.get(device.type, 64)
         edges = Edges.of(pair, batch)
@@ -423,6 +439,8 @@ class Ladder:
                 mixed = _with_prior(log_density, log_prior, defensive / samples)
                 place = slice(begin + a, begin + a + len(log_p))
                 log_weights[place] = log_p - mixed
+                if control is not None:
+                    control[place] = (log_density - mixed).exp() - (log_prior - mixed).exp()
                 elbo += (log_p - log_density)[max(from_prior - a, 0) :].sum(0)
         if not (finite & (log_weights < torch.inf).all()):
             for begin in range(0, samples, size):  # find the draw, the site and the data
@@ -437,6 +455,7 @@ class Ladder:
             elbo / (samples - defensive),
             _edge_share(log_weights, on_edge),
             of_prior if defensive else None,
+            control,
         )
 
 

@@ -146,7 +146,7 @@ def test_only_the_package_refuses(guide, refused):
     outcome = torture.evaluate(situation, "guide", replace(situation.build(), guide=guide))
     assert (bool(outcome.refusal), bool(outcome.failure)) == (refused, not refused)
     assert not outcome.answered
-    assert not outcome.silent_mean()
+    assert not outcome.silent_mean
     cells = dict(zip(torture.HEAD, torture.row(outcome), strict=True))
     assert cells["bias"] == ("refused" if refused else "FAILED")
     counted = torture.summary_row("guide", [outcome])

@@ -97,7 +97,7 @@ class TestMaskedLatents:
             pv.log_evidence(model, guide, torch.randn(3), method="laplace", samples=50)
 
 
-@pytest.mark.parametrize("method", FITTED)
+@pytest.mark.parametrize("method", ["refined", "laplace", "auto"])
 def test_angles(method):
     """The density of an angle is periodic; as one of all numbers it would have no integral."""
 

@@ -66,8 +66,8 @@ def test_auto_stays_with_a_good_guide(wrong):
     torch.testing.assert_close(result.log_px, wrong.log_px, rtol=1e-10, atol=1e-10)
     result = pv.log_evidence(*given, samples=50, method="auto")  # a tenth from the prior
     assert result.rungs() == {"guide": 100}
-    scores = (result.log_px - wrong.log_px) / result.standard_error
-    assert scores.square().mean() < 1.7  # 100 squared scores: 5 of their errors
+    # the control variate takes out what the prior's rare hits would add
+    torch.testing.assert_close(result.log_px, wrong.log_px, rtol=0, atol=1e-8)
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
