@@ -16,7 +16,7 @@ from ..common.checks import check_data
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source
 from .checks import NonFiniteDensity, check_support
-from .masks import fill, mask_guide, mask_model
+from .masks import check_hidden, fill, mask_guide, mask_model
 from .modules import check_type, device_of, evaluation_mode
 from .pair import Pair, pad
 from .traces import Batch, Fn
@@ -177,7 +177,10 @@ def evaluating(
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
-        pair = Pair.inspect(model, guide, tuple(argument.to(device) for argument in pilot))
+        pilot = tuple(argument.to(device) for argument in pilot)
+        pair = Pair.inspect(model, guide, pilot)
+        rows = pair.fixed_rows or len(pilot[0])
+        check_hidden(model, guide, tuple(argument[:rows] for argument in pad(pilot, rows)))
         yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
 
 

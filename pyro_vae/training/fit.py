@@ -21,6 +21,7 @@ from ..config import Config
 from ..data import AnyData, Source, as_source
 from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters, check_support
+from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type
 from . import checkpoint
 from .history import History
@@ -194,6 +195,7 @@ def _check_source(
         check_support(module.model, module.guide, batch, first=first, what=what)
         if first == 0:
             check_parameters(module, batch)
+            check_hidden(module.model, module.guide, batch)
             if learn:
                 with pyro.validation_enabled(False):
                     objective.prepare(module.model, module.guide, *batch)
