@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from typing import Any, TypeAlias
 
 import torch
@@ -16,15 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ..common.checks import check_data
+from .arrays import Form, as_tensor, check_batches, is_array
 from .sets import Data, as_bytes
 
 __all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
 
 Batch = tuple[Tensor, ...]
 
-AnyData: TypeAlias = "Tensor | Data | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]"
-"""A tensor ``(N, *event_shape)``, our ``Data``, a tuple of tensors (one for each argument of the
-programs), a map-style dataset, or a loader of batches that can be iterated again."""
+AnyData: TypeAlias = "Tensor | Data | tuple[Any, ...] | Dataset[Any] | Iterable[Any]"
+"""A tensor or an array ``(N, *event_shape)`` (of NumPy, pandas, scipy.sparse), our ``Data``, a
+tuple of such (one for each argument of the programs), a map-style dataset, or a loader or a list of
+batches ``(N, *event_shape)`` that can be iterated again."""
 
 
 class Source(ABC):
@@ -83,7 +86,13 @@ class Source(ABC):
 
 
 def as_source(
-    data: AnyData, program: Callable[..., Any], *, what: str = "x", finite: bool = True
+    data: AnyData,
+    program: Callable[..., Any],
+    *,
+    what: str = "x",
+    finite: bool = True,
+    dtype: torch.dtype | None = None,
+    floating: bool = False,
 ) -> Source:
     """Make a source of whatever a user gives as data.
 
@@ -94,15 +103,20 @@ def as_source(
             too, if it requires a second argument.
         what: name of the data in messages.
         finite: whether NaN is wrong in data that come without other arguments.
+        dtype: type for floating-point arrays that are no tensors; by default their own.
+        floating: give the data, the first argument, in this type if they are integers.
 
     Raises:
         TypeError: no data, or not as many arguments as the program takes.
-        ValueError: no data, or arguments with different numbers of data.
+        ValueError: no data, arguments with different numbers of data, or a list of single data.
     """
     least, most = _arguments(program)
-    if isinstance(data, Tensor):
-        data = Data(data)
+    form = Form(what, dtype, floating)
+    if is_array(data):
+        data = Data(as_tensor(data, what=what, dtype=dtype))
     if isinstance(data, Data):
+        (x,) = form.tensors((data.x,))
+        data = data if x is data.x else replace(data, x=x)
         check_data(data.x, what=what, finite=finite)
         if least < 2:
             return _InMemory((data.x,), data, data.description)
@@ -112,6 +126,7 @@ def as_source(
             )
         return _InMemory((data.x, data.y), data, data.description)
     if isinstance(data, tuple):
+        data = form.tensors(data)
         for number, argument in enumerate(data):
             check_data(argument, what=f"argument {number}" if number else what, finite=False)
             if len(argument) != len(data[0]):
@@ -126,14 +141,31 @@ def as_source(
             f"{what} is a {type(data).__name__}, which can be read only once; give a list of "
             "batches, a DataLoader, or a tensor."
         )
-    if isinstance(data, Dataset) or (hasattr(data, "__iter__") and not hasattr(data, "__array__")):
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"{what} is a {type(data).__name__}; give the tensors themselves, a tuple of them if "
+            f"the programs take several, in their order: {_of_keys(data, least)}."
+        )
+    words = isinstance(data, str | bytes | PathLike)
+    if not words and (isinstance(data, Dataset) or hasattr(data, "__iter__")):
         if isinstance(data, Sized) and len(data) == 0:
             raise ValueError(f"{what} is empty.")
-        return _Streamed(data, (least, most), torch.device("cpu"))
+        if isinstance(data, list):
+            check_batches(data, what)
+        return _Streamed(data, (least, most), torch.device("cpu"), form)
     raise TypeError(
         f"{what} must be a tensor, a data set or a loader of batches; got {type(data).__name__}. "
-        "Convert arrays with torch.as_tensor(x, dtype=torch.float32)."
+        + (
+            "Read a file with pv.load(path)."
+            if words
+            else "Convert arrays with torch.as_tensor(x, dtype=torch.float32)."
+        )
     )
+
+
+def _of_keys(data: Mapping[Any, Any], number: int) -> str:
+    keys = [f"d[{key!r}]" for key in data][: max(1, number)]
+    return keys[0] if len(keys) == 1 else f"({', '.join(keys)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -199,6 +231,7 @@ class _Streamed(Source):
     data: Any
     takes: tuple[int, float]
     device: torch.device
+    form: Form
     change: Callable[[Batch, int], Batch] | None = None
 
     def __len__(self) -> int:
@@ -278,6 +311,7 @@ class _Streamed(Source):
         for item in loader:
             parts: Sequence[Any] = item if isinstance(item, list | tuple) else (item,)
             used = parts[: int(min(len(parts), most))]
+            used = self.form.tensors(used) if len(used) else used
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "

@@ -18,9 +18,10 @@ from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
 from ..config import Config
-from ..data import AnyData, Source, as_source
+from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters, check_support
+from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type
 from . import checkpoint
@@ -75,8 +76,9 @@ def fit(
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``, such as ``VAE``; it is
             moved to the device and trained in place.
-        train: training data: a tensor ``(N, *event_shape)``, ``Data``, a map-style dataset or a
-            loader of batches (of which the programs take the leading parts).
+        train: training data: a tensor or an array ``(N, *event_shape)``, ``Data``, a map-style
+            dataset, or a loader or a list of batches (of which the programs take the leading
+            parts). Integers become numbers of the parameters' type where the programs want these.
         valid: validation data, likewise.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.
@@ -151,10 +153,11 @@ def fit(
     processes.wait()  # or the first would write what the others are yet to look for
     program.to(target)
     processes.align(program)
-    training = as_source(train, program.model, what="training data").to(target)
+    programs = program.model, program.guide
+    training = source_for(train, *programs, what="training data").to(target)
     validation = None
     if valid is not None:
-        validation = as_source(valid, program.model, what="validation data").to(target)
+        validation = source_for(valid, *programs, what="validation data").to(target)
     with seeded("check", settings.seed):
         _check_source(program, goal, training, learn=True, what="training data")
         if validation is not None:
