@@ -62,15 +62,24 @@ class Source(ABC):
         """Data at ascending positions, ``rows`` at a time."""
 
     @abstractmethod
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        """One epoch of minibatches, of each of which ``share`` is given."""
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch of minibatches, of each of which ``share`` is given.
+
+        Args:
+            size: data in a minibatch.
+            generator: of the order.
+            share: the rows to give of each.
+            least: a last minibatch of fewer data joins the one before. A loader's are its own.
+        """
 
     @abstractmethod
-    def steps(self, size: int) -> int:
+    def steps(self, size: int, *, least: int = 1) -> int:
         """Return the number of minibatches in an epoch."""
 
     @abstractmethod
-    def largest(self, size: int) -> int | None:
+    def largest(self, size: int, *, least: int = 1) -> int | None:
         """Return the number of data in a full minibatch, if it is known."""
 
     @abstractmethod
@@ -197,11 +206,13 @@ class _InMemory(Source):
         for part in index.split(rows):
             yield tuple(tensor[part.to(tensor.device)] for tensor in self.tensors)
 
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
         if self.data is None:  # the order of a DataLoader with this generator, which seeds workers
             torch.empty((), dtype=torch.int64).random_(generator=generator)
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
-        for index in order.split(size):
+        for index in order.split(_sizes(len(self), size, least)):
             rows = index[share]
             x = (
                 self.tensors[0].index_select(0, rows)
@@ -210,11 +221,11 @@ class _InMemory(Source):
             )
             yield x, *(tensor.index_select(0, rows) for tensor in self.tensors[1:])
 
-    def steps(self, size: int) -> int:
-        return math.ceil(len(self) / size)
+    def steps(self, size: int, *, least: int = 1) -> int:
+        return len(_sizes(len(self), size, least))
 
-    def largest(self, size: int) -> int:
-        return min(size, len(self))
+    def largest(self, size: int, *, least: int = 1) -> int:
+        return _sizes(len(self), size, least)[0]
 
     def to(self, device: torch.device) -> _InMemory:
         data = None if self.data is None else self.data.to(device)
@@ -275,27 +286,32 @@ class _Streamed(Source):
 
         return _reblocked(kept(), rows)
 
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
         loader = self.data
         if self._in_items:
             loader = DataLoader(self.data, size, shuffle=True, generator=generator)
         own = getattr(loader, "generator", None)
         if isinstance(own, torch.Generator) and own is not generator:
             own.manual_seed(generator.initial_seed())  # the same order after a restart
-        for batch in self._read(loader):
+        batches = self._read(loader)
+        if self._in_items:
+            batches = _joined(batches, _sizes(len(self), size, least))
+        for batch in batches:
             yield tuple(argument[share] for argument in batch)
 
-    def steps(self, size: int) -> int:
+    def steps(self, size: int, *, least: int = 1) -> int:
         if isinstance(self.data, IterableDataset) or not hasattr(self.data, "__len__"):
             raise TypeError(
                 "the training loader has no length; give it __len__, the number of its batches."
             )
-        return math.ceil(len(self.data) / size) if self._in_items else len(self.data)
+        return len(_sizes(len(self), size, least)) if self._in_items else len(self.data)
 
-    def largest(self, size: int) -> int | None:
-        return (
-            min(size, len(self.data)) if self._in_items else getattr(self.data, "batch_size", None)
-        )
+    def largest(self, size: int, *, least: int = 1) -> int | None:
+        if self._in_items:
+            return _sizes(len(self), size, least)[0]
+        return getattr(self.data, "batch_size", None)
 
     def to(self, device: torch.device) -> _Streamed:
         return replace(self, device=device)
@@ -328,6 +344,24 @@ def fingerprint_of(source: Source, *, rows: int = 256) -> str:
         for block in source.blocks(rows):
             digest.update(as_bytes(block[place]))
     return digest.hexdigest()
+
+
+def _sizes(number: int, size: int, least: int) -> list[int]:
+    """Numbers of data in the minibatches of an epoch; a last one of too few joins that before."""
+    whole, rest = divmod(number, size)
+    sizes = [size] * whole + [rest] * (rest > 0)
+    if len(sizes) > 1 and sizes[-1] < least:
+        sizes[-2:] = [sizes[-2] + sizes[-1]]
+    return sizes
+
+
+def _joined(batches: Iterator[Batch], sizes: list[int]) -> Iterator[Batch]:
+    """Batches of these sizes, of which the last may be given in two."""
+    for size in sizes:
+        batch = next(batches)
+        if len(batch[0]) < size:
+            batch = tuple(map(torch.cat, zip(batch, next(batches), strict=True)))
+        yield batch
 
 
 def _reblocked(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:

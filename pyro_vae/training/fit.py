@@ -23,7 +23,7 @@ from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters, check_support
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
-from ..programs.modules import check_programs, check_type
+from ..programs.modules import check_programs, check_type, evaluation_mode
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -82,7 +82,8 @@ def fit(
         valid: validation data, likewise.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.
-        batch_size: data per step.
+        batch_size: data per step. The last step of an epoch takes what is left; a single datum
+            joins the step before if the program has batch normalization.
         learning_rate: Adam's step size, or the schedule's peak.
         schedule: ``"constant"``, ``"one-cycle"`` (up, then down to nearly zero), or ``"cosine"``
             (down to zero).
@@ -158,7 +159,7 @@ def fit(
     validation = None
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
-    with seeded("check", settings.seed):
+    with seeded("check", settings.seed), evaluation_mode(*programs):
         _check_source(program, goal, training, learn=True, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, learn=False, what="validation data")
