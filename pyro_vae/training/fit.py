@@ -139,6 +139,7 @@ def fit(
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
+    own = list(program.parameters())
     if resume and out is None:
         raise ValueError("resume=True needs the run folder: out=...")
     if settings.patience is not None and valid is None:
@@ -160,9 +161,9 @@ def fit(
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
     with seeded("check", settings.seed), evaluation_mode(*programs):
-        _check_source(program, goal, training, learn=True, what="training data")
+        _check_source(program, goal, training, own, what="training data")
         if validation is not None:
-            _check_source(program, goal, validation, learn=False, what="validation data")
+            _check_source(program, goal, validation, own, learn=False, what="validation data")
     loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
@@ -190,7 +191,13 @@ def fit(
 
 
 def _check_source(
-    module: Any, objective: Objective, source: Source, *, learn: bool, what: str
+    module: Any,
+    objective: Objective,
+    source: Source,
+    own: list[Tensor],
+    *,
+    learn: bool = True,
+    what: str,
 ) -> None:
     """Check all data held in memory, or the first batch, against the likelihood's support."""
     first = 0
@@ -198,7 +205,7 @@ def _check_source(
         check_type(batch[0], module)
         check_support(module.model, module.guide, batch, first=first, what=what)
         if first == 0:
-            check_parameters(module, batch)
+            check_parameters(module, own, batch)
             check_hidden(module.model, module.guide, batch)
             if learn:
                 with pyro.validation_enabled(False):
