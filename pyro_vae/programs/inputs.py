@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pyro
 import torch
-from torch import Tensor
+from pyro.poutine.trace_struct import Trace
 
 from ..common.seeding import seeded
 from ..data import AnyData, Source, as_source
 from .modules import device_of, modules_of
-from .traces import Batch, Fn, run_both
+from .traces import Batch, Fn, observed_sites, run_both
 
 __all__ = ["source_for"]
 
@@ -35,19 +35,23 @@ def source_for(
     Raises:
         TypeError: data of another kind, or not as many arguments as the programs take.
         ValueError: no data; arguments with different numbers of data; integers too large for the
-            parameters' type.
+            parameters' type; a list of single data in place of batches.
     """
     dtype = _type_of(model, guide)
     source = as_source(data, model, what=what, finite=finite, dtype=dtype)
-    if dtype is None:
-        return source
     with seeded("inputs", 0):
         batch = next(iter(source.batches(_TRIED)), None)
-    if batch is None or batch[0].is_floating_point() or batch[0].is_complex():
+    if batch is None:
         return source
-    if batch[0].dtype not in (torch.bool, torch.uint8) and _take(model, guide, batch):
-        return source
-    return as_source(data, model, what=what, finite=finite, dtype=dtype, floating=True)
+    integers = not batch[0].is_floating_point() and not batch[0].is_complex()
+    if dtype is not None and integers:
+        small = batch[0].dtype in (torch.bool, torch.uint8)
+        if small or _tried(model, guide, batch) is None:
+            source = as_source(data, model, what=what, finite=finite, dtype=dtype, floating=True)
+            batch = next(iter(source.batches(_TRIED)))
+    if isinstance(data, list):
+        _check_items(_tried(model, guide, batch), what)
+    return source
 
 
 def _type_of(*programs: Fn) -> torch.dtype | None:
@@ -60,13 +64,23 @@ def _type_of(*programs: Fn) -> torch.dtype | None:
 
 
 @torch.no_grad()
-def _take(model: Fn, guide: Fn, batch: Batch) -> bool:
-    """Whether programs run on a batch as it is."""
+def _tried(model: Fn, guide: Fn, batch: Batch) -> Trace | None:
+    """Trace of the model on a batch as it is, if the programs take it."""
     device = device_of(model, guide) or batch[0].device
-    arguments: list[Tensor] = [argument.to(device) for argument in batch]
     try:
         with seeded("inputs", 0), pyro.validation_enabled(False):
-            run_both(model, guide, tuple(arguments))
+            return run_both(model, guide, tuple(argument.to(device) for argument in batch))[0]
     except Exception:  # whatever a user's program brings up
-        return False
-    return True
+        return None
+
+
+def _check_items(model: Trace | None, what: str) -> None:
+    """Check that an item of a list is a batch to the model, and not a datum that it broadcasts."""
+    for name, site in () if model is None else observed_sites(model):
+        seen, wanted = site["value"].shape, site["fn"].shape()
+        if 0 < len(seen) < len(wanted):
+            raise ValueError(
+                f"{what} is a list of items that are no batches to the model: what site {name!r} "
+                f"observes has shape {tuple(seen)}, its distribution {tuple(wanted)}. Give single "
+                "data as torch.stack(x)."
+            )

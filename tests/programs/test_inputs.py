@@ -112,3 +112,32 @@ def test_a_mask_may_be_an_array(no_unreliable_warning):
         for data, m in ((x.float(), mask), (x.numpy(), mask.numpy()))
     )
     assert torch.equal(one, two)
+
+
+class Images(nn.Module):
+    """Takes images with any number of dimensions before them, and so a single one, too."""
+
+    def __init__(self):
+        super().__init__()
+        self.decode, self.encode = nn.Linear(2, 6), nn.Linear(6, 2)
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            mean = self.decode(z).unflatten(-1, (2, 3))
+            pyro.sample("x", dist.Normal(mean, 1.0).to_event(2), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encode(x.flatten(-2)), 0.5).to_event(1))
+
+
+def test_a_list_of_images_is_no_list_of_batches():
+    program, x = Images(), torch.randn(12, 2, 3)
+    for attempt in (
+        lambda: pv.fit(program, list(x), epochs=1, device="cpu"),
+        lambda: pv.log_evidence(program.model, program.guide, list(x), samples=10),
+    ):
+        with pytest.raises(ValueError, match=r"no batches to the model: .*\(2, 3\), .*stack\(x\)"):
+            attempt()
+    pv.fit(program, list(x.split(5)), epochs=1, device="cpu")

@@ -244,3 +244,19 @@ def test_quantities_of_the_data_beside_the_observation():
     program = Factors(observe, 4)
     terms = dist.Normal(z @ program.weight, program.scale).log_prob(x.flatten(1))
     torch.testing.assert_close(found["y"][1], torch.where(mask.flatten(1), terms, 0).sum(-1))
+
+
+@pytest.mark.parametrize("name", ["permute", "squashed", "halves"])
+def test_compiled_evidence_of_the_observed_values(name, no_unreliable_warning):
+    x, mask = _data(70)
+    program = Factors(CASES[name][0], 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pv.PyroVAEWarning)  # no falling back
+        warnings.simplefilter("ignore", pv.UnreliableEvidence)
+        one, two = (
+            pv.log_evidence(
+                program.model, program.guide, x, mask=mask, samples=40, compiled=compiled
+            )
+            for compiled in (False, True)
+        )
+    torch.testing.assert_close(one.log_px, two.log_px, rtol=1e-5, atol=1e-5)
