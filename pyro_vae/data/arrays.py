@@ -84,15 +84,15 @@ class Form:
 
     def tensors(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
         """Arrays as tensors; the data, which come first, floating-point if that is asked for."""
-        first, *rest = (
+        converted = [
             as_tensor(argument, what=self.what, dtype=self.dtype)
             if is_array(argument)
             else argument
             for argument in arguments
-        )
-        if self.floating and self.dtype is not None and isinstance(first, Tensor):
-            first = to_floating(first, self.dtype, what=self.what)
-        return first, *rest
+        ]
+        if self.floating and self.dtype is not None and converted:
+            converted[0] = to_floating(converted[0], self.dtype, what=self.what)
+        return tuple(converted)
 
 
 def check_batches(items: list[Any], what: str) -> None:
@@ -109,7 +109,7 @@ def check_batches(items: list[Any], what: str) -> None:
         part = item[0] if isinstance(item, list | tuple) and item else item
         if not is_array(part):
             raise TypeError(
-                f"{what} is a list of {type(item).__name__}; give a tensor, such as "
+                f"{what} is a list of {type(item).__name__}; give a torch tensor, such as "
                 "torch.tensor(x), or a list of batches."
             )
         if part.ndim < 2:

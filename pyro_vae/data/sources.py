@@ -327,7 +327,7 @@ class _Streamed(Source):
         for item in loader:
             parts: Sequence[Any] = item if isinstance(item, list | tuple) else (item,)
             used = parts[: int(min(len(parts), most))]
-            used = self.form.tensors(used) if len(used) else used
+            used = self.form.tensors(used)
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "

@@ -99,7 +99,7 @@ def test_a_list_is_one_of_batches():
             as_source(rows, _program)
     with pytest.raises(ValueError, match=r"items of shape \(\)"):
         as_source(list(x[0]), _program)
-    with pytest.raises(TypeError, match=r"a list of float; give a tensor"):
+    with pytest.raises(TypeError, match=r"a list of float; give a torch tensor"):
         as_source([1.0, 2.0], _program)
-    with pytest.raises(TypeError, match=r"a list of list; give a tensor"):
+    with pytest.raises(TypeError, match=r"a list of list; give a torch tensor"):
         as_source(x.tolist(), _program)
