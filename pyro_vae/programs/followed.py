@@ -155,7 +155,8 @@ def _is_alone(name: str) -> bool:
     plain = name if name.startswith("__") else name.removesuffix("_")
     if name in _ALONE or plain in _ALONE:
         return True
-    packets = (getattr(torch.ops.aten, word, None) for word in (plain, plain.strip("_")))
+    words = (plain, plain.strip("_"), plain.removeprefix("special_"))
+    packets = (getattr(torch.ops.aten, word, None) for word in words)
     return any(
         torch.Tag.pointwise in getattr(packet, overload).tags
         for packet in packets

@@ -85,7 +85,7 @@ CASES = {
     "transposed": (_of(lambda x: x.flatten(1).T.flip(0).T), lambda x: x.flatten(1).flip(1)),
     "affine": (_of(lambda x: 2 * x.view(-1, 4) - 1), _flat),
     "divided": (_of(lambda x: x.flatten(1).div(torch.arange(1.0, 5.0))), _flat),
-    "squashed": (_of(lambda x: (1 + x.flatten(1) ** 2).log()), _flat),
+    "squashed": (_of(lambda x: torch.special.log1p(x.flatten(1) ** 2)), _flat),
     "joined": (_of(lambda x: torch.cat([x[:, 1], x[:, 0]], -1)), lambda x: x.flip(1).flatten(1)),
     "in place": (_of(_in_place), _flat),
     "where": (_of(lambda x: torch.where(x > 0, x, -x).flatten(1)), _flat),
