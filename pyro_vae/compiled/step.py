@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,11 +10,15 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import PyroVAEWarning
 from ..common.options import Precision
 from ..common.seeding import seeded
+from .constants import Constants
 from .functions import attempt, compile_function, state_of
 
 __all__ = ["CompiledGradients", "CompiledStep", "Gradients"]
+
+_MOST_COMPILATIONS = 8
 
 
 class Gradients:
@@ -44,6 +49,10 @@ class Gradients:
 class CompiledGradients(Gradients):
     """The same gradients by one compiled function of the batch and the parameters.
 
+    Whatever else the programs read (attributes of their modules, what their functions close over,
+    globals) is compiled in. Where it changes, batches take the plain path until it stays the same
+    from one batch to the next; then it is compiled anew.
+
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``.
         objective: an objective of this package.
@@ -52,7 +61,8 @@ class CompiledGradients(Gradients):
         precision: of matrix products.
 
     Warns:
-        PyroVAEWarning: the program cannot be compiled, and why; all batches take the plain path.
+        PyroVAEWarning: the program cannot be compiled, and why; all batches take the plain path. A
+            value that was compiled in has changed; its name.
     """
 
     def __init__(
@@ -68,6 +78,9 @@ class CompiledGradients(Gradients):
         self.shapes: list[torch.Size] | None = None
         self._run: Callable[..., Any] | None = None
         self._state: list[Tensor] = []
+        self._constants: Constants | None = None  # none if it is not to be compiled
+        self._left = _MOST_COMPILATIONS
+        self._named: set[str] = set()
 
     def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
         """Return the ELBO at ``kl_weight`` 1, as the plain gradients do."""
@@ -75,6 +88,13 @@ class CompiledGradients(Gradients):
         if self.shapes is None and self.rows in (None, len(batch[0])):
             self.shapes = shapes
             self._compile(batch)
+        elif shapes == self.shapes and self._constants is not None:
+            changed = self._constants.changed()
+            if changed:
+                self._run, self._constants = None, self._look()
+                self._say(changed)
+            elif self._run is None:
+                self._compile(batch)
         if self._run is None or shapes != self.shapes:
             return super().__call__(*batch, kl_weight=kl_weight)
         elbo: Tensor
@@ -86,11 +106,15 @@ class CompiledGradients(Gradients):
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
         buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
+        constants, self._left = self._look(), self._left - 1
         with seeded("compile", 0), pyro.validation_enabled(False), torch.no_grad():
             # Before tracing the objective must know the plates, and Pyro's store the parameters.
             self.objective.terms(self.program.model, self.program.guide, *batch)
+        counted = constants.numbers()
 
         def build() -> Callable[..., Any]:
+            if counted:
+                raise RuntimeError(f"the programs change {counted[0]} as they run")
             loss = _Loss(self.program, self.objective)
             run = compile_function(loss, precision=self.precision)
             run(_scalar(1.0), *batch, *state_of(self.program))
@@ -100,6 +124,26 @@ class CompiledGradients(Gradients):
         with torch.no_grad():
             for buffer, before in buffers:  # running statistics are not to know of the trial
                 buffer.copy_(before)
+        constants.leave_out()  # what the programs keep of a run, such as its densities
+        self._constants = None if self._run is None else constants
+
+    def _look(self) -> Constants:
+        return Constants(self.program, self.program.model, self.program.guide, self.objective)
+
+    def _say(self, changed: list[str]) -> None:
+        if self._left == 0:
+            self._constants = None
+        if self._left and self._named.issuperset(changed):
+            return
+        self._named.update(changed)
+        rest = "until it stays as it is" if self._left else "to the end"
+        warnings.warn(
+            f"{changed[0]} is no longer what it was when the step was compiled; steps go on "
+            f"without compilation {rest}. Make it a buffer that is changed in place (fill_), and "
+            "it may change at every step.",
+            PyroVAEWarning,
+            stacklevel=4,
+        )
 
 
 class CompiledStep:
@@ -114,6 +158,9 @@ class CompiledStep:
     The loss, its gradients and the random numbers are those of ``pyro.infer.SVI`` (divided by the
     number of data) up to rounding. The whole evaluation is traced below Python once, so Pyro's
     handlers take no time afterwards, and nothing in the programs may depend on values of tensors.
+    Numbers and other attributes that the programs read are compiled in; if one changes, steps are
+    plain until it stays the same for two, and are then compiled anew. A value that changes at every
+    step is better a buffer, changed in place.
     Two Pyro functions become a program by :func:`pyro_vae.as_program`. The modules' parameters must
     stay the same objects, as they do under ``load_state_dict``.
 
@@ -127,7 +174,8 @@ class CompiledStep:
             parameters, densities and sums stay in float32.
 
     Warns:
-        PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path.
+        PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path. A
+            value that was compiled in has changed; its name.
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from ..common.checks import check_data
 from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.seeding import derive
+from .arrays import as_tensor
 
 __all__ = ["DATASETS", "Data", "Splits", "as_bytes", "fingerprint", "load"]
 
@@ -343,8 +344,8 @@ def _from_file(path: Path) -> Arrays:
         found = {"x": content} if path.suffix == ".npy" else {k: content[k] for k in content.files}
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} cannot be read as a NumPy file of numbers: {error}") from error
-    tensors = {key: _to_tensor(array, f"{path}:{key}") for key, array in found.items()}
-    for key in {"x", "train"} & set(tensors):  # before shuffling, to count the file's rows
+    tensors = {key: as_tensor(array, what=f"{path}:{key}") for key, array in found.items()}
+    for key in {"x", "train"} & set(tensors):  # before shuffling, so that rows are the file's
         check_data(tensors[key], what=f"{path}:{key}")
     if "x" in tensors:
         order = torch.from_numpy(np.random.default_rng(0).permutation(len(tensors["x"])))
@@ -366,14 +367,6 @@ def _from_file(path: Path) -> Arrays:
     if "test" not in arrays:
         arrays = _set_aside(arrays, "test", None)
     return arrays
-
-
-def _to_tensor(array: Any, what: str) -> Tensor:
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"{what} has type {array.dtype}; expected numbers.")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 DATASETS: dict[str, Callable[[str | Path | None, bool], Arrays]] = {

@@ -6,9 +6,10 @@ import hashlib
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from functools import cached_property
+from os import PathLike
 from typing import Any, TypeAlias
 
 import torch
@@ -16,15 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ..common.checks import check_data
+from .arrays import Form, as_tensor, check_batches, is_array
 from .sets import Data, as_bytes
 
 __all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
 
 Batch = tuple[Tensor, ...]
 
-AnyData: TypeAlias = "Tensor | Data | tuple[Tensor, ...] | Dataset[Any] | Iterable[Any]"
-"""A tensor ``(N, *event_shape)``, a :class:`Data`, a tuple of tensors (one for each argument of the
-programs), a map-style dataset, or a loader of batches that can be iterated again."""
+AnyData: TypeAlias = "Tensor | Data | tuple[Any, ...] | Dataset[Any] | Iterable[Any]"
+"""A tensor or an array ``(N, *event_shape)`` (of NumPy, pandas, scipy.sparse), our ``Data``, a
+tuple of such (one for each argument of the programs), a map-style dataset, or a loader or a list of
+batches ``(N, *event_shape)`` that can be iterated again."""
 
 
 class Source(ABC):
@@ -59,16 +62,25 @@ class Source(ABC):
         """Yield the data at ascending positions, ``rows`` at a time."""
 
     @abstractmethod
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        """Yield one epoch of minibatches of ``size`` data, only the ``share`` of each."""
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
+        """Yield one epoch of minibatches, of each the ``share``.
+
+        Args:
+            size: data in a minibatch.
+            generator: of the order.
+            share: the rows to give of each.
+            least: a last minibatch of fewer data joins the one before. A loader's are its own.
+        """
 
     @abstractmethod
-    def steps(self, size: int) -> int:
+    def steps(self, size: int, *, least: int = 1) -> int:
         """Return the number of minibatches in an epoch."""
 
     @abstractmethod
-    def largest(self, size: int) -> int | None:
-        """Return the number of data in a full minibatch, or ``None`` if it is not known."""
+    def largest(self, size: int, *, least: int = 1) -> int | None:
+        """Return the number of data in a full minibatch, if it is known."""
 
     @abstractmethod
     def to(self, device: torch.device) -> Source:
@@ -83,7 +95,13 @@ class Source(ABC):
 
 
 def as_source(
-    data: AnyData, program: Callable[..., Any], *, what: str = "x", finite: bool = True
+    data: AnyData,
+    program: Callable[..., Any],
+    *,
+    what: str = "x",
+    finite: bool = True,
+    dtype: torch.dtype | None = None,
+    floating: bool = False,
 ) -> Source:
     """Make a source of whatever a user passes as data.
 
@@ -93,16 +111,21 @@ def as_source(
             gets the leading parts of the items of a dataset or loader, and the labels of ``Data``
             if it requires a second argument.
         what: name of the data in messages.
-        finite: whether NaN is an error in data without further arguments.
+        finite: whether NaN is wrong in data that come without other arguments.
+        dtype: type for floating-point arrays that are no tensors; by default their own.
+        floating: give the data, the first argument, in this type if they are integers.
 
     Raises:
-        TypeError: something other than data, or another number of arguments than the program takes.
-        ValueError: no data, or arguments with different numbers of data.
+        TypeError: no data, or not as many arguments as the program takes.
+        ValueError: no data, arguments with different numbers of data, or a list of single data.
     """
     least, most = _arguments(program)
-    if isinstance(data, Tensor):
-        data = Data(data)
+    form = Form(what, dtype, floating)
+    if is_array(data):
+        data = Data(as_tensor(data, what=what, dtype=dtype))
     if isinstance(data, Data):
+        (x,) = form.tensors((data.x,))
+        data = data if x is data.x else replace(data, x=x)
         check_data(data.x, what=what, finite=finite)
         if least < 2:
             return _InMemory((data.x,), data, data.description)
@@ -112,6 +135,7 @@ def as_source(
             )
         return _InMemory((data.x, data.y), data, data.description)
     if isinstance(data, tuple):
+        data = form.tensors(data)
         for number, argument in enumerate(data):
             check_data(argument, what=f"argument {number}" if number else what, finite=False)
             if len(argument) != len(data[0]):
@@ -132,14 +156,31 @@ def as_source(
             f"{what} is a {type(data).__name__}, which can be read only once; give a list of "
             "batches, a DataLoader, or a tensor."
         )
-    if isinstance(data, Dataset) or (hasattr(data, "__iter__") and not hasattr(data, "__array__")):
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"{what} is a {type(data).__name__}; give the tensors themselves, a tuple of them if "
+            f"the programs take several, in their order: {_of_keys(data, least)}."
+        )
+    words = isinstance(data, str | bytes | PathLike)
+    if not words and (isinstance(data, Dataset) or hasattr(data, "__iter__")):
         if isinstance(data, Sized) and len(data) == 0:
             raise ValueError(f"{what} is empty.")
-        return _Streamed(data, (least, most), torch.device("cpu"))
+        if isinstance(data, list):
+            check_batches(data, what)
+        return _Streamed(data, (least, most), torch.device("cpu"), form)
     raise TypeError(
         f"{what} must be a tensor, a data set or a loader of batches; got {type(data).__name__}. "
-        "Convert arrays with torch.as_tensor(x, dtype=torch.float32)."
+        + (
+            "Read a file with pv.load(path)."
+            if words
+            else "Convert arrays with torch.as_tensor(x, dtype=torch.float32)."
+        )
     )
+
+
+def _of_keys(data: Mapping[Any, Any], number: int) -> str:
+    keys = [f"d[{key!r}]" for key in data][: max(1, number)]
+    return keys[0] if len(keys) == 1 else f"({', '.join(keys)})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,11 +212,13 @@ class _InMemory(Source):
         for part in index.split(rows):
             yield tuple(tensor[part.to(tensor.device)] for tensor in self.tensors)
 
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
-        if self.data is None:  # as a DataLoader does for its workers
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
+        if self.data is None:  # the order of a DataLoader with this generator, which seeds workers
             torch.empty((), dtype=torch.int64).random_(generator=generator)
         order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
-        for index in order.split(size):
+        for index in order.split(_sizes(len(self), size, least)):
             rows = index[share]
             x = (
                 self.tensors[0].index_select(0, rows)
@@ -184,11 +227,11 @@ class _InMemory(Source):
             )
             yield x, *(tensor.index_select(0, rows) for tensor in self.tensors[1:])
 
-    def steps(self, size: int) -> int:
-        return math.ceil(len(self) / size)
+    def steps(self, size: int, *, least: int = 1) -> int:
+        return len(_sizes(len(self), size, least))
 
-    def largest(self, size: int) -> int:
-        return min(size, len(self))
+    def largest(self, size: int, *, least: int = 1) -> int:
+        return _sizes(len(self), size, least)[0]
 
     def to(self, device: torch.device) -> _InMemory:
         data = None if self.data is None else self.data.to(device)
@@ -205,6 +248,7 @@ class _Streamed(Source):
     data: Any
     takes: tuple[int, float]
     device: torch.device
+    form: Form
     change: Callable[[Batch, int], Batch] | None = None
 
     def __len__(self) -> int:
@@ -248,27 +292,32 @@ class _Streamed(Source):
 
         return _reblocked(kept(), rows)
 
-    def shuffled(self, size: int, generator: torch.Generator, share: slice) -> Iterator[Batch]:
+    def shuffled(
+        self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
+    ) -> Iterator[Batch]:
         loader = self.data
         if self._in_items:
             loader = DataLoader(self.data, size, shuffle=True, generator=generator)
         own = getattr(loader, "generator", None)
         if isinstance(own, torch.Generator) and own is not generator:
             own.manual_seed(generator.initial_seed())  # the same order after a restart
-        for batch in self._read(loader):
+        batches = self._read(loader)
+        if self._in_items:
+            batches = _joined(batches, _sizes(len(self), size, least))
+        for batch in batches:
             yield tuple(argument[share] for argument in batch)
 
-    def steps(self, size: int) -> int:
+    def steps(self, size: int, *, least: int = 1) -> int:
         if isinstance(self.data, IterableDataset) or not hasattr(self.data, "__len__"):
             raise TypeError(
                 "the training loader has no length; give it __len__, the number of its batches."
             )
-        return math.ceil(len(self.data) / size) if self._in_items else len(self.data)
+        return len(_sizes(len(self), size, least)) if self._in_items else len(self.data)
 
-    def largest(self, size: int) -> int | None:
-        return (
-            min(size, len(self.data)) if self._in_items else getattr(self.data, "batch_size", None)
-        )
+    def largest(self, size: int, *, least: int = 1) -> int | None:
+        if self._in_items:
+            return _sizes(len(self), size, least)[0]
+        return getattr(self.data, "batch_size", None)
 
     def to(self, device: torch.device) -> _Streamed:
         return replace(self, device=device)
@@ -284,6 +333,7 @@ class _Streamed(Source):
         for item in loader:
             parts: Sequence[Any] = item if isinstance(item, list | tuple) else (item,)
             used = parts[: int(min(len(parts), most))]
+            used = self.form.tensors(used)
             if len(used) < least or not all(isinstance(part, Tensor) for part in used):
                 raise TypeError(
                     f"the programs take {least} torch tensors, but a batch of the loader is "
@@ -300,6 +350,24 @@ def fingerprint_of(source: Source, *, rows: int = 256) -> str:
         for block in source.blocks(rows):
             digest.update(as_bytes(block[place]))
     return digest.hexdigest()
+
+
+def _sizes(number: int, size: int, least: int) -> list[int]:
+    """Numbers of data in the minibatches of an epoch; a last one of too few joins that before."""
+    whole, rest = divmod(number, size)
+    sizes = [size] * whole + [rest] * (rest > 0)
+    if len(sizes) > 1 and sizes[-1] < least:
+        sizes[-2:] = [sizes[-2] + sizes[-1]]
+    return sizes
+
+
+def _joined(batches: Iterator[Batch], sizes: list[int]) -> Iterator[Batch]:
+    """Batches of these sizes, of which the last may be given in two."""
+    for size in sizes:
+        batch = next(batches)
+        if len(batch[0]) < size:
+            batch = tuple(map(torch.cat, zip(batch, next(batches), strict=True)))
+        yield batch
 
 
 def _reblocked(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -157,24 +158,67 @@ def check_support(
         )
 
 
-def check_parameters(program: Any, batch: Batch) -> None:
-    """Check that all parameters of the programs live in the module, where ``fit`` trains them.
+def check_parameters(program: Any, parameters: Iterable[Tensor], batch: Batch) -> None:
+    """Check that all parameters that the programs compute with live in the module.
+
+    There ``fit`` trains them. Others of Pyro's store do no harm where nothing depends on them: a
+    second model of the same ``pyro.module`` names finds those of the first, and uses its own.
+
+    Args:
+        program: module with programs ``model`` and ``guide``.
+        parameters: its own, as they were before the programs first ran (Pyro may replace them).
+        batch: data, as arguments of the programs.
 
     Raises:
         ValueError: a parameter of Pyro's store that the module does not have.
     """
-    own = {id(parameter) for parameter in program.parameters()}
+    own = {id(parameter) for parameter in parameters}
     with pyro.validation_enabled(False):
-        traces = run_both(program.model, program.guide, batch)
+        with torch.no_grad():
+            foreign = _stored(run_both(program.model, program.guide, batch), own)
+        if not foreign:
+            return
+        with torch.enable_grad():
+            traces = run_both(program.model, program.guide, batch)
+            foreign = _stored(traces, own)
+            for trace in traces:
+                trace.compute_log_prob()
+            total = sum(site["log_prob_sum"] for trace in traces for _, site in sample_sites(trace))
+    learned = {name: value for name, value in foreign.items() if value.requires_grad}
+    if not learned or not isinstance(total, Tensor) or not total.requires_grad:
+        return
+    slopes = torch.autograd.grad(total, list(learned.values()), allow_unused=True)
+    taken_over = {id(parameter) for parameter in program.parameters()} - own
+    for (name, value), slope in zip(learned.items(), slopes, strict=True):
+        if slope is None:
+            continue
+        if id(value) in taken_over or _SEPARATOR in name:
+            raise ValueError(
+                f"parameter {name!r} was in Pyro's global store before, of another model with the "
+                "same names, and would be shared with it; call pyro.clear_param_store() before "
+                "you make this model, or pyro.settings.set(module_local_params=True)."
+            )
+        raise ValueError(
+            f"parameter {name!r} lives in Pyro's global store, where fit does not train it; make "
+            "it an nn.Parameter or PyroParam of the module, or train with pyro.infer.SVI."
+        )
+
+
+_SEPARATOR = "$$$"  # between pyro.module's name and that of a parameter
+
+
+def _stored(traces: tuple[Trace, Trace], own: set[int]) -> dict[str, Any]:
+    """Unconstrained parameters of Pyro's store that programs asked for, the guide's first."""
+    found: dict[str, Any] = {}
     for trace in reversed(traces):
-        sites: dict[str, Any] = trace.nodes
-        for name, site in sites.items():
-            if site["type"] == "param" and id(site["value"].unconstrained()) not in own:
-                raise ValueError(
-                    f"parameter {name!r} lives in Pyro's global store, where fit does not train "
-                    "it; make it an nn.Parameter or PyroParam of the module, or train with "
-                    "pyro.infer.SVI."
-                )
+        for name, site in trace.nodes.items():
+            if site["type"] != "param":
+                continue
+            value: Any = site["value"]
+            free = value.unconstrained() if hasattr(value, "unconstrained") else value
+            if id(free) not in own:
+                found.setdefault(name, free)
+    return found
 
 
 @torch.no_grad()

@@ -14,9 +14,10 @@ from tqdm.auto import tqdm
 
 from ..common.checks import check_data
 from ..common.processes import Processes
-from ..data import AnyData, Source, as_source
+from ..data import AnyData, Source
 from .checks import NonFiniteDensity, check_support
-from .masks import fill, mask_guide, mask_model
+from .inputs import source_for
+from .masks import check_hidden, fill, mask_guide, mask_model
 from .modules import check_type, device_of, evaluation_mode
 from .pair import Pair, pad
 from .traces import Batch, Fn
@@ -166,9 +167,11 @@ def evaluating(
         ValueError: no data, NaN, or values of another type than the parameters; programs that are
             no pair over one plate of data.
     """
-    source = as_source(data, model, finite=False)
+    source = source_for(data, model, guide, finite=False)
     if mask is None:
         source = source.changed(_checked)
+    else:
+        mask = torch.as_tensor(mask)
     pilot = next(source.blocks(BLOCK))
     check_type(pilot[0], model, guide)
     device = device_of(model, guide) or pilot[0].device
@@ -177,7 +180,10 @@ def evaluating(
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
-        pair = Pair.inspect(model, guide, tuple(argument.to(device) for argument in pilot))
+        pilot = tuple(argument.to(device) for argument in pilot)
+        pair = Pair.inspect(model, guide, pilot)
+        rows = pair.fixed_rows or len(pilot[0])
+        check_hidden(model, guide, tuple(argument[:rows] for argument in pad(pilot, rows)))
         yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
 
 

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import Any
 
+import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import Independent, constraints, transform_to
 
+from ..common.seeding import seeded
+from .followed import Followed
 from .module import ProgramModule
 from .modules import check_programs
-from .traces import Batch, Fn, is_discrete
+from .traces import Batch, Fn, is_discrete, latent_sites, log_prob, run, sample_sites
 
-__all__ = ["Masked", "Observed", "check_mask", "fill", "mask_guide", "mask_model"]
+__all__ = [
+    "Masked",
+    "Observed",
+    "check_hidden",
+    "check_mask",
+    "fill",
+    "mask_guide",
+    "mask_model",
+]
 
 
 def check_mask(mask: Tensor, x: Tensor) -> Tensor:
@@ -57,15 +68,31 @@ def fill(batch: Batch, mask: Tensor, *, first: int = 0) -> Batch:
     return filled, *batch[1:], mask
 
 
-def mask_model(model: Fn) -> Fn:
-    """Return the model of a mask, too, as a last argument: p(x_obs, z)."""
+def mask_model(model: Fn, *, hidden: float = 0.0) -> Fn:
+    """Return the model of a mask, too, as a last argument: p(x_obs, z).
+
+    The model may observe the data moved (reshaped, transposed, in parts) or each value changed by
+    itself (cast, scaled): the mask goes with them. Run, it raises ``ValueError`` if a site observes
+    values made of several of the data, or if no site observes them.
+
+    Args:
+        model: the model.
+        hidden: what it finds in place of missing values.
+    """
 
     def masked(x: Tensor, *rest: Tensor) -> Any:
         *others, mask = _with_mask(x, rest)
-        filled = _filled(x, mask)
-        with Observed(filled, mask):
-            return model(filled, *others)
+        filled = _filled(x, mask, hidden)
+        with Followed(filled, mask) as followed, Observed(followed) as observed:
+            result = model(filled, *others)
+        if not observed.sites:
+            raise ValueError(
+                "a mask was given, but no site of the model observes the data, the first argument, "
+                "so it would have no effect; observe them by obs=x, or leave the mask out."
+            )
+        return result
 
+    masked.unmasked = model  # type: ignore[attr-defined]
     return masked
 
 
@@ -77,6 +104,43 @@ def mask_guide(guide: Fn) -> Fn:
         return guide(_filled(x, mask), *others)
 
     return masked
+
+
+@torch.no_grad()
+def check_hidden(model: Fn, guide: Fn, batch: Batch) -> None:
+    """Check that a masked model does not read missing values; others have none.
+
+    It is run twice at the same latents, with zeros and with ones there.
+
+    Args:
+        model: Pyro program, of a mask if :func:`mask_model` or :class:`Masked` made it.
+        guide: Pyro program of the same arguments.
+        batch: the arguments.
+
+    Raises:
+        ValueError: a log density depends on missing values, so that it is not that of p(x_obs).
+    """
+    owner = getattr(model, "__self__", None)
+    whole = owner.program.model if isinstance(owner, Masked) else getattr(model, "unmasked", None)
+    if whole is None:
+        return
+    with seeded("check", 0), pyro.validation_enabled(False):
+        drawn = run(guide, batch)
+    values = {name: site["value"] for name, site in latent_sites(drawn)}
+    densities = []
+    for hidden in (0.0, 1.0):
+        with seeded("check", 0), pyro.validation_enabled(False):
+            trace = run(mask_model(whole, hidden=hidden), batch, values)
+        densities.append({name: log_prob(site) for name, site in sample_sites(trace)})
+    zeros, ones = densities
+    for name, density in zeros.items():
+        if not torch.allclose(density, ones[name], rtol=1e-5, atol=1e-5, equal_nan=True):
+            raise ValueError(
+                f"the log density of site {name!r} changes with what stands in place of missing "
+                "values, so it is no density of the observed ones alone; let the model read the "
+                "data only as what its sites observe, and give it anything else that it needs as "
+                "a further argument."
+            )
 
 
 class Masked(ProgramModule):
@@ -146,20 +210,33 @@ class Masked(ProgramModule):
 
 
 class Observed(Messenger):  # type: ignore[misc, unused-ignore]
-    """Mask the site that observes the data, value by value.
+    """Mask the sites that observe the data, value by value.
 
     Args:
-        data: the tensor that the program gives to the site as ``obs``.
-        observed: True where a value counts, shape of the data.
+        followed: the data and their mask, as the program goes on with them.
+
+    Attributes:
+        sites: names of the sites that were masked.
     """
 
-    def __init__(self, data: Tensor, observed: Tensor) -> None:
+    def __init__(self, followed: Followed) -> None:
         super().__init__()
-        self.data, self.observed = data, observed
+        self.followed = followed
+        self.sites: list[str] = []
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] or msg["value"] is not self.data:
+        if not msg["is_observed"] or (msg["infer"] or {}).get("_deterministic"):
             return
+        observed = self.followed.mask_of(msg["value"])
+        if observed is None:
+            return
+        if isinstance(observed, str):
+            raise ValueError(
+                f"site {msg['name']!r} observes values made of several values of the data (by "
+                f"{observed}), so that none of them is there where one of the data is missing. "
+                "Observe the data as they are, moved (reshape, permute, index) or each by itself "
+                "(cast, scaled), or give them without a mask."
+            )
         fn, event_dim = msg["fn"], msg["fn"].event_dim
         independent = isinstance(fn, Independent) and fn.reinterpreted_batch_ndims == event_dim
         if event_dim and not independent:
@@ -167,11 +244,12 @@ class Observed(Messenger):  # type: ignore[misc, unused-ignore]
                 f"site {msg['name']!r} is {type(fn).__name__}, whose values are dependent: their "
                 "log density cannot be masked one by one. Use independent values with .to_event()."
             )
+        self.sites.append(msg["name"])
         values = fn.base_dist if event_dim else fn
-        msg["fn"] = values.mask(self.observed).to_event(event_dim)
+        msg["fn"] = values.mask(observed).to_event(event_dim)
         filler = _filler(values.support)
         if filler is not None:
-            msg["value"] = torch.where(self.observed, msg["value"], filler)
+            msg["value"] = torch.where(observed, msg["value"], filler)
 
 
 def _filler(support: Any) -> float | None:
@@ -196,5 +274,5 @@ def _with_mask(x: Tensor, rest: Batch) -> list[Tensor]:
     return [*rest[:-1], check_mask(rest[-1], x)]
 
 
-def _filled(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, x, torch.zeros_like(x))
+def _filled(x: Tensor, mask: Tensor, hidden: float = 0.0) -> Tensor:
+    return torch.where(mask, x, torch.full_like(x, hidden))

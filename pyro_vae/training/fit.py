@@ -18,10 +18,12 @@ from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
 from ..config import Config
-from ..data import AnyData, Source, as_source
+from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters, check_support
-from ..programs.modules import check_programs, check_type
+from ..programs.inputs import source_for
+from ..programs.masks import check_hidden
+from ..programs.modules import check_programs, check_type, evaluation_mode
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -73,12 +75,14 @@ def fit(
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``, such as ``VAE``; it is
             moved to the device and trained in place.
-        train: training data: a tensor ``(N, *event_shape)``, ``Data``, a map-style dataset or a
-            loader of batches (the programs get the leading parts of each).
-        valid: validation data, of the same kinds.
+        train: training data: a tensor or an array ``(N, *event_shape)``, ``Data``, a map-style
+            dataset, or a loader or a list of batches (of which the programs take the leading
+            parts). Integers become numbers of the parameters' type where the programs want these.
+        valid: validation data, likewise.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.
-        batch_size: data per step.
+        batch_size: data per step. The last step of an epoch takes what is left; a single datum
+            joins the step before if the program has batch normalization.
         learning_rate: Adam's step size, or the schedule's peak.
         schedule: ``"constant"``, ``"one-cycle"`` (up, then down to nearly zero), or ``"cosine"``
             (down to zero).
@@ -132,6 +136,7 @@ def fit(
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
+    own = list(program.parameters())
     if resume and out is None:
         raise ValueError("resume=True needs the run folder: out=...")
     if settings.patience is not None and valid is None:
@@ -147,14 +152,15 @@ def fit(
     processes.wait()  # before the first writes what the others have just looked for
     program.to(target)
     processes.align(program)
-    training = as_source(train, program.model, what="training data").to(target)
+    programs = program.model, program.guide
+    training = source_for(train, *programs, what="training data").to(target)
     validation = None
     if valid is not None:
-        validation = as_source(valid, program.model, what="validation data").to(target)
-    with seeded("check", settings.seed):
-        _check_source(program, goal, training, learn=True, what="training data")
+        validation = source_for(valid, *programs, what="validation data").to(target)
+    with seeded("check", settings.seed), evaluation_mode(*programs):
+        _check_source(program, goal, training, own, what="training data")
         if validation is not None:
-            _check_source(program, goal, validation, learn=False, what="validation data")
+            _check_source(program, goal, validation, own, learn=False, what="validation data")
     loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
@@ -182,7 +188,13 @@ def fit(
 
 
 def _check_source(
-    module: Any, objective: Objective, source: Source, *, learn: bool, what: str
+    module: Any,
+    objective: Objective,
+    source: Source,
+    own: list[Tensor],
+    *,
+    learn: bool = True,
+    what: str,
 ) -> None:
     """Check data against the likelihood's support: all if held in memory, else the first batch."""
     first = 0
@@ -190,7 +202,8 @@ def _check_source(
         check_type(batch[0], module)
         check_support(module.model, module.guide, batch, first=first, what=what)
         if first == 0:
-            check_parameters(module, batch)
+            check_parameters(module, own, batch)
+            check_hidden(module.model, module.guide, batch)
             if learn:
                 with pyro.validation_enabled(False):
                     objective.prepare(module.model, module.guide, *batch)

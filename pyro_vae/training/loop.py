@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from ..common.errors import Interrupted, NonFiniteLoss
@@ -58,6 +59,7 @@ class Loop:
     best: dict[str, Tensor] | None = None
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    least: int = field(init=False, default=1)  # data in a batch
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
 
     def __post_init__(self) -> None:
@@ -71,11 +73,14 @@ class Loop:
         self.optimizer = torch.optim.Adam(
             self.learned, lr=self.settings.learning_rate, fused=_can_fuse(self.learned)
         )
-        self.steps_per_epoch = self.train.steps(self.settings.batch_size)
+        # Batch normalization has no statistics of a single datum: two for every process.
+        normalized = any(isinstance(m, _BatchNorm) for m in self.program.modules())
+        self.least = 2 * self.processes.world if normalized else 1
+        self.steps_per_epoch = self.train.steps(self.settings.batch_size, least=self.least)
         self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings.compiled:
-            rows = self.train.largest(self.settings.batch_size)
+            rows = self.train.largest(self.settings.batch_size, least=self.least)
             self.gradients = CompiledGradients(
                 self.program,
                 self.objective,
@@ -124,7 +129,8 @@ class Loop:
         seed, rank = self.settings.seed, self.processes.rank
         torch.manual_seed(derive("train", seed, self.epoch, *([rank] if rank else [])))
         order = torch.Generator().manual_seed(derive("order", seed, self.epoch))
-        data = self.train.shuffled(self.settings.batch_size, order, self.processes.share)
+        size, share = self.settings.batch_size, self.processes.share
+        data = self.train.shuffled(size, order, share, least=self.least)
         for _ in itertools.islice(data, self.step):
             pass  # after a restart, batches already used are drawn again and dropped
         self._restore_rng()
@@ -141,7 +147,7 @@ class Loop:
         self.last_kl_weight = self._kl_weight()
         rows = len(batch[0])
         if rows:
-            elbo = self.gradients(*batch, kl_weight=self.last_kl_weight)
+            elbo = self._elbo(batch)
         else:  # fewer data than processes
             self.optimizer.zero_grad(set_to_none=True)
             elbo = torch.zeros((), device=self.device)
@@ -152,6 +158,18 @@ class Loop:
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
+
+    def _elbo(self, batch: tuple[Tensor, ...]) -> Tensor:
+        try:
+            return self.gradients(*batch, kl_weight=self.last_kl_weight)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"step {self.step + 1} has {len(batch[0])} datum, of which batch normalization "
+                "has no statistics; use batch_size=2 or more, or give a loader of your own "
+                "drop_last=True."
+            ) from error
 
     def _look(self, batch: tuple[Tensor, ...] = ()) -> None:
         """Read and add up the ELBOs of the last steps; a non-finite one ends the run."""
