@@ -101,44 +101,38 @@ def jackknife(log_weights: Tensor, *, strata: Tensor | None = None) -> Tensor:
 
 
 def controlled(log_weights: Tensor, control: Tensor, strata: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Log of a mean of weights of mixed draws, with a control variate, and its standard error.
+    r"""Log of a ratio of means over mixed draws, and its standard error.
 
-    .. math:: \hat p = \frac{1}{K} \sum_k \big(w_k - \beta h_k\big), \qquad
-        h = \frac{q - p_0}{(1 - c) q + c p_0}
+    .. math:: \hat p = \frac{\sum_k w_k}{\sum_k g_k}, \qquad
+        g = \frac{q}{(1 - c) q + c p_0}, \qquad
+        SE^2 = \frac{1}{\bar g^2} \sum_h \Big(\frac{K_h}{K}\Big)^2
+        \frac{s_h^2(w / \hat p - g)}{K_h}
 
-    for K(1 - c) draws of a proposal q and Kc of the prior :math:`p_0`. h has mean zero, and the
-    :math:`\beta` that leaves the least variance is found by regression within the strata. The error
-    is then no more than that of q alone with its share of the draws, so that a good proposal loses
-    nothing to the prior's rare hits. The regression adds a bias of order 1/K.
+    for K(1 - c) draws of a proposal q and Kc of the prior :math:`p_0`. g has mean one, so that the
+    ratio estimates what the mean of w does, with a bias of order 1/K. Where q is the posterior, w
+    and g are proportional and the error is zero: a good proposal loses nothing to rare draws of the
+    prior that hit the posterior.
 
     Args:
         log_weights: shape ``(K, ...)``.
-        control: h, of the same shape.
+        control: g, of the same shape.
         strata: True for draws of the prior, bool ``(K,)``.
 
     Returns:
-        :math:`\log \hat p` and its standard error, in nats, each of shape ``(...)``; those without
-        a control where they are no numbers (all weights vanish).
+        :math:`\log \hat p` and its standard error, in nats, each of shape ``(...)``.
 
     References:
-        Owen and Zhou (2000). https://doi.org/10.1080/01621459.2000.10473909
+        Owen (2013), Monte Carlo theory, methods and examples, chapter 9.10.
+        https://artowen.su.domains/mc
     """
-    k = len(log_weights)
-    plain, error = log_mean_exp(log_weights), standard_error(log_weights, strata=strata)
-    weights = (log_weights - plain).exp()  # of mean one
-    parts = list(zip(_strata(weights, strata), _strata(control, strata), strict=True))
-    covariance = sum(len(w) * ((w - w.mean(0)) * (h - h.mean(0))).mean(0) for w, h in parts)
-    variance = sum(len(w) * h.var(0, unbiased=False) for w, h in parts)
-    beta = torch.where(variance > 0, covariance / variance, 0.0)
-    mean = 1 - beta * control.mean(0)
-    left = torch.zeros_like(mean)
-    for w, h in parts:
-        left = left + len(w) / k * (w - beta * h).var(0)
-    good = (mean > 0) & mean.isfinite() & left.isfinite()
-    return (
-        torch.where(good, plain + mean.clamp_min(1e-300).log(), plain),
-        torch.where(good, (left / k).sqrt() / mean, error),
-    )
+    estimate = log_mean_exp(log_weights) - control.mean(0).log()
+    left = (log_weights - estimate).exp() - control
+    variance = torch.zeros_like(estimate)
+    for part in _strata(left, strata):
+        variance = variance + len(part) / len(left) * part.var(0)
+    error = (variance / len(left)).sqrt() / control.mean(0)
+    vanished = _vanished(log_weights)
+    return estimate, error.masked_fill(vanished, math.inf)
 
 
 def _strata(weights: Tensor, strata: Tensor | None) -> list[Tensor]:

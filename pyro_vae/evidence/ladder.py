@@ -440,7 +440,7 @@ class Ladder:
                 place = slice(begin + a, begin + a + len(log_p))
                 log_weights[place] = log_p - mixed
                 if control is not None:
-                    control[place] = (log_density - mixed).exp() - (log_prior - mixed).exp()
+                    control[place] = (log_density - mixed).exp()
                 elbo += (log_p - log_density)[max(from_prior - a, 0) :].sum(0)
         if not (finite & (log_weights < torch.inf).all()):
             for begin in range(0, samples, size):  # find the draw, the site and the data
