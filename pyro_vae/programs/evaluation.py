@@ -17,7 +17,7 @@ from ..common.processes import Processes
 from ..data import AnyData, Source, as_source
 from .checks import NonFiniteDensity, check_support
 from .masks import fill, mask_guide, mask_model
-from .modules import check_type, device_of, evaluation_mode
+from .modules import check_type, device_of, evaluation_mode, modules_used
 from .pair import Pair, pad
 from .traces import Batch, Fn
 
@@ -28,6 +28,8 @@ T = TypeVar("T")
 BLOCK = 64
 """Data that are evaluated at once. Draws are seeded by block, so that this number decides which
 random numbers a datum gets."""
+
+_FEW = 3  # data to see which modules are called
 
 
 @dataclass(frozen=True)
@@ -171,12 +173,13 @@ def evaluating(
         source = source.changed(_checked)
     pilot = next(source.blocks(BLOCK))
     check_type(pilot[0], model, guide)
-    device = device_of(model, guide) or pilot[0].device
-    with evaluation_mode(model, guide):
+    with evaluation_mode(model, guide) as (model, guide):
         if mask is not None:
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
+        used = modules_used(model, guide, tuple(argument[:_FEW] for argument in pilot))
+        device = device_of(*used) or pilot[0].device
         pair = Pair.inspect(model, guide, tuple(argument.to(device) for argument in pilot))
         yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
 
