@@ -19,6 +19,7 @@ __all__ = [
     "NonFiniteDensity",
     "check_densities",
     "check_match",
+    "check_observations",
     "check_parameters",
     "check_shape",
     "check_support",
@@ -55,6 +56,28 @@ def check_match(model: Trace, guide: Trace) -> None:
             raise ValueError(
                 f"site {name!r} of the guide {where}; the model's latent sites are "
                 f"{list(model_sites)}."
+            )
+
+
+def check_observations(model: Trace) -> None:
+    """Check that observed values have the shapes of their sites, so that none is broadcast.
+
+    A value without some of the plates' dimensions is one for all their items; an event has no such
+    dimension. (A hidden Markov model without a duration takes events of any length.)
+    """
+    for name, site in observed_sites(model):
+        fn, shape = site["fn"], tuple(site["value"].shape)
+        batch, event = fn.batch_shape, fn.event_shape
+        kept = 1 if getattr(fn, "duration", 0) is None else 0  # the length of an event is free
+        wrong = shape[len(shape) - len(event) + kept :] != event[kept:] or len(shape) < len(event)
+        sizes = zip(reversed(shape[: len(shape) - len(event)]), reversed(batch), strict=False)
+        wrong |= len(shape) > len(batch + event) or any(size not in (1, b) for size, b in sizes)
+        if wrong:
+            raise ValueError(
+                f"site {name!r} observes a value of shape {shape}; its plates and its distribution "
+                f"({_kind(site)}) expect {tuple(batch)} + {tuple(event)}, items of the plates and "
+                f"the event of each. Reshape what is given as obs to {tuple(batch + event)}, or "
+                "change the distribution or its .to_event()."
             )
 
 

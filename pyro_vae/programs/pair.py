@@ -15,7 +15,13 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from ..common.seeding import seeded
-from .checks import NonFiniteDensity, check_densities, check_match, check_shape
+from .checks import (
+    NonFiniteDensity,
+    check_densities,
+    check_match,
+    check_observations,
+    check_shape,
+)
 from .traces import (
     Batch,
     FixedRows,
@@ -99,6 +105,7 @@ class Pair:
                 raise
             check_match(model_trace, guide_trace)
             check_densities(model_trace, guide_trace)
+            check_observations(model_trace)
             plate = data_plate(model_trace, guide_trace)
             _check_indices(model, batch, values, model_trace)
             _check_indices(guide, batch, values, guide_trace)
