@@ -40,6 +40,9 @@ __all__ = ["Pair", "Values", "pad"]
 Values = dict[str, Tensor]
 """Latent values by site: shape ``(samples, *batch dims of the plates, *event_shape)``."""
 
+Role = Literal["model", "guide"]
+
+_ROLES: tuple[Role, ...] = ("guide", "model")
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
 
@@ -86,7 +89,7 @@ class Pair:
             ValueError: the sites of model and guide do not match; a site lies outside the data
                 plate or gives more than one log density per datum; no site is observed.
         """
-        pilot = tuple(argument[:_PILOT_DATA] for argument in batch)
+        pilot = pad(tuple(argument[:_PILOT_DATA] for argument in batch), _PILOT_DATA)
         try:
             return cls._inspect(model, guide, pilot, fixed_rows=None)
         except FixedRows as fixed:
@@ -106,7 +109,13 @@ class Pair:
             check_match(model_trace, guide_trace)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
-            plate = data_plate(model_trace, guide_trace)
+            # Other rows: fewer, if the programs let us, and each in other company.
+            index = torch.arange(len(batch[0]) - 1, 0, -1)
+            if fixed_rows is not None:
+                index = torch.cat([index, index[-1:]]) if len(index) else torch.arange(1)
+            others = tuple(argument[index.to(argument.device)] for argument in batch)
+            other = None if fixed_rows is not None else _run_fewer(guide, others, len(batch[0]))
+            plate = data_plate(model_trace, guide_trace, other=other)
             _check_indices(model, batch, values, model_trace)
             _check_indices(guide, batch, values, guide_trace)
             rows = cls(
@@ -118,6 +127,8 @@ class Pair:
                 vectorized=False,
                 fixed_rows=fixed_rows,
             )
+            values = {n: rows._unfold(v, rows.latents[n], 1) for n, v in values.items()}
+            _check_company(rows, batch, values, others, index)
             vectorized = replace(rows, vectorized=True)
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
@@ -225,17 +236,21 @@ class Pair:
         if all((density < torch.inf).all() for density in densities):
             return
         samples, n = _number_of_samples(values), len(batch[0])
-        for role in ("guide", "model"):
+        for role in _ROLES:
             for name, site in sample_sites(self._replay(getattr(self, role), batch, values)):
-                finite = self._to_matrix(log_prob(site), samples, n) < torch.inf
+                finite = self._matrix(name, site, samples, n) < torch.inf
                 if not finite.all():
                     raise NonFiniteDensity(
                         name, role, (~finite).any(0).nonzero().flatten().tolist()
                     )
 
-    def _density(
-        self, role: Literal["model", "guide"], batch: Batch, values: Values, sites: Any
-    ) -> Tensor:
+    def by_site(self, role: Role, batch: Batch, values: Values) -> dict[str, Tensor]:
+        """Return the log densities of a program's sites one by one, each as :meth:`log_joint`."""
+        samples, n = _number_of_samples(values), len(batch[0])
+        sites = sample_sites(self._replay(getattr(self, role), batch, values))
+        return {name: self._matrix(name, site, samples, n) for name, site in sites}
+
+    def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:
         trace = self._replay(getattr(self, role), batch, values)
         return self._add_up(sites(trace), role, _number_of_samples(values), len(batch[0]))
 
@@ -264,9 +279,7 @@ class Pair:
         """Sum the log densities of sites, shape ``(S, N)``, float64."""
         total: Tensor | None = None
         for name, site in sites:
-            density = log_prob(site)
-            check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
-            term = self._to_matrix(density, samples, n)
+            term = self._matrix(name, site, samples, n)
             total = term.expand(samples, n) if total is None else total + term
         if total is None:
             raise ValueError(f"the {role} has no such site.")
@@ -283,6 +296,12 @@ class Pair:
         value = value.reshape((1,) * missing + value.shape)
         axis = value.dim() - event_dim + self.data_dim
         return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
+
+    def _matrix(self, name: str, site: Any, samples: int, n: int) -> Tensor:
+        """Log density of one site, shape ``(samples, data)``, float64."""
+        density = log_prob(site)
+        check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
+        return self._to_matrix(density, samples, n)
 
     def _to_matrix(self, density: Tensor, samples: int, n: int) -> Tensor:
         """Sum a site's log density to shape ``(samples, data)``, float64."""
@@ -323,14 +342,55 @@ def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
             )
 
 
+def _run_fewer(fn: Fn, batch: Batch, rows: int) -> Trace:
+    """Run a program on fewer rows than it was run on before."""
+    try:
+        return run(fn, batch)
+    except Exception as error:
+        raise ValueError(
+            f"the programs run on {rows} rows of data and not on {len(batch[0])} ({error}); write "
+            "them for any number of rows: give the data plate size len(x), and pass what belongs "
+            "to one datum as an argument of its own."
+        ) from error
+
+
+def _check_company(pair: Pair, batch: Batch, values: Values, others: Batch, index: Tensor) -> None:
+    """Check that log densities of rows do not change with the rows beside them."""
+    axis = pair.data_axis
+    theirs = {
+        name: value.index_select(axis, index.to(value.device)) for name, value in values.items()
+    }
+    for role in _ROLES:
+        before, after = pair.by_site(role, batch, values), pair.by_site(role, others, theirs)
+        for name, density in before.items():
+            if _close(density[:, index.to(density.device)], after[name]):
+                continue
+            if not _close(density, pair.by_site(role, batch, values)[name]):
+                raise ValueError(
+                    f"site {name!r} of the {role} has another log density each time it is run at "
+                    "the same latents: what is random there is no sample site. Make it one, or "
+                    "switch it off (dropout: module.eval())."
+                )
+            raise ValueError(
+                f"site {name!r} of the {role} has another log density for a datum when the data "
+                "beside it are others, so log p(x) of a datum is not defined. Use nothing that "
+                "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "
+                "attention over the batch, or values by a row's place in it."
+            )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-3, equal_nan=True)
+
+
 def _agree(rows: Pair, vectorized: Pair, batch: Batch, samples: int) -> bool:
     """Whether samples in a dimension of their own give the densities of samples as rows."""
     values, log_q = rows.propose(batch, samples)
     log_p = rows.log_joint(batch, values)
     rows.check_finite(batch, values, log_q, log_p)
     try:
-        same_p = torch.allclose(vectorized.log_joint(batch, values), log_p, rtol=1e-4, atol=1e-3)
-        same_q = torch.allclose(vectorized.log_guide(batch, values), log_q, rtol=1e-4, atol=1e-3)
+        same_p = _close(vectorized.log_joint(batch, values), log_p)
+        same_q = _close(vectorized.log_guide(batch, values), log_q)
         drawn, _ = vectorized.propose(batch, samples)
     except Exception:  # the user's program, run in a way that it need not support
         return False

@@ -185,57 +185,91 @@ class DataPlate:
     rows: int
 
 
-def data_plate(model: Trace, guide: Trace, *, inside: str | None = None) -> DataPlate:
-    """Find the outermost plate of two traces, after checks that all their sites share it.
+def data_plate(
+    model: Trace, guide: Trace, *, inside: str | None = None, other: Trace | None = None
+) -> DataPlate:
+    """Find the plate over the data: one that all sites share, whose size follows the data.
 
     Args:
         model: trace of the model.
         guide: trace of the guide.
         inside: name of a plate around everything that does not count.
+        other: trace of the guide on another number of rows, to see which plate follows it. Without,
+            the outermost of the plates that all sites share is taken.
 
     Raises:
-        ValueError: no observed site; a site outside the plate, or in another one; a plate that is a
-            Python loop; an inner plate that takes only some of its items.
+        ValueError: no observed site; no such plate, or several; one that is a Python loop; another
+            plate that takes only some of its items.
     """
     if next(observed_sites(model), None) is None:
         raise ValueError("the model has no observed site; give one the data with obs=x.")
-    frames = [*_frames(model, "model", inside), *_frames(guide, "guide", inside)]
-    dims = {frame.dim for frame in frames}
-    if len(dims) > 1:
-        raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
-    return DataPlate(frames[0].dim, frames[0].size)
+    shared = {
+        role: _shared(list(sites), role, inside)
+        for role, sites in (("model", sample_sites(model)), ("guide", latent_sites(guide)))
+    }
+    data = _following(shared["guide"] or shared["model"], other)
+    place = next((f for f in shared["model"] if f.name == data.name), shared["model"][0])
+    if place.dim != data.dim:
+        raise ValueError(
+            f"the data plate is at several dimensions, {sorted((place.dim, data.dim))}."
+        )
+    for role, trace in (("model", model), ("guide", guide)):
+        for _, site in sample_sites(trace):
+            for frame in site["cond_indep_stack"]:
+                if frame.dim != data.dim and frame.full_size not in (None, frame.size):
+                    raise ValueError(
+                        f"plate {frame.name!r} of the {role} takes {frame.size} of "
+                        f"{frame.full_size} items inside each datum; log p(x) needs all of them, "
+                        "so leave subsample_size out."
+                    )
+    return DataPlate(data.dim, data.size)
 
 
-def _frames(trace: Trace, role: str, inside: str | None) -> Iterator[Any]:
-    """Outermost plate of each site."""
-    first = None
-    for name, site in sample_sites(trace):
+def _shared(sites: list[tuple[str, Any]], role: str, inside: str | None) -> list[Any]:
+    """Plates that all sites lie in, outermost first."""
+    shared: list[Any] | None = None
+    for name, site in sites:
         stack = [frame for frame in site["cond_indep_stack"] if frame.name != inside]
         if not stack:
             raise ValueError(
                 f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
                 "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
             )
-        frame = stack[0]
-        if frame.dim is None:
+        if stack[0].dim is None:
             raise ValueError(
-                f"the data plate {frame.name!r} of the {role} is a Python loop; "
-                f"write `with pyro.plate({frame.name!r}, len(x)):` instead."
+                f"the data plate {stack[0].name!r} of the {role} is a Python loop; "
+                f"write `with pyro.plate({stack[0].name!r}, len(x)):` instead."
             )
-        for inner in stack[1:]:
-            if inner.full_size not in (None, inner.size):
-                raise ValueError(
-                    f"plate {inner.name!r} of the {role} takes {inner.size} of {inner.full_size} "
-                    "items inside each datum; log p(x) needs all of them, so leave subsample_size "
-                    "out."
-                )
-        first = first or frame
-        if frame.name != first.name:
+        names = {frame.name for frame in stack}
+        kept = [f for f in (stack if shared is None else shared) if f.name in names]
+        if shared and not kept:
             raise ValueError(
-                f"sites of the {role} lie in two outermost plates, {first.name!r} and "
-                f"{frame.name!r} (site {name!r}); expected one plate over the data around all."
+                f"sites of the {role} lie in two outermost plates, {shared[0].name!r} and "
+                f"{stack[0].name!r} (site {name!r}); expected one plate over the data around all."
             )
-        yield frame
+        shared = kept
+    return shared or []
+
+
+def _following(frames: list[Any], other: Trace | None) -> Any:
+    """The plate, of those that all sites share, whose size follows the number of rows."""
+    frames = [frame for frame in frames if frame.dim is not None]
+    if other is None:
+        return frames[0]
+    sizes = {f.name: f.size for _, site in sample_sites(other) for f in site["cond_indep_stack"]}
+    following = [frame for frame in frames if sizes.get(frame.name) != frame.size]
+    if len(following) == 1:
+        return following[0]
+    names = ", ".join(repr(frame.name) for frame in following or frames)
+    if following:
+        raise ValueError(
+            f"plates {names} all have one item for each row of data, so log p(x) does not factor "
+            "over the data; expected one plate of size len(x) around all sites."
+        )
+    raise ValueError(
+        f"plates {names} have the same sizes for any number of rows; give the one over the data "
+        f"the size of the data: pyro.plate({frames[0].name!r}, len(x))."
+    )
 
 
 def plate_dims(*traces: Trace) -> int:

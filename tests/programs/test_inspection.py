@@ -4,6 +4,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.programs import Pair
@@ -74,3 +75,170 @@ class TestObservations:
         for n in range(5):
             one = pair.log_likelihood((x[n : n + 1],), {"z": values["z"][:, n : n + 1]})
             torch.testing.assert_close(one[:, 0], found[:, n])
+
+
+def counts(rate):
+    """A model of counts whose rates are a function of the latents."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Gamma(torch.ones(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Poisson(rate(z)).to_event(1), obs=x)
+
+    return model
+
+
+def seeing(concentration):
+    """A guide whose concentrations are a function of the data."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Gamma(1 + concentration(x), 2.0).to_event(1))
+
+    return guide
+
+
+def attention(x):
+    return (x @ x.T).softmax(-1) @ x
+
+
+ALONE = counts(lambda z: z), seeing(lambda x: x)
+MIXING = {
+    "mean of the batch": lambda x: x - x.mean(-2, keepdim=True) + 3,
+    "attention": attention,
+    "cumulative": lambda x: x.cumsum(-2),
+    "the row above": lambda x: x + x.roll(1, -2),
+    "the first row": lambda x: x + x[..., :1, :],
+    "by place": lambda x: x + torch.arange(x.shape[-2])[:, None],
+    "batch norm": lambda x: 3 + nn.BatchNorm1d(2, track_running_stats=False)(x).tanh(),
+}
+
+
+class TestCompany:
+    @pytest.mark.parametrize("mixing", MIXING)
+    @pytest.mark.parametrize("number", [1, 2, 9])
+    def test_rows_that_depend_on_others_are_refused(self, mixing, number):
+        x = dist.Poisson(3 * torch.ones(number, 2)).sample()
+        model, guide = ALONE
+        with pytest.raises(ValueError, match=r"site 'x' of the model has another log density for"):
+            Pair.inspect(counts(MIXING[mixing]), guide, (x,))
+        if number > 2:
+            with pytest.raises(ValueError, match=r"'z' of the guide has another log density for"):
+                Pair.inspect(model, seeing(MIXING[mixing]), (x,))
+
+    def test_rows_that_depend_on_themselves_are_not(self):
+        torch.manual_seed(0)
+        norm = nn.BatchNorm1d(2).eval()  # with running statistics
+        x = dist.Poisson(3 * torch.ones(5, 2)).sample()
+        model = counts(lambda z: 1 + nn.functional.softplus(norm(z)))
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Gamma(torch.ones(2), 0.9).to_event(1))
+
+        whole = pv.log_evidence(model, guide, x, samples=2000)
+        assert norm.training is False
+        alone = pv.log_evidence(model, guide, x[3:4], samples=2000, seed=1)
+        error = (whole.standard_error[3] ** 2 + alone.standard_error[0] ** 2).sqrt()
+        assert (whole.log_px[3] - alone.log_px[0]).abs() < 4 * error
+
+    def test_of_programs_with_a_subsample_size_of_their_own(self):
+        def pair(mix):
+            def model(x):
+                with pyro.plate("data", 40, subsample_size=4):
+                    z = pyro.sample("z", dist.Gamma(torch.ones(2), 1.0).to_event(1))
+                    pyro.sample("x", dist.Poisson(mix(z)).to_event(1), obs=x)
+
+            def guide(x):
+                with pyro.plate("data", 40, subsample_size=4):
+                    pyro.sample("z", dist.Gamma(1 + x, 2.0).to_event(1))
+
+            return model, guide
+
+        x = dist.Poisson(3 * torch.ones(9, 2)).sample()
+        assert Pair.inspect(*pair(lambda z: z), (x,)).fixed_rows == 4
+        with pytest.raises(ValueError, match=r"'x' of the model has another log density for"):
+            Pair.inspect(*pair(MIXING["mean of the batch"]), (x,))
+
+    def test_what_is_random_and_no_site_is_named(self):
+        with pytest.raises(ValueError, match=r"'x' of the model .* each time .* module\.eval"):
+            Pair.inspect(counts(lambda z: z * torch.rand(2)), ALONE[1], (torch.ones(5, 2),))
+
+    def test_programs_of_one_number_of_rows(self):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Gamma(torch.ones(3, 2), 1.0).to_event(1))
+
+        with pytest.raises(ValueError, match="run on 3 rows of data and not on 2"):
+            Pair.inspect(ALONE[0], guide, (torch.ones(3, 2),))
+
+
+class TestDataPlate:
+    """z_t ~ Gamma(2, 1), x_t | z_t ~ Poisson(z_t): p(x_t) is negative binomial."""
+
+    def model(self, x):
+        with pyro.plate("time", x.shape[1], dim=-2), pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+            pyro.sample("x", dist.Poisson(z), obs=x.T)
+
+    def guide(self, x):
+        with pyro.plate("time", x.shape[1], dim=-2), pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Gamma(2 + x.T, 2.1))
+
+    @pytest.mark.parametrize("number", [1, 2, 3, 4, 65])
+    @pytest.mark.parametrize("steps", [1, 2, 3])
+    def test_in_another_plate(self, number, steps):
+        x = dist.Poisson(2 * torch.ones(number, steps)).sample()
+        pair = Pair.inspect(self.model, self.guide, (x,))
+        assert (pair.data_dim, pair.plate_dims) == (-1, 2)
+        found = pv.log_evidence(self.model, self.guide, x, samples=500)
+        exact = dist.NegativeBinomial(2.0, probs=torch.tensor(0.5)).log_prob(x).sum(1)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 5
+
+    def test_sites_outside_the_other_plate(self):
+        def model(x):
+            data = pyro.plate("data", len(x), dim=-1)
+            with data:
+                scale = pyro.sample("s", dist.Gamma(2.0, 1.0))
+            with pyro.plate("time", 3, dim=-2), data:
+                pyro.sample("x", dist.Poisson(scale), obs=x.T)
+
+        def guide(x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("s", dist.Gamma(2 + x.sum(1), 4.1))
+
+        x = dist.Poisson(2 * torch.ones(5, 3)).sample()
+        found = pv.log_evidence(model, guide, x, samples=500)
+        # A negative binomial of the sum, and a multinomial of its parts.
+        total = dist.NegativeBinomial(2.0, probs=torch.tensor(0.75)).log_prob(x.sum(1))
+        exact = total + torch.stack(
+            [dist.Multinomial(int(r.sum()), torch.ones(3)).log_prob(r) for r in x]
+        )
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 5
+
+    def test_two_plates_of_data(self):
+        def program(obs):
+            def run(x):
+                with pyro.plate("one", len(x), dim=-1), pyro.plate("other", len(x), dim=-2):
+                    z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+                    if obs:
+                        pyro.sample("x", dist.Poisson(z), obs=x[:, :1] + x[:, 0])
+
+            return run
+
+        with pytest.raises(ValueError, match="plates 'one', 'other' all have one item for each"):
+            Pair.inspect(program(True), program(False), (torch.ones(5, 1),))
+
+    @pytest.mark.parametrize("number", [3, 5])
+    def test_no_plate_of_data(self, number):
+        def program(obs):
+            def run(x):
+                with pyro.plate("parts", 3):
+                    z = pyro.sample("z", dist.Gamma(2.0, 1.0))
+                    if obs:
+                        pyro.sample("x", dist.Poisson(z), obs=x.sum(0))
+
+            return run
+
+        with pytest.raises(ValueError, match=r"pyro\.plate\('parts', len\(x\)\)"):
+            Pair.inspect(program(True), program(False), (torch.ones(number, 3),))
