@@ -48,12 +48,13 @@ _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
 @dataclass(frozen=True)
 class Pair:
-    """A model and a guide whose sites all lie in one outermost plate over the data.
+    """A model and a guide whose sites all lie in one plate over the data.
 
     Everything is read from traces: site names, the number of latents, inner plates and event shapes
     are the user's. Scales (of a subsampled plate, of ``poutine.scale``) are left out, since they
-    belong to training; masks count. Log densities are of shape ``(samples, data)``, float64; one
-    that is NaN or infinite is passed on, and :meth:`check_finite` says where it comes from.
+    belong to training; masks count. What the guide observes is no part of q(z|x). Log densities are
+    of shape ``(samples, data)``, float64; one that is NaN or infinite is passed on, and
+    :meth:`check_finite` says where it comes from.
 
     Build it with :meth:`inspect`.
 
@@ -157,7 +158,7 @@ class Pair:
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
         trace = self._run(self.guide, batch, {}, samples)
-        log_q = self._add_up(sample_sites(trace), "guide", samples, len(batch[0]))
+        log_q = self._add_up(latent_sites(trace), "guide", samples, len(batch[0]))
         return self._drawn(trace, samples), log_q
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
@@ -180,7 +181,7 @@ class Pair:
 
     def log_guide(self, batch: Batch, values: Values) -> Tensor:
         """Return log q(z|x) for given latents."""
-        return self._density("guide", batch, values, sample_sites)
+        return self._density("guide", batch, values, latent_sites)
 
     def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
         """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites.
@@ -235,10 +236,9 @@ class Pair:
         """
         if all((density < torch.inf).all() for density in densities):
             return
-        samples, n = _number_of_samples(values), len(batch[0])
         for role in _ROLES:
-            for name, site in sample_sites(self._replay(getattr(self, role), batch, values)):
-                finite = self._matrix(name, site, samples, n) < torch.inf
+            for name, density in self.by_site(role, batch, values).items():
+                finite = density < torch.inf
                 if not finite.all():
                     raise NonFiniteDensity(
                         name, role, (~finite).any(0).nonzero().flatten().tolist()
@@ -247,7 +247,8 @@ class Pair:
     def by_site(self, role: Role, batch: Batch, values: Values) -> dict[str, Tensor]:
         """Return the log densities of a program's sites one by one, each as :meth:`log_joint`."""
         samples, n = _number_of_samples(values), len(batch[0])
-        sites = sample_sites(self._replay(getattr(self, role), batch, values))
+        counted = sample_sites if role == "model" else latent_sites
+        sites = counted(self._replay(getattr(self, role), batch, values))
         return {name: self._matrix(name, site, samples, n) for name, site in sites}
 
     def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:

@@ -213,8 +213,8 @@ def data_plate(
         raise ValueError(
             f"the data plate is at several dimensions, {sorted((place.dim, data.dim))}."
         )
-    for role, trace in (("model", model), ("guide", guide)):
-        for _, site in sample_sites(trace):
+    for role, sites in (("model", sample_sites(model)), ("guide", latent_sites(guide))):
+        for _, site in sites:
             for frame in site["cond_indep_stack"]:
                 if frame.dim != data.dim and frame.full_size not in (None, frame.size):
                     raise ValueError(

@@ -1,5 +1,7 @@
 """What one inspection of a pair establishes, or says in a sentence what is wrong."""
 
+from dataclasses import replace
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -242,3 +244,59 @@ class TestDataPlate:
 
         with pytest.raises(ValueError, match=r"pyro\.plate\('parts', len\(x\)\)"):
             Pair.inspect(program(True), program(False), (torch.ones(number, 3),))
+
+
+class TestObservedInTheGuide:
+    """A guide that also learns to predict a treatment, of which nothing goes into q(z|x)."""
+
+    @staticmethod
+    def model(x, t):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Beta(2.0, 3.0))
+            pyro.sample("t", dist.Bernoulli(probs=z), obs=t)
+            pyro.sample("x", dist.Binomial(10, z), obs=x)
+
+    @staticmethod
+    def plain(x, t):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(2 + x + t, 13.9 - x - t))
+
+    @staticmethod
+    def guide(x, t):
+        pyro.sample("prior", dist.Normal(0.0, 1.0), obs=torch.tensor(0.3))  # outside the plate
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Beta(2 + x + t, 13.9 - x - t))
+            pyro.sample("t", dist.Bernoulli(probs=torch.tensor(0.2)), obs=t)
+            pyro.sample("predicted", dist.Poisson(1 + x), obs=x)
+
+    @pytest.mark.parametrize("method", ["guide", "laplace", "auto"])
+    def test_does_not_count(self, method):
+        x = dist.Binomial(10, torch.full((6,), 0.4)).sample()
+        t = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 0.0])
+        found, same = (
+            pv.log_evidence(self.model, guide, (x, t), samples=400, method=method)
+            for guide in (self.guide, self.plain)
+        )
+        assert torch.equal(found.log_px, same.log_px)
+        ends = torch.lgamma(2 + x + t) + torch.lgamma(14 - x - t) - torch.lgamma(torch.tensor(16.0))
+        start = torch.lgamma(torch.tensor([2.0, 3.0])).sum() - torch.lgamma(torch.tensor(5.0))
+        ways = dist.Binomial(10, 0.5 * torch.ones(())).log_prob(x) + 10 * torch.tensor(2.0).log()
+        exact = ways + ends - start
+        assert (found.log_px - exact).abs().max() < 4 * found.standard_error.max() + 1e-4
+
+    def test_in_both_forms_of_samples(self):
+        x, t = torch.tensor([3.0, 5.0]), torch.tensor([0.0, 1.0])
+        pair = Pair.inspect(self.model, self.guide, (x, t))
+        values, log_q = pair.propose((x, t), 4)
+        expected = dist.Beta(2 + x + t, 13.9 - x - t).log_prob(values["z"]).double()
+        for form in (pair, replace(pair, vectorized=False)):
+            torch.testing.assert_close(form.log_guide((x, t), values), expected)
+        torch.testing.assert_close(log_q, expected)
+
+    def test_an_observed_site_of_the_guide_is_no_latent(self):
+        def guide(x, t):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Beta(2.0, 3.0), obs=x / 10)
+
+        with pytest.raises(ValueError, match="latent site 'z' of the model is missing"):
+            Pair.inspect(self.model, guide, (torch.ones(3), torch.ones(3)))
