@@ -16,9 +16,10 @@ from ..common.checks import check_data
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source
 from .checks import NonFiniteDensity, check_support
+from .layout import pad
 from .masks import fill, mask_guide, mask_model
 from .modules import check_type, device_of, evaluation_mode, modules_used
-from .pair import Pair, pad
+from .pair import Pair
 from .traces import Batch, Fn
 
 __all__ = ["BLOCK", "Block", "Evaluation", "evaluating"]
@@ -148,6 +149,7 @@ def evaluating(
     *,
     mask: Tensor | None = None,
     checked: bool = True,
+    narrow: bool = False,
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
@@ -162,6 +164,7 @@ def evaluating(
             is read block by block.
         mask: True where a value of the data is observed, shape of the data or of a datum.
         checked: hold each block against the likelihood's support.
+        narrow: allow a guide that cannot draw all that the model allows.
 
     Raises:
         TypeError: data of another kind; not as many arguments as the programs take.
@@ -180,7 +183,8 @@ def evaluating(
             pilot = next(source.blocks(BLOCK))
         used = modules_used(model, guide, tuple(argument[:_FEW] for argument in pilot))
         device = device_of(*used) or pilot[0].device
-        pair = Pair.inspect(model, guide, tuple(argument.to(device) for argument in pilot))
+        pilot = tuple(argument.to(device) for argument in pilot)
+        pair = Pair.inspect(model, guide, pilot, narrow=narrow)
         yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
 
 

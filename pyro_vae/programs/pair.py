@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,7 +10,6 @@ import pyro
 import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -18,17 +17,20 @@ from ..common.seeding import seeded
 from .checks import (
     NonFiniteDensity,
     check_densities,
+    check_indices,
     check_match,
     check_observations,
-    check_shape,
+    out_of_reach,
+    run_fewer,
 )
+from .layout import Layout, Values, pad
+from .supports import support_of
 from .traces import (
     Batch,
     FixedRows,
     Fn,
     data_plate,
     latent_sites,
-    log_prob,
     observed_sites,
     plate_dims,
     run,
@@ -37,9 +39,6 @@ from .traces import (
 
 __all__ = ["Pair", "Values", "pad"]
 
-Values = dict[str, Tensor]
-"""Latent values by site: shape ``(samples, *batch dims of the plates, *event_shape)``."""
-
 Role = Literal["model", "guide"]
 
 _ROLES: tuple[Role, ...] = ("guide", "model")
@@ -47,7 +46,7 @@ _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
 
 @dataclass(frozen=True)
-class Pair:
+class Pair(Layout):
     """A model and a guide whose sites all lie in one plate over the data.
 
     Everything is read from traces: site names, the number of latents, inner plates and event shapes
@@ -61,44 +60,44 @@ class Pair:
     Args:
         model: Pyro program, called with the batch.
         guide: Pyro program, called with the batch.
-        plate_dims: number of batch dimensions that the programs' plates use.
-        data_dim: batch dimension of the data plate (negative).
-        latents: number of event dimensions of each latent site.
-        vectorized: whether samples go through the programs in a dimension of their own. Otherwise
-            each sample is given to them as one more row of data, which suits every program but
-            runs the guide's network on each sample.
         fixed_rows: number of data that the programs must get at once, if their plate has a
             subsample size of its own.
     """
 
     model: Fn
     guide: Fn
-    plate_dims: int
-    data_dim: int
-    latents: Mapping[str, int]
-    vectorized: bool
     fixed_rows: int | None
 
     @classmethod
-    def inspect(cls, model: Fn, guide: Fn, batch: Batch) -> Pair:
+    def inspect(cls, model: Fn, guide: Fn, batch: Batch, *, narrow: bool = False) -> Pair:
         """Run the pair on a few of the data and find out how it is built.
 
         Samples in a dimension of their own are used only if they give the log densities that
         samples given as rows of data do.
 
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            batch: some of the data.
+            narrow: allow a guide that cannot draw all that the model allows, for what does not
+                draw from the guide alone.
+
         Raises:
             ValueError: the sites of model and guide do not match; a site lies outside the data
-                plate or gives more than one log density per datum; no site is observed.
+                plate or gives more than one log density per datum; no site is observed; densities
+                of a datum depend on others; the guide does not reach a part of the posterior.
         """
         pilot = pad(tuple(argument[:_PILOT_DATA] for argument in batch), _PILOT_DATA)
         try:
-            return cls._inspect(model, guide, pilot, fixed_rows=None)
+            return cls._inspect(model, guide, pilot, None, narrow)
         except FixedRows as fixed:
             pilot = pad(tuple(argument[: fixed.rows] for argument in batch), fixed.rows)
-            return cls._inspect(model, guide, pilot, fixed_rows=fixed.rows)
+            return cls._inspect(model, guide, pilot, fixed.rows, narrow)
 
     @classmethod
-    def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Pair:
+    def _inspect(
+        cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None, narrow: bool
+    ) -> Pair:
         with seeded("inspect", 0), torch.no_grad():
             guide_trace = run(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
@@ -115,21 +114,24 @@ class Pair:
             if fixed_rows is not None:
                 index = torch.cat([index, index[-1:]]) if len(index) else torch.arange(1)
             others = tuple(argument[index.to(argument.device)] for argument in batch)
-            other = None if fixed_rows is not None else _run_fewer(guide, others, len(batch[0]))
+            other = None if fixed_rows is not None else run_fewer(guide, others, len(batch[0]))
             plate = data_plate(model_trace, guide_trace, other=other)
-            _check_indices(model, batch, values, model_trace)
-            _check_indices(guide, batch, values, guide_trace)
+            check_indices(model, batch, values, model_trace)
+            check_indices(guide, batch, values, guide_trace)
             rows = cls(
-                model,
-                guide,
+                model=model,
+                guide=guide,
                 plate_dims=plate_dims(model_trace, guide_trace),
                 data_dim=plate.dim,
                 latents={name: site["fn"].event_dim for name, site in latent_sites(guide_trace)},
                 vectorized=False,
                 fixed_rows=fixed_rows,
             )
-            values = {n: rows._unfold(v, rows.latents[n], 1) for n, v in values.items()}
+            values = {n: rows.unfold(v, rows.latents[n], 1) for n, v in values.items()}
             _check_company(rows, batch, values, others, index)
+            if not narrow:
+                outside = out_of_reach(model_trace, guide_trace)
+                _check_reach(rows, batch, values, outside, (model_trace, guide_trace))
             vectorized = replace(rows, vectorized=True)
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
@@ -141,11 +143,6 @@ class Pair:
                     "pyro.plate('data', len(x))."
                 )
             return vectorized
-
-    @property
-    def data_axis(self) -> int:
-        """Axis of the data in a latent's value."""
-        return 1 + self.plate_dims + self.data_dim
 
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide.
@@ -195,14 +192,26 @@ class Pair:
         total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
         for name, site in observed_sites(self._replay(self.model, batch, values)):
             kl = kl_divergence(reference[name]["fn"], site["fn"])
-            total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
+            total = total + self.to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
         return total
 
     def describe(self, batch: Batch) -> tuple[Values, dict[str, Any]]:
-        """Return one draw of the model's latents, and the support of each."""
-        values, _ = self.propose(batch, 1)
+        """Return one draw of the model's latents, and the support of each.
+
+        It is the guide's where the model's distribution does not say.
+        """
+        guide = self._run(self.guide, batch, {}, 1)
+        values = self._drawn(guide, 1)
         sites = dict(latent_sites(self._replay(self.model, batch, values)))
-        supports = {name: site["fn"].support for name, site in sites.items()}
+        supports = {}
+        for name in (name for name in sites if name in values):
+            found = (support_of(fn) for fn in (sites[name]["fn"], guide.nodes[name]["fn"]))
+            supports[name] = next((support for support in found if support is not None), None)
+            if supports[name] is None:
+                raise ValueError(
+                    f"latent site {name!r} is {type(sites[name]['fn']).__name__}, which does not "
+                    "say what its support is; use method='guide'."
+                )
         return {name: values[name] for name in supports}, supports
 
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
@@ -225,7 +234,7 @@ class Pair:
             if name in observed:
                 new[observed[name]] = site["value"].to(batch[observed[name]].dtype)
             elif name in self.latents:
-                values[name] = self._unfold(site["value"], self.latents[name], 1)
+                values[name] = self.unfold(site["value"], self.latents[name], 1)
         return tuple(new), values
 
     def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:
@@ -249,7 +258,7 @@ class Pair:
         samples, n = _number_of_samples(values), len(batch[0])
         counted = sample_sites if role == "model" else latent_sites
         sites = counted(self._replay(getattr(self, role), batch, values))
-        return {name: self._matrix(name, site, samples, n) for name, site in sites}
+        return {name: self.density(name, site, samples, n) for name, site in sites}
 
     def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:
         trace = self._replay(getattr(self, role), batch, values)
@@ -258,7 +267,7 @@ class Pair:
     def _replay(self, fn: Fn, batch: Batch, values: Values) -> Trace:
         samples = _number_of_samples(values)
         if not self.vectorized:
-            values = {name: self._fold(value, self.latents[name]) for name, value in values.items()}
+            values = {name: self.fold(value, self.latents[name]) for name, value in values.items()}
         return self._run(fn, batch, values, samples)
 
     def _run(self, fn: Fn, batch: Batch, values: Values, samples: int) -> Trace:
@@ -274,85 +283,21 @@ class Pair:
         drawn = {name: sites[name]["value"] for name in self.latents if name in sites}
         if self.vectorized:
             return drawn
-        return {name: self._unfold(v, self.latents[name], samples) for name, v in drawn.items()}
+        return {name: self.unfold(v, self.latents[name], samples) for name, v in drawn.items()}
 
     def _add_up(self, sites: Iterable[tuple[str, Any]], role: str, samples: int, n: int) -> Tensor:
         """Sum the log densities of sites, shape ``(S, N)``, float64."""
         total: Tensor | None = None
         for name, site in sites:
-            term = self._matrix(name, site, samples, n)
+            term = self.density(name, site, samples, n)
             total = term.expand(samples, n) if total is None else total + term
         if total is None:
             raise ValueError(f"the {role} has no such site.")
         return total
 
-    def _fold(self, value: Tensor, event_dim: int) -> Tensor:
-        """From ``(samples, ..., data, ..., event)`` to ``(..., samples * data, ..., event)``."""
-        axis = value.dim() - event_dim + self.data_dim
-        return value.movedim(0, axis - 1).flatten(axis - 1, axis)
-
-    def _unfold(self, value: Tensor, event_dim: int, samples: int) -> Tensor:
-        """Undo :meth:`_fold`."""
-        missing = self.plate_dims + event_dim - value.dim()
-        value = value.reshape((1,) * missing + value.shape)
-        axis = value.dim() - event_dim + self.data_dim
-        return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
-
-    def _matrix(self, name: str, site: Any, samples: int, n: int) -> Tensor:
-        """Log density of one site, shape ``(samples, data)``, float64."""
-        density = log_prob(site)
-        check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
-        return self._to_matrix(density, samples, n)
-
-    def _to_matrix(self, density: Tensor, samples: int, n: int) -> Tensor:
-        """Sum a site's log density to shape ``(samples, data)``, float64."""
-        density = density.movedim(self.data_dim, -1)
-        if not self.vectorized:
-            return density.reshape(-1, samples, n).sum(0, dtype=torch.float64)
-        depends_on_sample = density.dim() == self.plate_dims + 1
-        lead = len(density) if depends_on_sample else 1
-        return density.reshape(lead, -1, n).sum(1, dtype=torch.float64)
-
-
-def pad(batch: Batch, rows: int) -> Batch:
-    """Repeat the last datum until the batch has so many rows."""
-    missing = rows - len(batch[0])
-    if missing <= 0:
-        return batch
-    return tuple(torch.cat([a, a[-1:].expand(missing, *a.shape[1:])]) for a in batch)
-
 
 def _number_of_samples(values: Values) -> int:
     return len(next(iter(values.values())))
-
-
-def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
-    """Check that the indices of a plate larger than the batch are not used to look anything up."""
-    plates: dict[str, Any] = {n: s["fn"] for n, s in trace.nodes.items() if site_is_subsample(s)}
-    larger = [n for n, fn in plates.items() if fn.subsample_size and fn.subsample_size < fn.size]
-    if not larger:
-        return
-    with pyro.validation_enabled(False):
-        other = dict(sample_sites(run(fn, batch, values, last=True)))
-    for name, site in sample_sites(trace):
-        if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
-            raise ValueError(
-                f"site {name!r} depends on the indices of plate {larger[0]!r}, whose range is "
-                "larger than the data given; pass what it looks up as an argument of its own, "
-                "e.g. log_evidence(model, guide, (x, local))."
-            )
-
-
-def _run_fewer(fn: Fn, batch: Batch, rows: int) -> Trace:
-    """Run a program on fewer rows than it was run on before."""
-    try:
-        return run(fn, batch)
-    except Exception as error:
-        raise ValueError(
-            f"the programs run on {rows} rows of data and not on {len(batch[0])} ({error}); write "
-            "them for any number of rows: give the data plate size len(x), and pass what belongs "
-            "to one datum as an argument of its own."
-        ) from error
 
 
 def _check_company(pair: Pair, batch: Batch, values: Values, others: Batch, index: Tensor) -> None:
@@ -378,6 +323,22 @@ def _check_company(pair: Pair, batch: Batch, values: Values, others: Batch, inde
                 "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "
                 "attention over the batch, or values by a row's place in it."
             )
+
+
+def _check_reach(
+    pair: Pair, batch: Batch, values: Values, outside: Values, traces: tuple[Trace, Trace]
+) -> None:
+    """Check that the posterior is zero where the guide cannot draw."""
+    for name, value in outside.items():
+        there = {**values, name: pair.unfold(value, pair.latents[name], 1)}
+        if not pair.log_joint(batch, there).isfinite().any():
+            continue  # the likelihood allows no more than the guide does
+        p, q = (str(support_of(trace.nodes[name]["fn"]))[:60] for trace in traces)
+        raise ValueError(
+            f"latent site {name!r} has support {p} in the model and only {q} in the guide, so a "
+            "part of the posterior is out of reach and log p(x) would be too low. Give the guide "
+            "a distribution over the model's support, or mix the prior in: defensive=0.1."
+        )
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

@@ -16,7 +16,8 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
+
+from .supports import is_discrete, is_everywhere, support_of
 
 __all__ = [
     "Batch",
@@ -153,23 +154,11 @@ def is_regularizer(site: Any) -> bool:
 def log_prob(site: Any) -> Tensor:
     """Log density of a site, masked but not scaled; zero density outside a latent's support."""
     density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    support = getattr(site["fn"], "support", None)
-    if not site["is_observed"] and support is not None and not is_everywhere(support):
+    support = None if site["is_observed"] else support_of(site["fn"])
+    if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
     return scale_and_mask(density, mask=site["mask"])
-
-
-def is_everywhere(support: Any) -> bool:
-    """Whether a support is all real numbers or vectors."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support is constraints.real or support is constraints.real_vector
-
-
-def is_discrete(support: Any) -> bool:
-    """Whether a support is of separate values."""
-    return bool(getattr(support, "is_discrete", False))
 
 
 @dataclass(frozen=True)

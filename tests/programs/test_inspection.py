@@ -1,5 +1,6 @@
 """What one inspection of a pair establishes, or says in a sentence what is wrong."""
 
+import math
 from dataclasses import replace
 
 import pyro
@@ -300,3 +301,204 @@ class TestObservedInTheGuide:
 
         with pytest.raises(ValueError, match="latent site 'z' of the model is missing"):
             Pair.inspect(self.model, guide, (torch.ones(3), torch.ones(3)))
+
+
+def with_latent(prior, proposal, noise=lambda z: dist.Normal(z, 1.0)):
+    """A pair of one latent number; prior and guide may depend on the datum."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", prior(x))
+            pyro.sample("x", noise(z), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", proposal(x))
+
+    return model, guide
+
+
+def evidence_by_quadrature(prior, x, low, high, noise=lambda z: dist.Normal(z, 1.0)):
+    grid = torch.linspace(low, high, 40_001, dtype=torch.float64)[1:-1, None]
+    log_p = prior(x).log_prob(grid) + noise(grid).log_prob(x)
+    return log_p.logsumexp(0) + math.log((high - low) / 40_000)
+
+
+def ones(x):
+    return torch.ones_like(x)
+
+
+NARROWER = {
+    "half of all numbers": (
+        lambda x: dist.Laplace(0 * x, 1.0),
+        lambda x: dist.Exponential(ones(x)),
+    ),
+    "shorter": (lambda x: dist.Uniform(0.0, 2 * ones(x)), lambda x: dist.Uniform(0.0, ones(x))),
+    "shorter for some": (
+        lambda x: dist.Uniform(0.0, 1 + x.abs()),
+        lambda x: dist.Uniform(0.0, 1 + x.abs() * (x < 0.4)),
+    ),
+    "ends": (lambda x: dist.Gamma(2 * ones(x), 1.0), lambda x: dist.Beta(ones(x), 2.0)),
+    "fewer counts": (
+        lambda x: dist.Poisson(ones(x)),
+        lambda x: dist.Categorical(torch.ones(len(x), 4)),
+    ),
+    "of a mixture": (
+        lambda x: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(len(x), 2)),
+            dist.Uniform(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])),
+        ),
+        lambda x: dist.Uniform(0.0, 2.0 * ones(x)),
+    ),
+    "a mixture": (
+        lambda x: dist.Uniform(0.0, 4.0 * ones(x)),
+        lambda x: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(len(x), 2)),
+            dist.Uniform(torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])),
+        ),
+    ),
+}
+X = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.2], dtype=torch.float64)
+
+
+class TestSupports:
+    @pytest.mark.parametrize("case", NARROWER)
+    def test_a_narrower_guide_is_refused(self, case):
+        model, guide = with_latent(*NARROWER[case])
+        with pytest.raises(ValueError, match=r"'z' has support .* only .* defensive=0\.1"):
+            pv.log_evidence(model, guide, X)
+        with pyro.validation_enabled(False):  # torch finds values outside of its own mixtures
+            assert Pair.inspect(model, guide, (X,), narrow=True)
+
+    def test_a_simplex_among_all_vectors_is_refused(self):
+        def program(fn, obs=None):
+            def run(x):
+                with pyro.plate("data", len(x)):
+                    z = pyro.sample("z", fn)
+                    if obs:
+                        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+            return run
+
+        model = program(dist.Normal(torch.zeros(3), 1.0).to_event(1), obs=True)
+        with pytest.raises(ValueError, match=r"only Simplex\(\) in the guide"):
+            Pair.inspect(model, program(dist.Dirichlet(torch.ones(3))), (torch.ones(4, 3),))
+
+    @pytest.mark.parametrize(
+        ("prior", "proposal", "low", "high"),
+        [
+            (
+                lambda x: dist.Exponential(ones(x)),
+                lambda x: dist.Gamma(ones(x), 0.8),
+                0.0,
+                30.0,
+            ),
+            (lambda x: dist.Exponential(ones(x)), lambda x: dist.Normal(ones(x), 1.5), 0.0, 30.0),
+            (lambda x: dist.Uniform(0.0, ones(x)), lambda x: dist.Beta(ones(x), 1.0), 0.0, 1.0),
+            (
+                lambda x: dist.Uniform(0.0, ones(x)),
+                lambda x: dist.Uniform(-0.5 * ones(x), 1.5),
+                0.0,
+                1.0,
+            ),
+        ],
+        ids=["equal", "all numbers", "equal interval", "longer interval"],
+    )
+    def test_an_equal_or_wider_guide_gives_the_number(self, prior, proposal, low, high):
+        found = pv.log_evidence(*with_latent(prior, proposal), X, samples=4000)
+        exact = evidence_by_quadrature(prior, X, low, high)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 4
+
+    def test_a_guide_as_narrow_as_the_likelihood_allows(self):
+        """x | z ~ U(z - 1, z + 1) leaves no more of the prior than [x - 1, x + 1]."""
+        pair = with_latent(
+            lambda x: dist.Normal(0 * x, 1.0),
+            lambda x: dist.Uniform(x - 1, x + 1),
+            noise=lambda z: dist.Uniform(z - 1, z + 1),
+        )
+        found = pv.log_evidence(*pair, X, samples=4000)
+        normal = dist.Normal(0.0, 1.0)
+        exact = (normal.cdf(X + 1) - normal.cdf(X - 1)).log() - math.log(2)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 4
+
+    @pytest.mark.parametrize(
+        ("proposal", "method"),
+        [
+            (lambda x: dist.Uniform(-math.pi, math.pi * ones(x)), "guide"),
+            (lambda x: dist.Normal(0 * x, 2.0), "guide"),  # an angle outside counts for nothing
+            (lambda x: dist.VonMises(x, 2.0), "guide"),
+            (lambda x: dist.VonMises(x, 2.0), "laplace"),
+        ],
+    )
+    def test_angles_lie_in_one_turn(self, proposal, method, no_unreliable_warning):
+        def prior(x):
+            return dist.VonMises(0.5 * ones(x), 3.0)
+
+        def noise(z):
+            return dist.Normal(z.sin(), 0.8)
+
+        pair = with_latent(prior, proposal, noise)
+        found = pv.log_evidence(*pair, X, samples=4000, method=method)
+        exact = evidence_by_quadrature(prior, X, -math.pi, math.pi, noise)
+        assert (found.log_px - exact).abs().max() < 0.01 + 4 * found.standard_error.max()
+        assert found.standard_error.max() < 0.05
+
+    @pytest.mark.parametrize(
+        ("prior", "proposal"),
+        [
+            (lambda x: dist.Poisson(ones(x)), lambda x: dist.Gamma(ones(x), 1.0)),
+            (lambda x: dist.Bernoulli(0.5 * ones(x)), lambda x: dist.Beta(ones(x), 1.0)),
+            (lambda x: dist.Gamma(ones(x), 1.0), lambda x: dist.Poisson(ones(x))),
+        ],
+    )
+    def test_discrete_against_continuous(self, prior, proposal):
+        with pytest.raises(ValueError, match=r"(discrete|continuous) in the model .* one kind"):
+            Pair.inspect(*with_latent(prior, proposal), (X,))
+
+    def test_a_mixture_of_intervals_is_its_own_guide(self):
+        """Density zero where no component lies, and nowhere else."""
+
+        def prior(x):
+            ends = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 3.0])
+            shares = torch.tensor([0.25, 0.75]).expand(len(x), 2)
+            return dist.MixtureSameFamily(dist.Categorical(shares), dist.Uniform(*ends))
+
+        found = pv.log_evidence(*with_latent(prior, prior), X, samples=4000)
+
+        def part(low, high):
+            return evidence_by_quadrature(lambda x: dist.Uniform(low, high), X, low, high)
+
+        parts = [math.log(0.25) + part(0.0, 1.0), math.log(0.75) + part(1.0, 3.0)]
+        exact = torch.stack(parts).logsumexp(0)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 4
+
+    @pytest.mark.parametrize("who", ["model", "guide", "both"])
+    @pytest.mark.parametrize("method", ["guide", "laplace"])
+    def test_a_support_that_is_not_said(self, who, method):
+        class Silent(dist.Gumbel):
+            """Says nothing of its support."""
+
+            @property
+            def support(self):
+                raise NotImplementedError
+
+            def expand(self, shape, _instance=None):
+                return Silent(self.loc.expand(shape), self.scale.expand(shape))
+
+        def of(cls, x):
+            return cls(0 * x, 1.0)
+
+        def prior(x):
+            return of(dist.Gumbel if who == "guide" else Silent, x)
+
+        def proposal(x):
+            return of(dist.Gumbel if who == "model" else Silent, x)
+
+        pair = with_latent(prior, proposal)
+        if who == "both" and method == "laplace":
+            with pytest.raises(ValueError, match="does not say what its support is"):
+                pv.log_evidence(*pair, X, method=method)
+            return
+        found = pv.log_evidence(*pair, X, samples=4000, method=method)
+        exact = evidence_by_quadrature(lambda x: of(dist.Gumbel, x), X, -10.0, 40.0)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 4
