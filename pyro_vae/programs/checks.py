@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -45,14 +46,16 @@ class NonFiniteDensity(ValueError):
         )
 
 
-def check_match(model: Trace, guide: Trace) -> None:
-    """Check that the guide is a density over the model's latent sites."""
+def check_match(model: Trace, guide: Trace, *, summed: Collection[str] = ()) -> None:
+    """Check that the guide is a density over the model's latent sites, but for those summed out."""
     model_sites, guide_sites = dict(latent_sites(model)), dict(latent_sites(guide))
-    for name in model_sites:
-        if name not in guide_sites:
+    for name, site in model_sites.items():
+        if name not in guide_sites and name not in summed:
+            finite = getattr(site["fn"], "has_enumerate_support", False)
+            advice = ", or mark it infer={'enumerate': 'parallel'} to sum it out" * finite
             raise ValueError(
                 f"latent site {name!r} of the model is missing in the guide, whose sites are "
-                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide."
+                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide{advice}."
             )
     for name, site in guide_sites.items():
         if name not in model_sites and not site["infer"].get("is_auxiliary"):

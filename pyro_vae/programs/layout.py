@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_shape
-from .traces import Batch, log_prob
+from .traces import Batch
 
 __all__ = ["Layout", "Values", "pad"]
 
@@ -53,9 +53,8 @@ class Layout:
         axis = value.dim() - event_dim + self.data_dim
         return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
 
-    def density(self, name: str, site: Any, samples: int, n: int) -> Tensor:
-        """Log density of one site, shape ``(samples, data)``, float64."""
-        density = log_prob(site)
+    def matrix(self, name: str, site: Any, density: Tensor, samples: int, n: int) -> Tensor:
+        """Check a log density, of a site or in its plates; shape ``(samples, data)``, float64."""
         check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
         return self.to_matrix(density, samples, n)
 

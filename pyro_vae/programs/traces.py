@@ -82,6 +82,7 @@ def run(
     *,
     samples: tuple[int, int] | None = None,
     last: bool = False,
+    handler: Messenger | None = None,
 ) -> Trace:
     """Trace a program.
 
@@ -91,6 +92,7 @@ def run(
         values: values of latent sites by name; the others are drawn.
         samples: size and dimension of a plate over samples around the whole program.
         last: take the last items of a plate larger than the batch, not the first.
+        handler: one of Pyro's, which sees the sites before they get their values.
 
     Raises:
         FixedRows: a plate has a subsample size other than the number of rows.
@@ -98,6 +100,8 @@ def run(
     """
     tracer = poutine.trace()
     with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
+        if handler is not None:
+            stack.enter_context(handler)
         if samples is not None:
             stack.enter_context(pyro.plate("_pyro_vae_samples", samples[0], dim=samples[1]))
         try:
