@@ -18,7 +18,7 @@ from .checks import (
     NonFiniteDensity,
 )
 from .enumeration import AllValues, sum_out
-from .layout import Layout, Values
+from .layout import NONE, Layout, Values
 from .supports import support_of
 from .traces import (
     Batch,
@@ -72,16 +72,16 @@ class Densities(Layout):
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
         trace = self._run(self.guide, batch, {}, samples)
-        log_q = self._add_up("guide", latent_sites(trace), samples, len(batch[0]))
-        return self._drawn(trace, samples), log_q
+        log_q = self._add_up("guide", latent_sites(trace), samples, batch)
+        return self.drawn(trace, batch, samples), log_q
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
         trace = self._run(self.model, batch, {}, samples)
-        values = self._drawn(trace, samples)
+        values = self.drawn(trace, batch, samples)
         if self.summed:  # drawn here, too
             return values, self.log_prior(batch, values)
-        return values, self._add_up("model", latent_sites(trace), samples, len(batch[0]))
+        return values, self._add_up("model", latent_sites(trace), samples, batch)
 
     def log_joint(self, batch: Batch, values: Values) -> Tensor:
         """Return log p(x, z) for given latents."""
@@ -124,7 +124,7 @@ class Densities(Layout):
         It is the guide's where the model's distribution does not say.
         """
         guide = self._run(self.guide, batch, {}, 1)
-        values = self._drawn(guide, 1)
+        values = self.drawn(guide, batch, 1)
         sites = dict(latent_sites(self._replay(self.model, batch, values)))
         supports = {}
         for name in (name for name in sites if name in values):
@@ -135,6 +135,10 @@ class Densities(Layout):
                     f"latent site {name!r} is {type(sites[name]['fn']).__name__}, which does not "
                     "say what its support is; use method='guide'."
                 )
+        if not supports:
+            raise ValueError(
+                "no latent is left to be drawn: log p(x) is exact; use method='guide'."
+            )
         return {name: values[name] for name in supports}, supports
 
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
@@ -184,7 +188,7 @@ class Densities(Layout):
 
     def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:
         trace = self._at(role, batch, values)
-        return self._add_up(role, sites(trace), _number_of_samples(values), len(batch[0]))
+        return self._add_up(role, sites(trace), _number_of_samples(values), batch)
 
     def _at(self, role: Role, batch: Batch, values: Values) -> Trace:
         """Trace a program at given latents and at all values of those that are summed out."""
@@ -215,21 +219,24 @@ class Densities(Layout):
         repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
         return run(fn, repeated, values, handler=handler)
 
-    def _drawn(self, trace: Trace, samples: int) -> Values:
+    def drawn(self, trace: Trace, batch: Batch, samples: int) -> Values:
         """Latent values of a trace, samples first."""
+        if NONE in self.latents:
+            shape = [1] * (1 + self.plate_dims)
+            shape[0], shape[self.data_axis] = samples, len(batch[0])
+            return {NONE: torch.zeros(shape, device=batch[0].device)}
         sites: dict[str, Any] = trace.nodes
         drawn = {name: sites[name]["value"] for name in self.latents if name in sites}
         if self.vectorized:
             return drawn
         return {name: self.unfold(v, self.latents[name], samples) for name, v in drawn.items()}
 
-    def _add_up(self, role: Role, sites: Sites, samples: int, n: int) -> Tensor:
+    def _add_up(self, role: Role, sites: Sites, samples: int, batch: Batch) -> Tensor:
         """Sum the log densities of sites, shape ``(S, N)``, float64."""
-        total: Tensor | None = None
+        n = len(batch[0])
+        total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
         for term in self._terms(role, sites, samples, n).values():
-            total = term.expand(samples, n) if total is None else total + term
-        if total is None:
-            raise ValueError(f"the {role} has no such site.")
+            total = total + term
         return total
 
     def _terms(self, role: Role, sites: Sites, samples: int, n: int) -> dict[str, Tensor]:

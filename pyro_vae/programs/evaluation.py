@@ -157,8 +157,8 @@ def evaluating(
     caller's random state is left as it was. Under ``torchrun`` the processes share the work.
 
     Args:
-        model: Pyro program; every site inside one outermost plate over the data.
-        guide: Pyro program with the model's latent sites.
+        model: Pyro program; every site inside one plate over the data.
+        guide: Pyro program with the model's latent sites, but for those it leaves to be summed out.
         data: a tensor ``(N, *event_shape)``, a tuple of tensors (one for each argument of the
             programs), ``Data``, a dataset, or a loader that does not shuffle. What is not in memory
             is read block by block.

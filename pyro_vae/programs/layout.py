@@ -12,10 +12,13 @@ from torch import Tensor
 from .checks import check_shape
 from .traces import Batch
 
-__all__ = ["Layout", "Values", "pad"]
+__all__ = ["NONE", "Layout", "Values", "pad"]
 
 Values = dict[str, Tensor]
 """Latent values by site: shape ``(samples, *batch dims of the plates, *event_shape)``."""
+
+NONE = "_pyro_vae_none"
+"""Stands for the latents of programs without any: zeros, of which there is one for each sample."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from .checks import (
 )
 from .densities import ROLES, Densities
 from .enumeration import left_out
-from .layout import Values, pad
+from .layout import NONE, Values, pad
 from .supports import support_of
 from .traces import (
     Batch,
     FixedRows,
     Fn,
+    ShapeMismatch,
     data_plate,
     latent_sites,
     plate_dims,
@@ -63,17 +64,41 @@ class Pair(Densities):
                 plate or gives more than one log density per datum; no site is observed; densities
                 of a datum depend on others; the guide does not reach a part of the posterior.
         """
-        pilot = pad(tuple(argument[:_PILOT_DATA] for argument in batch), _PILOT_DATA)
+        number = len(batch[0])
         try:
-            return cls._inspect(model, guide, pilot, None, narrow)
+            return cls._inspect(model, guide, _rows(batch, _PILOT_DATA), narrow)
         except FixedRows as fixed:
-            pilot = pad(tuple(argument[: fixed.rows] for argument in batch), fixed.rows)
-            return cls._inspect(model, guide, pilot, fixed.rows, narrow)
+            pilot, again = _rows(batch, fixed.rows), number > fixed.rows
+            return cls._inspect(model, guide, pilot, narrow, fixed.rows, again=again)
+        except (RuntimeError, IndexError, ShapeMismatch) as error:
+            if number <= _PILOT_DATA:
+                raise
+            try:  # written for all the data at once, such as a guide with a parameter for each
+                return cls._inspect(model, guide, batch, narrow, number)
+            except (RuntimeError, IndexError, ShapeMismatch):
+                raise error from None
 
     @classmethod
     def _inspect(
-        cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None, narrow: bool
+        cls,
+        model: Fn,
+        guide: Fn,
+        batch: Batch,
+        narrow: bool,
+        fixed_rows: int | None = None,
+        *,
+        again: bool = False,
     ) -> Pair:
+        """Inspect a pair on a batch.
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            batch: of the size that the programs get.
+            narrow: as for :meth:`inspect`.
+            fixed_rows: the size, if the programs run on no other.
+            again: whether they will run on other data of this size.
+        """
         with seeded("inspect", 0), torch.no_grad():
             guide_trace = run(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
@@ -86,12 +111,11 @@ class Pair(Densities):
             check_match(model_trace, guide_trace, summed=summed)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
-            # Other rows: fewer, if the programs let us, and each in other company.
-            index = torch.arange(len(batch[0]) - 1, 0, -1)
-            if fixed_rows is not None:
-                index = torch.cat([index, index[-1:]]) if len(index) else torch.arange(1)
+            index, places = _others(len(batch[0]), fixed_rows is None, again)
             others = tuple(argument[index.to(argument.device)] for argument in batch)
-            other = None if fixed_rows is not None else run_fewer(guide, others, len(batch[0]))
+            other = None
+            if fixed_rows is None:
+                other = run_fewer(guide if values else model, others, len(batch[0]))
             plate = data_plate(model_trace, guide_trace, other=other)
             drawn = {name: site["value"] for name, site in latent_sites(model_trace)}
             check_indices(model, batch, {**drawn, **values}, model_trace)
@@ -101,15 +125,15 @@ class Pair(Densities):
                 guide=guide,
                 plate_dims=plate_dims(model_trace, guide_trace),
                 data_dim=plate.dim,
-                latents={name: site["fn"].event_dim for name, site in latent_sites(guide_trace)},
+                latents={n: s["fn"].event_dim for n, s in latent_sites(guide_trace)} or {NONE: 0},
                 vectorized=False,
                 fixed_rows=fixed_rows,
                 summed=summed,
             )
-            values = {n: rows.unfold(v, rows.latents[n], 1) for n, v in values.items()}
+            values = rows.drawn(guide_trace, batch, 1)
             if summed:
                 _check_broadcast(rows, batch, values)
-            _check_company(rows, batch, values, others, index)
+            _check_company(rows, batch, values, others, index, places)
             if not narrow:
                 outside = out_of_reach(model_trace, guide_trace)
                 _check_reach(rows, batch, values, outside, (model_trace, guide_trace))
@@ -119,8 +143,8 @@ class Pair(Densities):
             # A fixed subsample size leaves no room for samples as rows.
             if not _agree(rows, vectorized, batch, samples=1):
                 raise ValueError(
-                    f"the data plate takes {fixed_rows} data whatever it is given, and the "
-                    "programs do not broadcast over samples. Give the plate the batch's size: "
+                    f"the programs take {fixed_rows} data at once and no other number, and they "
+                    " do not broadcast over samples. Give the plate the batch's size: "
                     "pyro.plate('data', len(x))."
                 )
             return vectorized
@@ -138,8 +162,28 @@ def _check_broadcast(pair: Densities, batch: Batch, values: Values) -> None:
         ) from error
 
 
+def _rows(batch: Batch, number: int) -> Batch:
+    """The first rows of a batch, so many."""
+    return pad(tuple(argument[:number] for argument in batch), number)
+
+
+def _others(rows: int, free: bool, again: bool) -> tuple[Tensor, Tensor]:
+    """Rows to run programs on besides a batch, and the places among them to look at.
+
+    Fewer and in another order, if the number is free; else as many, with one of them twice. Where
+    programs run on one batch alone, a row may depend on its place, so that each stays at its own.
+    """
+    if rows == 1:
+        return torch.arange(1), torch.arange(1)
+    if free:
+        return torch.arange(rows - 1, 0, -1), torch.arange(rows - 1)
+    if again:
+        return torch.tensor([*range(rows - 1, 0, -1), 1]), torch.arange(rows)
+    return torch.tensor([1, *range(1, rows)]), torch.arange(1, rows)
+
+
 def _check_company(
-    pair: Densities, batch: Batch, values: Values, others: Batch, index: Tensor
+    pair: Densities, batch: Batch, values: Values, others: Batch, index: Tensor, places: Tensor
 ) -> None:
     """Check that log densities of rows do not change with the rows beside them."""
     axis = pair.data_axis
@@ -149,7 +193,7 @@ def _check_company(
     for role in ROLES:
         before, after = pair.by_site(role, batch, values), pair.by_site(role, others, theirs)
         for name, density in before.items():
-            if _close(density[:, index.to(density.device)], after[name]):
+            if _close(density[:, index[places]], after[name][:, places]):
                 continue
             if not _close(density, pair.by_site(role, batch, values)[name]):
                 raise ValueError(

@@ -24,6 +24,7 @@ __all__ = [
     "DataPlate",
     "FixedRows",
     "Fn",
+    "ShapeMismatch",
     "data_plate",
     "is_discrete",
     "is_everywhere",
@@ -54,6 +55,10 @@ class FixedRows(ValueError):
             f"plate {plate!r} takes {rows} data whatever it is given; write "
             f"pyro.plate({plate!r}, len(x)), or subsample_size=len(x)."
         )
+
+
+class ShapeMismatch(ValueError):
+    """The batch shape of a site does not fit its plates."""
 
 
 class _Set(Messenger):  # type: ignore[misc, unused-ignore]
@@ -96,7 +101,7 @@ def run(
 
     Raises:
         FixedRows: a plate has a subsample size other than the number of rows.
-        ValueError: the batch shape of a site does not fit its plates.
+        ShapeMismatch: the batch shape of a site does not fit its plates.
     """
     tracer = poutine.trace()
     with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
@@ -109,7 +114,7 @@ def run(
         except ValueError as error:
             if "Shape mismatch inside plate" not in str(error):
                 raise
-            raise ValueError(
+            raise ShapeMismatch(
                 f"{error}. Give the data plate size len(x), and call .to_event() on "
                 "distributions whose right-most dimensions belong to one datum."
             ) from error

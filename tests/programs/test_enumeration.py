@@ -193,6 +193,38 @@ def test_gradients_are_those_of_the_sum():
     torch.testing.assert_close(found, slope)
 
 
+class Switching:
+    """A mixture with no latent but the one that is summed out: log p(x) is exact."""
+
+    @staticmethod
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(SHARES), infer=ALL)
+            pyro.sample("x", normal(0.0, SCALES[c]), obs=x)
+
+    @staticmethod
+    def guide(x):
+        """Has no site."""
+
+    @staticmethod
+    def exact(x):
+        return (SHARES.log() + dist.Normal(0.0, SCALES).log_prob(x[:, None])).logsumexp(-1)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "auto"}, {"chunk": 3}, {"defensive": 0.2}])
+@pytest.mark.parametrize("number", [1, 5])
+def test_nothing_is_left_to_draw(settings, number):
+    x = X[:number]
+    found = pv.log_evidence(Switching.model, Switching.guide, x, samples=50, **settings)
+    torch.testing.assert_close(found.log_px, Switching.exact(x))
+    assert found.standard_error.max() < 1e-7
+
+
+def test_nothing_is_left_to_fit():
+    with pytest.raises(ValueError, match=r"log p\(x\) is exact; use method='guide'"):
+        pv.log_evidence(Switching.model, Switching.guide, X, method="laplace")
+
+
 def test_a_site_of_both_programs_is_drawn():
     def guide(x):
         with pyro.plate("data", len(x)):

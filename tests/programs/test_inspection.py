@@ -163,6 +163,35 @@ class TestCompany:
         with pytest.raises(ValueError, match=r"'x' of the model has another log density for"):
             Pair.inspect(*pair(MIXING["mean of the batch"]), (x,))
 
+    def test_of_programs_written_for_all_the_data(self):
+        """A guide with a parameter for each datum is one for these data, in this order."""
+        x = dist.Poisson(3 * torch.ones(7, 2)).sample()
+
+        def guide(x):
+            shape = pyro.param("shape", lambda: 1 + torch.arange(14.0).reshape(7, 2) / 10)
+            with pyro.plate("data", 7):
+                pyro.sample("z", dist.Gamma(shape, 1.0).to_event(1))
+
+        assert Pair.inspect(ALONE[0], guide, (x,)).fixed_rows == 7
+        with pytest.raises(ValueError, match=r"'x' of the model has another log density for"):
+            Pair.inspect(counts(MIXING["mean of the batch"]), guide, (x,))
+
+        auto = pyro.infer.autoguide.AutoNormal(ALONE[0])
+        auto(x)
+        torch.nn.init.normal_(auto.locs.z_unconstrained)
+        assert Pair.inspect(ALONE[0], auto, (x,)).fixed_rows == 7
+        with pytest.raises(ValueError, match="for a datum when the data beside it are others"):
+            Pair.inspect(ALONE[0], auto, (torch.cat([x, x + 1]),))  # whose place says nothing
+
+    def test_what_does_not_run_is_said_as_it_was(self):
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Gamma(torch.ones(2), 1.0).to_event(1))
+                pyro.sample("x", dist.Poisson(z @ torch.ones(3, 2)).to_event(1), obs=x)
+
+        with pytest.raises(RuntimeError, match="3x2"):
+            Pair.inspect(model, ALONE[1], (torch.ones(9, 2),))
+
     def test_what_is_random_and_no_site_is_named(self):
         with pytest.raises(ValueError, match=r"'x' of the model .* each time .* module\.eval"):
             Pair.inspect(counts(lambda z: z * torch.rand(2)), ALONE[1], (torch.ones(5, 2),))
