@@ -74,7 +74,7 @@ def check_observations(model: Trace) -> None:
     dimension. (A hidden Markov model without a duration takes events of any length.)
     """
     for name, site in observed_sites(model):
-        fn, shape = site["fn"], tuple(site["value"].shape)
+        fn, shape = site["fn"], tuple(torch.as_tensor(site["value"]).shape)
         batch, event = fn.batch_shape, fn.event_shape
         kept = 1 if getattr(fn, "duration", 0) is None else 0  # the length of an event is free
         wrong = shape[len(shape) - len(event) + kept :] != event[kept:] or len(shape) < len(event)

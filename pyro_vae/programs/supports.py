@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import SineBivariateVonMises
 from pyro.distributions.constraints import integer
 from torch import Tensor
-from torch.distributions import TransformedDistribution, VonMises, constraints
+from torch.distributions import AffineTransform, TransformedDistribution, VonMises, constraints
 
 __all__ = ["bounds", "differs", "is_discrete", "is_everywhere", "just_outside", "support_of"]
 
@@ -32,9 +32,18 @@ def support_of(fn: Any) -> Any | None:
         support = fn.support
     except (AttributeError, NotImplementedError):
         return None
-    if constraints.is_dependent(support):
+    if constraints.is_dependent(support) or (is_everywhere(support) and _is_shifted(inner)):
         return None
     return _of_components(support) if type(support).__name__ == _MIXTURE else support
+
+
+def _is_shifted(fn: Any) -> bool:
+    """Whether a distribution is a bounded one that was moved or stretched, which torch forgets."""
+    return (
+        isinstance(fn, TransformedDistribution)
+        and all(isinstance(transform, AffineTransform) for transform in fn.transforms)
+        and not is_everywhere(support_of(fn.base_dist))
+    )
 
 
 _MIXTURE = "MixtureSameFamilyConstraint"

@@ -207,6 +207,12 @@ def data_plate(
     }
     data = _following(shared["guide"] or shared["model"], other)
     place = next((f for f in shared["model"] if f.name == data.name), shared["model"][0])
+    loop = next((frame.name for frame in (data, place) if frame.dim is None), None)
+    if loop is not None:
+        raise ValueError(
+            f"the data plate {loop!r} is a Python loop; write "
+            f"`with pyro.plate({loop!r}, len(x)):` instead."
+        )
     if place.dim != data.dim:
         raise ValueError(
             f"the data plate is at several dimensions, {sorted((place.dim, data.dim))}."
@@ -233,11 +239,6 @@ def _shared(sites: list[tuple[str, Any]], role: str, inside: str | None) -> list
                 f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
                 "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
             )
-        if stack[0].dim is None:
-            raise ValueError(
-                f"the data plate {stack[0].name!r} of the {role} is a Python loop; "
-                f"write `with pyro.plate({stack[0].name!r}, len(x)):` instead."
-            )
         names = {frame.name for frame in stack}
         kept = [f for f in (stack if shared is None else shared) if f.name in names]
         if shared and not kept:
@@ -251,7 +252,6 @@ def _shared(sites: list[tuple[str, Any]], role: str, inside: str | None) -> list
 
 def _following(frames: list[Any], other: Trace | None) -> Any:
     """The plate, of those that all sites share, whose size follows the number of rows."""
-    frames = [frame for frame in frames if frame.dim is not None]
     if other is None:
         return frames[0]
     sizes = {f.name: f.size for _, site in sample_sites(other) for f in site["cond_indep_stack"]}

@@ -183,6 +183,20 @@ def test_chains_of_any_length():
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("infer", [ALL, {**ALL, "expand": True}])
+def test_values_that_are_vectors(infer):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.OneHotCategorical(SHARES), infer=infer)
+            z = pyro.sample("z", normal(0.0, c @ SCALES))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    pair = Pair.inspect(model, Spread.guide, (X,))
+    same = Pair.inspect(Spread.model, Spread.guide, (X,))
+    values, _ = pair.propose((X,), 3)
+    torch.testing.assert_close(pair.log_joint((X,), values), same.log_joint((X,), values))
+
+
 def test_gradients_are_those_of_the_sum():
     pair = Pair.inspect(Spread.model, Spread.guide, (X,))
     z = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).double().requires_grad_()

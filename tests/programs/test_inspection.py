@@ -248,6 +248,38 @@ class TestDataPlate:
         )
         assert ((found.log_px - exact) / found.standard_error).abs().max() < 5
 
+    @pytest.mark.parametrize("number", [2, 3, 5])
+    def test_in_a_loop_over_another_plate(self, number):
+        def program(obs):
+            def run(x):
+                data = pyro.plate("data", len(x))
+                for t in pyro.plate("time", 2):
+                    with data:
+                        z = pyro.sample(f"z{t}", dist.Gamma(2.0, 1.0))
+                        if obs:
+                            pyro.sample(f"x{t}", dist.Poisson(z), obs=x[:, t])
+
+            return run
+
+        x = dist.Poisson(2 * torch.ones(number, 2)).sample()
+        found = pv.log_evidence(program(True), program(False), x, samples=2000)
+        exact = dist.NegativeBinomial(2.0, probs=torch.tensor(0.5)).log_prob(x).sum(1)
+        assert ((found.log_px - exact) / found.standard_error).abs().max() < 5
+
+    def test_a_loop_over_the_data_around_another_plate(self):
+        def program(obs):
+            def run(x):
+                for n in pyro.plate("data", len(x)):
+                    with pyro.plate(f"time{n}", 2):
+                        z = pyro.sample(f"z{n}", dist.Gamma(2.0, 1.0))
+                        if obs:
+                            pyro.sample(f"x{n}", dist.Poisson(z), obs=x[n])
+
+            return run
+
+        with pytest.raises(ValueError, match="data plate 'data' is a Python loop"):
+            Pair.inspect(program(True), program(False), (torch.ones(5, 2),))
+
     def test_two_plates_of_data(self):
         def program(obs):
             def run(x):
@@ -357,6 +389,12 @@ def ones(x):
     return torch.ones_like(x)
 
 
+def shifted(x):
+    """Twice an exponential number, which torch says may be any number."""
+    twice = torch.distributions.AffineTransform(0.0, 2.0)
+    return dist.TransformedDistribution(dist.Exponential(ones(x)), [twice])
+
+
 NARROWER = {
     "half of all numbers": (
         lambda x: dist.Laplace(0 * x, 1.0),
@@ -424,6 +462,7 @@ class TestSupports:
             ),
             (lambda x: dist.Exponential(ones(x)), lambda x: dist.Normal(ones(x), 1.5), 0.0, 30.0),
             (lambda x: dist.Uniform(0.0, ones(x)), lambda x: dist.Beta(ones(x), 1.0), 0.0, 1.0),
+            (shifted, lambda x: dist.Gamma(ones(x), 0.4), 0.0, 40.0),
             (
                 lambda x: dist.Uniform(0.0, ones(x)),
                 lambda x: dist.Uniform(-0.5 * ones(x), 1.5),
@@ -431,7 +470,7 @@ class TestSupports:
                 1.0,
             ),
         ],
-        ids=["equal", "all numbers", "equal interval", "longer interval"],
+        ids=["equal", "all numbers", "equal interval", "stretched", "longer interval"],
     )
     def test_an_equal_or_wider_guide_gives_the_number(self, prior, proposal, low, high):
         found = pv.log_evidence(*with_latent(prior, proposal), X, samples=4000)
