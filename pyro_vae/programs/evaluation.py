@@ -60,6 +60,7 @@ class Evaluation:
         device: where the programs' modules are.
         processes: the processes that share the work.
         checked: whether each block is held against the likelihood's support.
+        watched: makes a program one that puts the modules it calls in ``eval()`` mode.
     """
 
     pair: Pair
@@ -67,6 +68,7 @@ class Evaluation:
     device: torch.device
     processes: Processes
     checked: bool
+    watched: Callable[[Fn], Fn]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -121,7 +123,8 @@ class Evaluation:
 
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
                 if self.checked and index is None:  # of selected data the numbers are not known
-                    check_support(self.pair.model, self.pair.guide, block.batch, first=block.first)
+                    model, guide = map(self.watched, (self.pair.model, self.pair.guide))
+                    check_support(model, guide, block.batch, first=block.first)
                 before = bar.n
                 try:
                     mine.append(work(replace(block, done=show)))
@@ -176,16 +179,18 @@ def evaluating(
         source = source.changed(_checked)
     pilot = next(source.blocks(BLOCK))
     check_type(pilot[0], model, guide)
-    with evaluation_mode(model, guide) as (model, guide):
+    with evaluation_mode(model, guide) as watched:
         if mask is not None:
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
-        used = modules_used(model, guide, tuple(argument[:_FEW] for argument in pilot))
+        few = tuple(argument[:_FEW] for argument in pilot)
+        used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
         pair = Pair.inspect(model, guide, pilot, narrow=narrow)
-        yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
+        check = checked and mask is None
+        yield Evaluation(pair, source, device, Processes.join(), check, watched)
 
 
 def _checked(batch: Batch, first: int) -> Batch:

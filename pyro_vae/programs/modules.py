@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import sys
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyro
@@ -88,14 +89,22 @@ _TYPES_DIFFER = ("dtype", "scalar type", "Input type")
 
 @contextmanager
 def _each_call(seen: Callable[[nn.Module], object]) -> Iterator[None]:
-    """Hand over each module, of whatever owner, before its forward runs."""
+    """Hand over each module, of whatever owner, before its forward runs.
+
+    What is compiled runs meanwhile as it was written; a global hook would have it compiled again.
+    """
 
     def hook(module: nn.Module, _: Any) -> None:
         seen(module)
 
+    eager: Any = nullcontext()
+    if "torch._dynamo" in sys.modules:
+        eager = torch.compiler.set_stance("force_eager")
     handle = register_module_forward_pre_hook(hook)
     try:
-        yield
+        with eager, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
+            yield
     finally:
         handle.remove()
 
@@ -143,28 +152,29 @@ def check_type(x: Tensor, *programs: Fn) -> None:
 
 
 @contextmanager
-def evaluation_mode(*programs: Fn) -> Iterator[tuple[Fn, ...]]:
+def evaluation_mode(*programs: Fn) -> Iterator[Callable[[Fn], Fn]]:
     """Put the modules that programs use in ``eval()`` mode, without gradients, for a while.
 
-    Run the programs as they are given here: modules that a search does not find follow then, when
-    they are called. Pyro's argument validation is off meanwhile (data are checked for themselves),
-    and whatever the programs draw leaves the caller's random state as it was.
+    Modules that a search does not find follow when they are called in a program as it is returned
+    by the function given here: run each program so once, and at best on every kind of data. Pyro's
+    argument validation is off meanwhile (data are checked for themselves), and whatever the
+    programs draw leaves the caller's random state as it was.
     """
     flags: dict[nn.Module, bool] = {}
 
     def evaluate(owner: nn.Module) -> None:
         for module in owner.modules():
             flags.setdefault(module, module.training)
+        for module in owner.modules():
             module.training = False
 
     def on_call(module: nn.Module) -> None:
         if module.training:
             evaluate(module)
 
-    def evaluated(program: Fn) -> Fn:
-        @functools.wraps(program, assigned=(), updated=())
+    def watched(program: Fn) -> Fn:
         def run(*batch: Tensor) -> Any:
-            with _each_call(on_call):  # not for longer: a compiler stumbles over global hooks
+            with _each_call(on_call):
                 return program(*batch)
 
         return run
@@ -173,7 +183,7 @@ def evaluation_mode(*programs: Fn) -> Iterator[tuple[Fn, ...]]:
         evaluate(owner)
     with torch.no_grad(), pyro.validation_enabled(False), seeded("evaluation", 0):
         try:
-            yield tuple(map(evaluated, programs))
+            yield watched
         finally:
             for module, flag in flags.items():
                 module.training = flag

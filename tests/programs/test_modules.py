@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.programs.evaluation import evaluating
 from pyro_vae.programs.modules import modules_of, modules_used
 
 
@@ -71,21 +70,40 @@ def test_modules_are_in_eval_mode_however_they_are_held(way, net):
     assert all(module.training for module in net.modules())  # as they were
 
 
-def test_modules_that_are_called_later_are_in_eval_mode_too(net):
+def test_modules_that_are_called_later_are_in_eval_mode_too(net, no_unreliable_warning):
     other = nn.Sequential(nn.Linear(2, 4), nn.Softplus())
+    table = [other, net]
 
     def model(x):
-        body((other, net)[bool((x > 50).any())], x)  # the other module for one datum
+        body(table[bool((x > 50).any())], x)  # the other module for one datum
 
-    x = torch.ones(6, 4)
-    x[5] = 60.0
+    x = torch.ones(70, 4)
+    x[68] = 60.0
+    net.eval()
+    expected = pv.log_evidence(model, guide, x, samples=20).log_px
     net.train()
-    with evaluating(model, guide, x) as evaluation:
-        values, _ = evaluation.pair.propose((x,), 3)
-        first, second = (evaluation.pair.log_joint((x,), values) for _ in range(2))
-        assert torch.equal(first, second)
+    assert torch.equal(pv.log_evidence(model, guide, x, samples=20).log_px, expected)
     assert net.training
     assert net.first.training
+
+
+def test_compiled_modules_stay_compiled(net):
+    """No hook of ours makes the compiler start again, evaluation after evaluation."""
+    times, first = [], 0
+
+    def backend(graph, _):
+        times.append(1)
+        return graph.forward
+
+    x = dist.Poisson(torch.ones(6, 4)).sample()
+    expected = pv.log_evidence(partial(body, net.eval()), guide, x, samples=20).log_px
+    row = [torch.compile(net.train(), backend=backend, dynamic=True)]
+    for repeat in range(4):
+        found = pv.log_evidence(lambda x: body(row[0], x), guide, x, samples=20).log_px
+        torch.testing.assert_close(found, expected)
+        assert all(module.training for module in net.modules())
+        first = len(times) if repeat == 0 else first
+    assert len(times) == first
 
 
 def test_modules_used_are_those_called_found_and_stored(net):
