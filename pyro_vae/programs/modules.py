@@ -78,8 +78,8 @@ def modules_used(model: Fn, guide: Fn, batch: Batch) -> list[nn.Module]:
             if any(word in str(error) for word in _TYPES_DIFFER):
                 for module in called:
                     check_type(batch[0], module)
-    values: list[Any] = [site["value"] for site in asked.trace.nodes.values() if "value" in site]
-    stored = nn.ParameterList(value.unconstrained().detach() for value in values)
+    values: list[Any] = [s["value"] for s in asked.trace.nodes.values() if s["type"] == "param"]
+    stored = nn.ParameterList(getattr(v, "unconstrained", lambda v=v: v)().detach() for v in values)
     return [*dict.fromkeys([*called, *modules_of(model, guide)]), stored]
 
 
