@@ -116,7 +116,7 @@ class Pair(Densities):
             other = None
             if fixed_rows is None:
                 other = run_fewer(guide if values else model, others, len(batch[0]))
-            plate = data_plate(model_trace, guide_trace, other=other)
+            plate = data_plate(model_trace, guide_trace, other=other, rows=len(batch[0]))
             drawn = {name: site["value"] for name, site in latent_sites(model_trace)}
             check_indices(model, batch, {**drawn, **values}, model_trace)
             check_indices(guide, batch, values, guide_trace)

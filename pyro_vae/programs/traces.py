@@ -184,7 +184,12 @@ class DataPlate:
 
 
 def data_plate(
-    model: Trace, guide: Trace, *, inside: str | None = None, other: Trace | None = None
+    model: Trace,
+    guide: Trace,
+    *,
+    inside: str | None = None,
+    other: Trace | None = None,
+    rows: int | None = None,
 ) -> DataPlate:
     """Find the plate over the data: one that all sites share, whose size follows the data.
 
@@ -193,7 +198,8 @@ def data_plate(
         guide: trace of the guide.
         inside: name of a plate around everything that does not count.
         other: trace of the guide on another number of rows, to see which plate follows it. Without,
-            the outermost of the plates that all sites share is taken.
+            the outermost of the plates is taken that all sites share, of those with so many
+        rows: if there is one.
 
     Raises:
         ValueError: no observed site; no such plate, or several; one that is a Python loop; another
@@ -205,8 +211,10 @@ def data_plate(
         role: _shared(list(sites), role, inside)
         for role, sites in (("model", sample_sites(model)), ("guide", latent_sites(guide)))
     }
-    data = _following(shared["guide"] or shared["model"], other)
-    place = next((f for f in shared["model"] if f.name == data.name), shared["model"][0])
+    data = _following(shared["guide"] or shared["model"], other, rows)
+    places = shared["model"]
+    same = [f for f in places if f.name == data.name] or [f for f in places if f.dim == data.dim]
+    place = (same or places)[0]
     loop = next((frame.name for frame in (data, place) if frame.dim is None), None)
     if loop is not None:
         raise ValueError(
@@ -250,10 +258,10 @@ def _shared(sites: list[tuple[str, Any]], role: str, inside: str | None) -> list
     return shared or []
 
 
-def _following(frames: list[Any], other: Trace | None) -> Any:
+def _following(frames: list[Any], other: Trace | None, rows: int | None) -> Any:
     """The plate, of those that all sites share, whose size follows the number of rows."""
     if other is None:
-        return frames[0]
+        return next((frame for frame in frames if frame.size == rows), frames[0])
     sizes = {f.name: f.size for _, site in sample_sites(other) for f in site["cond_indep_stack"]}
     following = [frame for frame in frames if sizes.get(frame.name) != frame.size]
     if len(following) == 1:
