@@ -153,7 +153,7 @@ def active_units(
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
-    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
         pair = evaluation.pair
 
         def work(block: Block) -> dict[str, tuple[Tensor, Tensor]]:
@@ -192,7 +192,7 @@ def kl_per_dimension(
         KL by latent site, shape ``(D,)``, float64. Sites are left out whose dimensions are not
         independent in guide and prior (a mixture, a flow), or for which torch has no closed form.
     """
-    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
         pair = evaluation.pair
 
         def work(block: Block) -> dict[str, Tensor]:
@@ -282,7 +282,7 @@ def rate(
     References:
         Hoffman and Johnson (2016). http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
-    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
         pair = evaluation.pair
 
         def draw(block: Block) -> tuple[Values, Tensor, Tensor]:

@@ -125,7 +125,7 @@ def certify(
     settings = annealing or Annealing()
     simulated: list[Batch] = []
     drawn: list[Values] = []
-    with evaluating(model, guide, x, mask=mask, checked=False) as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
         index = torch.arange(number) % len(evaluation)
         (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
         template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)
@@ -142,7 +142,7 @@ def certify(
             drawn.append(values)
     data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
 
-    with evaluating(model, guide, data, mask=mask, checked=False) as evaluation:
+    with evaluating(model, guide, data, mask=mask, checked=False, narrow=True) as evaluation:
 
         def work(block: Block) -> tuple[Tensor, ...]:
             space = Space.of(evaluation.pair, block.batch)

@@ -142,7 +142,8 @@ def log_evidence(
         datum_error=datum_error,
         max_samples=max_samples,
     )
-    with evaluating(model, guide, x, mask=mask) as evaluation:
+    narrow = method != "guide" or bool(defensive)  # other draws than the guide's reach the rest
+    with evaluating(model, guide, x, mask=mask, narrow=narrow) as evaluation:
         pair, n = evaluation.pair, len(evaluation)
         if pair.fixed_rows and method != "guide":
             raise ValueError(

@@ -12,7 +12,8 @@ from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
 from ..programs.pair import Pair, Values
-from ..programs.traces import Batch, is_discrete
+from ..programs.supports import is_discrete
+from ..programs.traces import Batch
 
 __all__ = ["Edges", "Space"]
 

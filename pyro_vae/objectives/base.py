@@ -37,11 +37,13 @@ class Traces:
         model: trace of the model at the guide's draws.
         guide: trace of the guide.
         path: differentiates log q along the draws alone, if the gradient estimator needs it.
+        rows: number of data, if the first argument is of data.
     """
 
     model: Trace
     guide: Trace
     path: PathGradient | None
+    rows: int | None
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         if self.gradient == "reparameterized" or not torch.is_grad_enabled():
             ((model_trace, guide_trace),) = self._get_traces(model, guide, args, {})
             _check_reparameterized(guide_trace)
-            return Traces(model_trace, guide_trace, None)
+            return Traces(model_trace, guide_trace, None, _number(args))
         path = PathGradient()
         model, guide = map(self._vectorized_num_particles, (model, path(guide)))
         drawn = poutine.trace(guide).get_trace(*args)
@@ -178,7 +180,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
         model_trace = prune_subsample_sites(model_trace)
         model_trace.compute_log_prob()
-        return Traces(model_trace, guide_trace, path)
+        return Traces(model_trace, guide_trace, path, _number(args))
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         model_trace, guide_trace = get_importance_trace(
@@ -195,7 +197,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
 
     def _data_plate(self, traces: Traces) -> ParticlePlate:
         """Find the plate over the data, which must contain all sites, with one scale."""
-        plate = data_plate(traces.model, traces.guide, inside=_PARTICLES)
+        plate = data_plate(traces.model, traces.guide, inside=_PARTICLES, rows=traces.rows)
         sites = [*sample_sites(traces.model), *sample_sites(traces.guide)]
         scale = sites[0][1]["scale"]
         for name, site in sites:
@@ -214,6 +216,10 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         return ParticlePlate(
             plate.dim, plate.rows, scale, self.num_particles, self.max_plate_nesting
         )
+
+
+def _number(args: tuple[Any, ...]) -> int | None:
+    return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else None
 
 
 def _check_reparameterized(guide: Trace) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -10,21 +10,27 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import constraints
 
 from ..common.seeding import seeded
-from .traces import Batch, Fn, latent_sites, observed_sites, run_both, sample_sites
+from .supports import bounds, differs, is_discrete, just_outside, support_of
+from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run, run_both, sample_sites
 
 __all__ = [
     "NonFiniteDensity",
     "check_densities",
+    "check_indices",
     "check_match",
+    "check_observations",
     "check_parameters",
     "check_shape",
     "check_support",
     "explain",
     "is_delta",
+    "out_of_reach",
+    "run_fewer",
 ]
 
 
@@ -40,14 +46,16 @@ class NonFiniteDensity(ValueError):
         )
 
 
-def check_match(model: Trace, guide: Trace) -> None:
-    """Check that the guide is a density over the model's latent sites."""
+def check_match(model: Trace, guide: Trace, *, summed: Collection[str] = ()) -> None:
+    """Check that the guide is a density over the model's latent sites, but for those summed out."""
     model_sites, guide_sites = dict(latent_sites(model)), dict(latent_sites(guide))
-    for name in model_sites:
-        if name not in guide_sites:
+    for name, site in model_sites.items():
+        if name not in guide_sites and name not in summed:
+            finite = getattr(site["fn"], "has_enumerate_support", False)
+            advice = ", or mark it infer={'enumerate': 'parallel'} to sum it out" * finite
             raise ValueError(
                 f"latent site {name!r} of the model is missing in the guide, whose sites are "
-                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide."
+                f"{list(guide_sites)}. Add pyro.sample({name!r}, ...) to the guide{advice}."
             )
     for name, site in guide_sites.items():
         if name not in model_sites and not site["infer"].get("is_auxiliary"):
@@ -56,6 +64,28 @@ def check_match(model: Trace, guide: Trace) -> None:
             raise ValueError(
                 f"site {name!r} of the guide {where}; the model's latent sites are "
                 f"{list(model_sites)}."
+            )
+
+
+def check_observations(model: Trace) -> None:
+    """Check that observed values have the shapes of their sites, so that none is broadcast.
+
+    A value without some of the plates' dimensions is one for all their items; an event has no such
+    dimension. (A hidden Markov model without a duration takes events of any length.)
+    """
+    for name, site in observed_sites(model):
+        fn, shape = site["fn"], tuple(torch.as_tensor(site["value"]).shape)
+        batch, event = fn.batch_shape, fn.event_shape
+        kept = 1 if getattr(fn, "duration", 0) is None else 0  # the length of an event is free
+        wrong = shape[len(shape) - len(event) + kept :] != event[kept:] or len(shape) < len(event)
+        sizes = zip(reversed(shape[: len(shape) - len(event)]), reversed(batch), strict=False)
+        wrong |= len(shape) > len(batch + event) or any(size not in (1, b) for size, b in sizes)
+        if wrong:
+            raise ValueError(
+                f"site {name!r} observes a value of shape {shape}; its plates and its distribution "
+                f"({_kind(site)}) expect {tuple(batch)} + {tuple(event)}, items of the plates and "
+                f"the event of each. Reshape what is given as obs to {tuple(batch + event)}, or "
+                "change the distribution or its .to_event()."
             )
 
 
@@ -70,6 +100,14 @@ def check_densities(model: Trace, guide: Trace) -> None:
     auxiliary = [name for name in guide_sites if name not in model_sites]
     for name in (name for name in model_sites if name in guide_sites):
         p, q = model_sites[name]["fn"], guide_sites[name]["fn"]
+        kinds = [is_discrete(support_of(fn)) for fn in (p, q)]
+        if kinds[0] != kinds[1] and not is_delta(q):
+            words = ["discrete" if kind else "continuous" for kind in kinds]
+            raise ValueError(
+                f"latent site {name!r} is {words[0]} in the model ({_kind(model_sites[name])}) and "
+                f"{words[1]} in the guide ({_kind(guide_sites[name])}), whose densities have no "
+                "ratio; use distributions of one kind."
+            )
         if p.event_shape != q.event_shape:
             raise ValueError(
                 f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "
@@ -86,6 +124,65 @@ def check_densities(model: Trace, guide: Trace) -> None:
                 f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
                 "density to weigh draws by; use a guide that is random there."
             )
+
+
+def out_of_reach(model: Trace, guide: Trace) -> dict[str, Tensor]:
+    """Find latents whose support is narrower in the guide than in the model.
+
+    Bounds are compared number by number; a support that is not known is taken to be wide enough.
+
+    Returns:
+        By site, values that the model allows, just outside of what the guide can draw.
+    """
+    guide_sites, found = dict(latent_sites(guide)), {}
+    for name, site in latent_sites(model):
+        if name not in guide_sites or is_delta(site["fn"]) or is_delta(guide_sites[name]["fn"]):
+            continue
+        value, p, q = site["value"], *(support_of(s["fn"]) for s in (site, guide_sites[name]))
+        if p is None or q is None:
+            continue
+        wide, narrow = bounds(p, value), bounds(q, value)
+        if narrow is not None and wide is not None:
+            outside = just_outside(value.double(), wide, narrow, whole=is_discrete(p))
+        elif differs(p, q) and p.check(value).all():  # a simplex, say, where all vectors may be
+            outside = value - 1 - value.abs().max()
+        else:
+            continue
+        if isinstance(site["mask"], Tensor):  # what is masked may be anywhere
+            mask = site["mask"].reshape(site["mask"].shape + (1,) * site["fn"].event_dim)
+            outside = torch.where(mask, outside, value)
+        if site["mask"] is not False and (outside != value).any():
+            found[name] = outside.to(value.dtype)
+    return found
+
+
+def check_indices(fn: Fn, batch: Batch, values: dict[str, Tensor], trace: Trace) -> None:
+    """Check that the indices of a plate larger than the batch are not used to look anything up."""
+    plates: dict[str, Any] = {n: s["fn"] for n, s in trace.nodes.items() if site_is_subsample(s)}
+    larger = [n for n, fn in plates.items() if fn.subsample_size and fn.subsample_size < fn.size]
+    if not larger:
+        return
+    with pyro.validation_enabled(False):
+        other = dict(sample_sites(run(fn, batch, values, last=True)))
+    for name, site in sample_sites(trace):
+        if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
+            raise ValueError(
+                f"site {name!r} depends on the indices of plate {larger[0]!r}, whose range is "
+                "larger than the data given; pass what it looks up as an argument of its own, "
+                "e.g. log_evidence(model, guide, (x, local))."
+            )
+
+
+def run_fewer(fn: Fn, batch: Batch, rows: int) -> Trace:
+    """Run a program on fewer rows than it was run on before."""
+    try:
+        return run(fn, batch)
+    except Exception as error:
+        raise ValueError(
+            f"the programs run on {rows} rows of data and not on {len(batch[0])} ({error}); write "
+            "them for any number of rows: give the data plate size len(x), and pass what belongs "
+            "to one datum as an argument of its own."
+        ) from error
 
 
 def is_delta(fn: Any) -> bool:
@@ -129,9 +226,10 @@ def check_support(
     with seeded("check", 0), pyro.validation_enabled(False):
         trace, _ = run_both(model, guide, batch)
     for name, site in observed_sites(trace):
-        support, value = getattr(site["fn"], "support", None), site["value"]
+        value = site["value"]
         try:
-            bad = ~support.check(value)  # type: ignore[union-attr, unused-ignore]
+            support = site["fn"].support
+            bad = ~support.check(value)
         except (AttributeError, RuntimeError, NotImplementedError):  # no support, or without check
             continue
         if site["mask"] is not None:

@@ -17,9 +17,10 @@ from ..common.processes import Processes
 from ..data import AnyData, Source
 from .checks import NonFiniteDensity, check_support
 from .inputs import source_for
+from .layout import pad
 from .masks import check_hidden, fill, mask_guide, mask_model
-from .modules import check_type, device_of, evaluation_mode
-from .pair import Pair, pad
+from .modules import check_type, device_of, evaluation_mode, modules_used
+from .pair import Pair
 from .traces import Batch, Fn
 
 __all__ = ["BLOCK", "Block", "Evaluation", "evaluating"]
@@ -29,6 +30,8 @@ T = TypeVar("T")
 BLOCK = 64
 """Data that are evaluated at once. Draws are seeded by block, so that this number decides which
 random numbers a datum gets."""
+
+_FEW = 3  # data to see which modules are called
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Evaluation:
         device: where the programs' modules are.
         processes: the processes that share the work.
         checked: whether each block is held against the likelihood's support.
+        watched: makes a program one that puts the modules it calls in ``eval()`` mode.
     """
 
     pair: Pair
@@ -65,6 +69,7 @@ class Evaluation:
     device: torch.device
     processes: Processes
     checked: bool
+    watched: Callable[[Fn], Fn]
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,7 +124,8 @@ class Evaluation:
 
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
                 if self.checked and index is None:  # of selected data the numbers are not known
-                    check_support(self.pair.model, self.pair.guide, block.batch, first=block.first)
+                    model, guide = map(self.watched, (self.pair.model, self.pair.guide))
+                    check_support(model, guide, block.batch, first=block.first)
                 before = bar.n
                 try:
                     mine.append(work(replace(block, done=show)))
@@ -147,6 +153,7 @@ def evaluating(
     *,
     mask: Tensor | None = None,
     checked: bool = True,
+    narrow: bool = False,
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
@@ -154,13 +161,14 @@ def evaluating(
     caller's random state is left as it was. Under ``torchrun`` the processes share the work.
 
     Args:
-        model: Pyro program; every site inside one outermost plate over the data.
-        guide: Pyro program with the model's latent sites.
+        model: Pyro program; every site inside one plate over the data.
+        guide: Pyro program with the model's latent sites, but for those it leaves to be summed out.
         data: a tensor ``(N, *event_shape)``, a tuple of tensors (one for each argument of the
             programs), ``Data``, a dataset, or a loader that does not shuffle. What is not in memory
             is read block by block.
         mask: True where a value of the data is observed, shape of the data or of a datum.
         checked: hold each block against the likelihood's support.
+        narrow: allow a guide that cannot draw all that the model allows.
 
     Raises:
         TypeError: data of another kind; not as many arguments as the programs take.
@@ -174,17 +182,20 @@ def evaluating(
         mask = torch.as_tensor(mask)
     pilot = next(source.blocks(BLOCK))
     check_type(pilot[0], model, guide)
-    device = device_of(model, guide) or pilot[0].device
-    with evaluation_mode(model, guide):
+    with evaluation_mode(model, guide) as watched:
         if mask is not None:
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
+        few = tuple(argument[:_FEW] for argument in pilot)
+        used = modules_used(watched(model), watched(guide), few)
+        device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        pair = Pair.inspect(model, guide, pilot)
+        pair = Pair.inspect(model, guide, pilot, narrow=narrow)
         rows = pair.fixed_rows or len(pilot[0])
         check_hidden(model, guide, tuple(argument[:rows] for argument in pad(pilot, rows)))
-        yield Evaluation(pair, source, device, Processes.join(), checked and mask is None)
+        check = checked and mask is None
+        yield Evaluation(pair, source, device, Processes.join(), check, watched)
 
 
 def _checked(batch: Batch, first: int) -> Batch:

@@ -14,7 +14,8 @@ from ..common.seeding import seeded
 from .followed import Followed
 from .module import ProgramModule
 from .modules import check_programs
-from .traces import Batch, Fn, is_discrete, latent_sites, log_prob, run, sample_sites
+from .supports import is_discrete
+from .traces import Batch, Fn, latent_sites, log_prob, run, sample_sites
 
 __all__ = [
     "Masked",

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from ..common.seeding import seeded
-from .traces import Fn
+from .traces import Batch, Fn, run_both
 
-__all__ = ["check_programs", "check_type", "device_of", "evaluation_mode", "modules_of"]
+__all__ = [
+    "check_programs",
+    "check_type",
+    "device_of",
+    "evaluation_mode",
+    "modules_of",
+    "modules_used",
+]
 
 
 def modules_of(*programs: Fn) -> list[nn.Module]:
@@ -41,6 +52,61 @@ def modules_of(*programs: Fn) -> list[nn.Module]:
                 with suppress(ValueError):  # an empty cell
                     stack.append(cell.cell_contents)
     return list(found.values())
+
+
+def modules_used(model: Fn, guide: Fn, batch: Batch) -> list[nn.Module]:
+    """Modules that programs use: called in a run of both, found by :func:`modules_of`, or stored.
+
+    However a program holds a module (in a list, behind a helper), its call is seen, and seen before
+    it fails; so a batch on another device than the parameters will do. Parameters that the programs
+    ask of Pyro's store come last, as a list that is a module.
+
+    Raises:
+        ValueError: the programs fail because data and parameters differ in type; says which.
+    """
+    called: dict[nn.Module, None] = {}
+    with (
+        poutine.trace(param_only=True) as asked,
+        _each_call(called.setdefault),
+        seeded("modules", 0),
+        torch.no_grad(),
+        pyro.validation_enabled(False),
+    ):
+        try:
+            run_both(model, guide, batch)
+        except Exception as error:  # what else is wrong is said where the programs are inspected
+            if any(word in str(error) for word in _TYPES_DIFFER):
+                for module in called:
+                    check_type(batch[0], module)
+    values: list[Any] = [s["value"] for s in asked.trace.nodes.values() if s["type"] == "param"]
+    stored = nn.ParameterList(getattr(v, "unconstrained", lambda v=v: v)().detach() for v in values)
+    return [*dict.fromkeys([*called, *modules_of(model, guide)]), stored]
+
+
+_TYPES_DIFFER = ("dtype", "scalar type", "Input type")
+"""Words of torch's messages about operands of different types."""
+
+
+@contextmanager
+def _each_call(seen: Callable[[nn.Module], object]) -> Iterator[None]:
+    """Hand over each module, of whatever owner, before its forward runs.
+
+    What is compiled runs meanwhile as it was written; a global hook would have it compiled again.
+    """
+
+    def hook(module: nn.Module, _: Any) -> None:
+        seen(module)
+
+    eager: Any = nullcontext()
+    if "torch._dynamo" in sys.modules:
+        eager = torch.compiler.set_stance("force_eager")
+    handle = register_module_forward_pre_hook(hook)
+    try:
+        with eager, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using `torch.compile", UserWarning)
+            yield
+    finally:
+        handle.remove()
 
 
 def check_programs(module: Any) -> Any:
@@ -86,18 +152,38 @@ def check_type(x: Tensor, *programs: Fn) -> None:
 
 
 @contextmanager
-def evaluation_mode(*programs: Fn) -> Iterator[None]:
+def evaluation_mode(*programs: Fn) -> Iterator[Callable[[Fn], Fn]]:
     """Put the modules that programs use in ``eval()`` mode, without gradients, for a while.
 
-    Pyro's argument validation is off meanwhile (data are checked for themselves), and whatever the
+    Modules that a search does not find follow when they are called in a program as it is returned
+    by the function given here: run each program so once, and at best on every kind of data. Pyro's
+    argument validation is off meanwhile (data are checked for themselves), and whatever the
     programs draw leaves the caller's random state as it was.
     """
-    flags = {m: m.training for owner in modules_of(*programs) for m in owner.modules()}
-    with torch.no_grad(), pyro.validation_enabled(False), seeded("evaluation", 0):
-        for module in flags:
+    flags: dict[nn.Module, bool] = {}
+
+    def evaluate(owner: nn.Module) -> None:
+        for module in owner.modules():
+            flags.setdefault(module, module.training)
+        for module in owner.modules():
             module.training = False
+
+    def on_call(module: nn.Module) -> None:
+        if module.training:
+            evaluate(module)
+
+    def watched(program: Fn) -> Fn:
+        def run(*batch: Tensor) -> Any:
+            with _each_call(on_call):
+                return program(*batch)
+
+        return run
+
+    for owner in modules_of(*programs):
+        evaluate(owner)
+    with torch.no_grad(), pyro.validation_enabled(False), seeded("evaluation", 0):
         try:
-            yield
+            yield watched
         finally:
             for module, flag in flags.items():
                 module.training = flag

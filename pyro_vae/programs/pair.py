@@ -1,96 +1,104 @@
-"""A Pyro model and guide, seen one datum at a time: proposals, and log densities per datum."""
+"""A Pyro model and guide: run on a few of the data, inspected, and ready to be evaluated."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
 
-import pyro
 import torch
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from ..common.seeding import seeded
-from .checks import NonFiniteDensity, check_densities, check_match, check_shape
+from .checks import (
+    check_densities,
+    check_indices,
+    check_match,
+    check_observations,
+    out_of_reach,
+    run_fewer,
+)
+from .densities import ROLES, Densities
+from .enumeration import left_out
+from .layout import NONE, Values, pad
+from .supports import support_of
 from .traces import (
     Batch,
     FixedRows,
     Fn,
+    ShapeMismatch,
     data_plate,
     latent_sites,
-    log_prob,
-    mask_of,
-    observed_sites,
     plate_dims,
     run,
-    sample_sites,
-    support_of,
 )
 
 __all__ = ["Pair", "Values", "pad"]
-
-Values = dict[str, Tensor]
-"""Latent values by site: shape ``(samples, *batch dims of the plates, *event_shape)``."""
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A model and a guide whose sites all lie in one outermost plate over the data.
+class Pair(Densities):
+    """A model and a guide of which one inspection found out how they are built.
 
     Everything is read from traces: site names, the number of latents, inner plates and event shapes
-    are the user's. Scales (of a subsampled plate, of ``poutine.scale``) are left out, since they
-    belong to training; masks count. Log densities are of shape ``(samples, data)``, float64; one
-    that is NaN or infinite is passed on, and :meth:`check_finite` says where it comes from.
-
-    Build it with :meth:`inspect`.
-
-    Args:
-        model: Pyro program, called with the batch.
-        guide: Pyro program, called with the batch.
-        plate_dims: number of batch dimensions that the programs' plates use.
-        data_dim: batch dimension of the data plate (negative).
-        latents: number of event dimensions of each latent site.
-        vectorized: whether samples go through the programs in a dimension of their own. Otherwise
-            each sample is given to them as one more row of data, which suits every program but
-            runs the guide's network on each sample.
-        fixed_rows: number of data that the programs must get at once, if their plate has a
-            subsample size of its own.
+    are the user's. Build it with :meth:`inspect`.
     """
 
-    model: Fn
-    guide: Fn
-    plate_dims: int
-    data_dim: int
-    latents: Mapping[str, int]
-    vectorized: bool
-    fixed_rows: int | None
-
     @classmethod
-    def inspect(cls, model: Fn, guide: Fn, batch: Batch) -> Pair:
+    def inspect(cls, model: Fn, guide: Fn, batch: Batch, *, narrow: bool = False) -> Pair:
         """Run the pair on a few of the data and find out how it is built.
 
         Samples in a dimension of their own are used only if they give the log densities that
         samples given as rows of data do.
 
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            batch: some of the data.
+            narrow: allow a guide that cannot draw all that the model allows, for what does not
+                draw from the guide alone.
+
         Raises:
             ValueError: the sites of model and guide do not match; a site lies outside the data
-                plate or gives more than one log density per datum; no site is observed.
+                plate or gives more than one log density per datum; no site is observed; densities
+                of a datum depend on others; the guide does not reach a part of the posterior.
         """
-        pilot = tuple(argument[:_PILOT_DATA] for argument in batch)
+        number = len(batch[0])
         try:
-            return cls._inspect(model, guide, pilot, fixed_rows=None)
+            return cls._inspect(model, guide, _rows(batch, _PILOT_DATA), narrow)
         except FixedRows as fixed:
-            pilot = pad(tuple(argument[: fixed.rows] for argument in batch), fixed.rows)
-            return cls._inspect(model, guide, pilot, fixed_rows=fixed.rows)
+            pilot, again = _rows(batch, fixed.rows), number > fixed.rows
+            return cls._inspect(model, guide, pilot, narrow, fixed.rows, again=again)
+        except (RuntimeError, IndexError, ShapeMismatch) as error:
+            if number <= _PILOT_DATA:
+                raise
+            try:  # written for all the data at once, such as a guide with a parameter for each
+                return cls._inspect(model, guide, batch, narrow, number)
+            except (RuntimeError, IndexError, ShapeMismatch):
+                raise error from None
 
     @classmethod
-    def _inspect(cls, model: Fn, guide: Fn, batch: Batch, fixed_rows: int | None) -> Pair:
+    def _inspect(
+        cls,
+        model: Fn,
+        guide: Fn,
+        batch: Batch,
+        narrow: bool,
+        fixed_rows: int | None = None,
+        *,
+        again: bool = False,
+    ) -> Pair:
+        """Inspect a pair on a batch.
+
+        Args:
+            model: Pyro program.
+            guide: Pyro program.
+            batch: of the size that the programs get.
+            narrow: as for :meth:`inspect`.
+            fixed_rows: the size, if the programs run on no other.
+            again: whether they will run on other data of this size.
+        """
         with seeded("inspect", 0), torch.no_grad():
             guide_trace = run(guide, batch)
             values = {name: site["value"] for name, site in latent_sites(guide_trace)}
@@ -99,274 +107,136 @@ class Pair:
             except (RuntimeError, ValueError):  # say so if it is the guide's values that do not fit
                 check_densities(run(model, batch), guide_trace)
                 raise
-            check_match(model_trace, guide_trace)
+            summed = left_out(model_trace, guide_trace)
+            check_match(model_trace, guide_trace, summed=summed)
             check_densities(model_trace, guide_trace)
-            plate = data_plate(model_trace, guide_trace)
-            _check_indices(model, batch, values, model_trace)
-            _check_indices(guide, batch, values, guide_trace)
+            check_observations(model_trace)
+            index, places = _others(len(batch[0]), fixed_rows is None, again)
+            others = tuple(argument[index.to(argument.device)] for argument in batch)
+            other = None
+            if fixed_rows is None:
+                other = run_fewer(guide if values else model, others, len(batch[0]))
+            plate = data_plate(model_trace, guide_trace, other=other, rows=len(batch[0]))
+            drawn = {name: site["value"] for name, site in latent_sites(model_trace)}
+            check_indices(model, batch, {**drawn, **values}, model_trace)
+            check_indices(guide, batch, values, guide_trace)
             rows = cls(
-                model,
-                guide,
+                model=model,
+                guide=guide,
                 plate_dims=plate_dims(model_trace, guide_trace),
                 data_dim=plate.dim,
-                latents={name: site["fn"].event_dim for name, site in latent_sites(guide_trace)},
+                latents={n: s["fn"].event_dim for n, s in latent_sites(guide_trace)} or {NONE: 0},
                 vectorized=False,
                 fixed_rows=fixed_rows,
+                summed=summed,
             )
+            values = rows.drawn(guide_trace, batch, 1)
+            if summed:
+                _check_broadcast(rows, batch, values)
+            _check_company(rows, batch, values, others, index, places)
+            if not narrow:
+                outside = out_of_reach(model_trace, guide_trace)
+                _check_reach(rows, batch, values, outside, (model_trace, guide_trace))
             vectorized = replace(rows, vectorized=True)
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
             # A fixed subsample size leaves no room for samples as rows.
             if not _agree(rows, vectorized, batch, samples=1):
                 raise ValueError(
-                    f"the data plate takes {fixed_rows} data whatever it is given, and the "
-                    "programs do not broadcast over samples. Give the plate the batch's size: "
+                    f"the programs take {fixed_rows} data at once and no other number, and they "
+                    " do not broadcast over samples. Give the plate the batch's size: "
                     "pyro.plate('data', len(x))."
                 )
             return vectorized
 
-    @property
-    def data_axis(self) -> int:
-        """Axis of the data in a latent's value."""
-        return 1 + self.plate_dims + self.data_dim
 
-    def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
-        """Draw latents from the guide.
+def _check_broadcast(pair: Densities, batch: Batch, values: Values) -> None:
+    """Check that the model runs at all values of its enumerated sites at once."""
+    try:
+        pair.log_joint(batch, values)
+    except (RuntimeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"the model cannot be run at all values of {', '.join(map(repr, pair.summed))} at once "
+            f"({error}). Write it to broadcast over dimensions left of the plates, as "
+            "pyro.infer.TraceEnum_ELBO needs it, or add them to the guide."
+        ) from error
 
-        Args:
-            batch: N data.
-            samples: number of draws S for each datum.
 
-        Returns:
-            The values, and log q(z|x) of shape ``(S, N)``, float64.
-        """
-        trace = self._run(self.guide, batch, {}, samples)
-        log_q = self._add_up(sample_sites(trace), "guide", samples, len(batch[0]))
-        return self._drawn(trace, samples), log_q
+def _rows(batch: Batch, number: int) -> Batch:
+    """The first rows of a batch, so many."""
+    return pad(tuple(argument[:number] for argument in batch), number)
 
-    def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
-        """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
-        trace = self._run(self.model, batch, {}, samples)
-        log_p = self._add_up(latent_sites(trace), "model", samples, len(batch[0]))
-        return self._drawn(trace, samples), log_p
 
-    def log_joint(self, batch: Batch, values: Values) -> Tensor:
-        """Return log p(x, z) for given latents."""
-        return self._density("model", batch, values, sample_sites)
+def _others(rows: int, free: bool, again: bool) -> tuple[Tensor, Tensor]:
+    """Rows to run programs on besides a batch, and the places among them to look at.
 
-    def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
-        """Return log p(z) and log p(x, z) for given latents, from one run of the model."""
-        trace = self._replay(self.model, batch, values)
-        samples, n = _number_of_samples(values), len(batch[0])
-        log_joint = self._add_up(sample_sites(trace), "model", samples, n)
-        return self._add_up(latent_sites(trace), "model", samples, n), log_joint
+    Fewer and in another order, if the number is free; else as many, with one of them twice. Where
+    programs run on one batch alone, a row may depend on its place, so that each stays at its own.
+    """
+    if rows == 1:
+        return torch.arange(1), torch.arange(1)
+    if free:
+        return torch.arange(rows - 1, 0, -1), torch.arange(rows - 1)
+    if again:
+        return torch.tensor([*range(rows - 1, 0, -1), 1]), torch.arange(rows)
+    return torch.tensor([1, *range(1, rows)]), torch.arange(1, rows)
 
-    def log_prior(self, batch: Batch, values: Values) -> Tensor:
-        """Return log p(z) for given latents."""
-        return self._density("model", batch, values, latent_sites)
 
-    def log_likelihood(self, batch: Batch, values: Values) -> Tensor:
-        """Return log p(x|z) for given latents."""
-        return self._density("model", batch, values, observed_sites)
-
-    def log_guide(self, batch: Batch, values: Values) -> Tensor:
-        """Return log q(z|x) for given latents.
-
-        Raises:
-            ValueError: the guide draws auxiliary latents, which other draws than its own lack.
-        """
-        missing = [name for name in self.latents if name not in values]
-        if missing:
-            raise ValueError(
-                f"the guide has auxiliary latents {missing}, so that its density at other draws "
-                "than its own is not known; leave defensive out."
-            )
-        return self._density("guide", batch, values, sample_sites)
-
-    def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
-        """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites.
-
-        Raises:
-            NotImplementedError: torch has no closed form for a site.
-        """
-        samples, n = _number_of_samples(values), len(batch[0])
-        with torch.no_grad():
-            reference = dict(observed_sites(self._replay(self.model, batch, fixed)))
-        total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
-        for name, site in observed_sites(self._replay(self.model, batch, values)):
-            kl = kl_divergence(reference[name]["fn"], site["fn"])
-            total = total + self._to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
-        return total
-
-    def describe(self, batch: Batch) -> tuple[Values, dict[str, tuple[Any, Tensor]]]:
-        """Return draws of the model's latents, and of each its support and where it is active.
-
-        A latent is active at the data (and items of inner plates) where the model does not mask
-        it: True in a tensor of shape ``(1, *batch dims of the plates)``.
-
-        Raises:
-            ValueError: a mask of a latent that depends on the latents.
-        """
-        values, _ = self.propose(batch, 2)
-        sites = {}
-        for name, site in latent_sites(self._replay(self.model, batch, values)):
-            mask = mask_of(site)
-            if self.vectorized:  # with or without a dimension of samples
-                mask = mask.reshape((1,) * (self.plate_dims + 1 - mask.dim()) + mask.shape)
-            else:
-                mask = self._unfold(mask, 0, 2)
-            if (mask != mask[:1]).any():
+def _check_company(
+    pair: Densities, batch: Batch, values: Values, others: Batch, index: Tensor, places: Tensor
+) -> None:
+    """Check that log densities of rows do not change with the rows beside them."""
+    axis = pair.data_axis
+    theirs = {
+        name: value.index_select(axis, index.to(value.device)) for name, value in values.items()
+    }
+    for role in ROLES:
+        before, after = pair.by_site(role, batch, values), pair.by_site(role, others, theirs)
+        for name, density in before.items():
+            if _close(density[:, index[places]], after[name][:, places]):
+                continue
+            if not _close(density, pair.by_site(role, batch, values)[name]):
                 raise ValueError(
-                    f"the mask of latent site {name!r} depends on other latents, so that data have "
-                    "no fixed set of latents; use method='guide'."
+                    f"site {name!r} of the {role} has another log density each time it is run at "
+                    "the same latents: what is random there is no sample site. Make it one, or "
+                    "switch it off (dropout: module.eval())."
                 )
-            sites[name] = (support_of(site["fn"]), mask[:1])
-        return {name: values[name][:1] for name in sites}, sites
-
-    def supports(self, batch: Batch) -> dict[str, Any]:
-        """Return the support of each latent of the model, from a run at two draws of the guide."""
-        values, _ = self.propose(batch, 2)
-        sites = latent_sites(self._replay(self.model, batch, values))
-        return {name: support_of(site["fn"]) for name, site in sites}
-
-    def simulate(self, batch: Batch) -> tuple[Batch, Values]:
-        """Draw latents and data from the model; the batch gives number and shape of the data.
-
-        Raises:
-            ValueError: an observed site whose value is not an argument of the program as it is.
-        """
-        observed = {}
-        for name, site in observed_sites(run(self.model, batch)):
-            places = [i for i, argument in enumerate(batch) if site["value"] is argument]
-            if not places:
-                raise ValueError(
-                    f"site {name!r} observes a function of the model's arguments; to simulate "
-                    "data its observation must be an argument as it is, obs=x."
-                )
-            observed[name] = places[0]
-        new, values = list(batch), {}
-        for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
-            if name in observed:
-                new[observed[name]] = site["value"].to(batch[observed[name]].dtype)
-            elif name in self.latents:
-                values[name] = self._unfold(site["value"], self.latents[name], 1)
-        return tuple(new), values
-
-    def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:
-        """Check that log densities at given latents are numbers, or -infinity.
-
-        Raises:
-            NonFiniteDensity: names the first site with a density of NaN or +infinity, and the data.
-        """
-        if all((density < torch.inf).all() for density in densities):
-            return
-        samples, n = _number_of_samples(values), len(batch[0])
-        for role in ("guide", "model"):
-            for name, site in sample_sites(self._replay(getattr(self, role), batch, values)):
-                finite = self._to_matrix(log_prob(site), samples, n) < torch.inf
-                if not finite.all():
-                    raise NonFiniteDensity(
-                        name, role, (~finite).any(0).nonzero().flatten().tolist()
-                    )
-
-    def _density(
-        self, role: Literal["model", "guide"], batch: Batch, values: Values, sites: Any
-    ) -> Tensor:
-        trace = self._replay(getattr(self, role), batch, values)
-        return self._add_up(sites(trace), role, _number_of_samples(values), len(batch[0]))
-
-    def _replay(self, fn: Fn, batch: Batch, values: Values) -> Trace:
-        samples = _number_of_samples(values)
-        if not self.vectorized:
-            values = {name: self._fold(value, self.latents[name]) for name, value in values.items()}
-        return self._run(fn, batch, values, samples)
-
-    def _run(self, fn: Fn, batch: Batch, values: Values, samples: int) -> Trace:
-        """Trace one program on every (sample, datum) pair."""
-        if self.vectorized:
-            return run(fn, batch, values, samples=(samples, -self.plate_dims - 1))
-        repeated = tuple(a.repeat(samples, *[1] * (a.dim() - 1)) for a in batch)
-        return run(fn, repeated, values)
-
-    def _drawn(self, trace: Trace, samples: int) -> Values:
-        """Latent values of a trace, samples first."""
-        sites: dict[str, Any] = trace.nodes
-        drawn = {name: sites[name]["value"] for name in self.latents if name in sites}
-        if self.vectorized:
-            return drawn
-        return {name: self._unfold(v, self.latents[name], samples) for name, v in drawn.items()}
-
-    def _add_up(self, sites: Iterable[tuple[str, Any]], role: str, samples: int, n: int) -> Tensor:
-        """Sum the log densities of sites, shape ``(S, N)``, float64."""
-        total: Tensor | None = None
-        for name, site in sites:
-            density = log_prob(site)
-            check_shape(name, site, density, n if self.vectorized else n * samples, self.data_dim)
-            term = self._to_matrix(density, samples, n)
-            total = term.expand(samples, n) if total is None else total + term
-        if total is None:
-            raise ValueError(f"the {role} has no such site.")
-        return total
-
-    def _fold(self, value: Tensor, event_dim: int) -> Tensor:
-        """From ``(samples, ..., data, ..., event)`` to ``(..., samples * data, ..., event)``."""
-        axis = value.dim() - event_dim + self.data_dim
-        return value.movedim(0, axis - 1).flatten(axis - 1, axis)
-
-    def _unfold(self, value: Tensor, event_dim: int, samples: int) -> Tensor:
-        """Undo :meth:`_fold`."""
-        missing = self.plate_dims + event_dim - value.dim()
-        value = value.reshape((1,) * missing + value.shape)
-        axis = value.dim() - event_dim + self.data_dim
-        return value.unflatten(axis, (samples, -1)).movedim(axis, 0)
-
-    def _to_matrix(self, density: Tensor, samples: int, n: int) -> Tensor:
-        """Sum a site's log density to shape ``(samples, data)``, float64."""
-        density = density.movedim(self.data_dim, -1)
-        if not self.vectorized:
-            return density.reshape(-1, samples, n).sum(0, dtype=torch.float64)
-        depends_on_sample = density.dim() == self.plate_dims + 1
-        lead = len(density) if depends_on_sample else 1
-        return density.reshape(lead, -1, n).sum(1, dtype=torch.float64)
-
-
-def pad(batch: Batch, rows: int) -> Batch:
-    """Repeat the last datum until the batch has so many rows."""
-    missing = rows - len(batch[0])
-    if missing <= 0:
-        return batch
-    return tuple(torch.cat([a, a[-1:].expand(missing, *a.shape[1:])]) for a in batch)
-
-
-def _number_of_samples(values: Values) -> int:
-    return len(next(iter(values.values())))
-
-
-def _check_indices(fn: Fn, batch: Batch, values: Values, trace: Trace) -> None:
-    """Check that the indices of a plate larger than the batch are not used to look anything up."""
-    plates: dict[str, Any] = {n: s["fn"] for n, s in trace.nodes.items() if site_is_subsample(s)}
-    larger = [n for n, fn in plates.items() if fn.subsample_size and fn.subsample_size < fn.size]
-    if not larger:
-        return
-    with pyro.validation_enabled(False):
-        other = dict(sample_sites(run(fn, batch, values, last=True)))
-    for name, site in sample_sites(trace):
-        if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
             raise ValueError(
-                f"site {name!r} depends on the indices of plate {larger[0]!r}, whose range is "
-                "larger than the data given; pass what it looks up as an argument of its own, "
-                "e.g. log_evidence(model, guide, (x, local))."
+                f"site {name!r} of the {role} has another log density for a datum when the data "
+                "beside it are others, so log p(x) of a datum is not defined. Use nothing that "
+                "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "
+                "attention over the batch, or values by a row's place in it."
             )
 
 
-def _agree(rows: Pair, vectorized: Pair, batch: Batch, samples: int) -> bool:
+def _check_reach(
+    pair: Densities, batch: Batch, values: Values, outside: Values, traces: tuple[Trace, Trace]
+) -> None:
+    """Check that the posterior is zero where the guide cannot draw."""
+    for name, value in outside.items():
+        there = {**values, name: pair.unfold(value, pair.latents[name], 1)}
+        if not pair.log_joint(batch, there).isfinite().any():
+            continue  # the likelihood allows no more than the guide does
+        p, q = (str(support_of(trace.nodes[name]["fn"]))[:60] for trace in traces)
+        raise ValueError(
+            f"latent site {name!r} has support {p} in the model and only {q} in the guide, so a "
+            "part of the posterior is out of reach and log p(x) would be too low. Give the guide "
+            "a distribution over the model's support, or mix the prior in: defensive=0.1."
+        )
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return torch.allclose(a, b, rtol=1e-4, atol=1e-3, equal_nan=True)
+
+
+def _agree(rows: Densities, vectorized: Densities, batch: Batch, samples: int) -> bool:
     """Whether samples in a dimension of their own give the densities of samples as rows."""
     values, log_q = rows.propose(batch, samples)
     log_p = rows.log_joint(batch, values)
     rows.check_finite(batch, values, log_q, log_p)
     try:
-        same_p = torch.allclose(vectorized.log_joint(batch, values), log_p, rtol=1e-4, atol=1e-3)
-        same_q = torch.allclose(vectorized.log_guide(batch, values), log_q, rtol=1e-4, atol=1e-3)
+        same_p = _close(vectorized.log_joint(batch, values), log_p)
+        same_q = _close(vectorized.log_guide(batch, values), log_q)
         drawn, _ = vectorized.propose(batch, samples)
     except Exception:  # the user's program, run in a way that it need not support
         return False

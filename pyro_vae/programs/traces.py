@@ -17,16 +17,16 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
+
+from .supports import is_everywhere, support_of
 
 __all__ = [
     "Batch",
     "DataPlate",
     "FixedRows",
     "Fn",
+    "ShapeMismatch",
     "data_plate",
-    "is_discrete",
-    "is_everywhere",
     "is_regularizer",
     "latent_sites",
     "log_prob",
@@ -37,7 +37,6 @@ __all__ = [
     "run",
     "run_both",
     "sample_sites",
-    "support_of",
 ]
 
 Fn = Callable[..., Any]
@@ -56,6 +55,10 @@ class FixedRows(ValueError):
             f"plate {plate!r} takes {rows} data whatever it is given; write "
             f"pyro.plate({plate!r}, len(x)), or subsample_size=len(x)."
         )
+
+
+class ShapeMismatch(ValueError):
+    """The batch shape of a site does not fit its plates."""
 
 
 class _Set(Messenger):  # type: ignore[misc, unused-ignore]
@@ -84,6 +87,7 @@ def run(
     *,
     samples: tuple[int, int] | None = None,
     last: bool = False,
+    handler: Messenger | None = None,
 ) -> Trace:
     """Trace a program.
 
@@ -93,13 +97,16 @@ def run(
         values: values of latent sites by name; the others are drawn.
         samples: size and dimension of a plate over samples around the whole program.
         last: take the last items of a plate larger than the batch, not the first.
+        handler: one of Pyro's, which sees the sites before they get their values.
 
     Raises:
         FixedRows: a plate has a subsample size other than the number of rows.
-        ValueError: the batch shape of a site does not fit its plates.
+        ShapeMismatch: the batch shape of a site does not fit its plates.
     """
     tracer = poutine.trace()
     with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
+        if handler is not None:
+            stack.enter_context(handler)
         if samples is not None:
             stack.enter_context(pyro.plate("_pyro_vae_samples", samples[0], dim=samples[1]))
         try:
@@ -107,7 +114,7 @@ def run(
         except ValueError as error:
             if "Shape mismatch inside plate" not in str(error):
                 raise
-            raise ValueError(
+            raise ShapeMismatch(
                 f"{error}. Give the data plate size len(x), and call .to_event() on "
                 "distributions whose right-most dimensions belong to one datum."
             ) from error
@@ -156,8 +163,8 @@ def is_regularizer(site: Any) -> bool:
 def log_prob(site: Any) -> Tensor:
     """Log density of a site, masked but not scaled; zero density outside a latent's support."""
     density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    support = support_of(site["fn"])
-    if not site["is_observed"] and support is not None and not is_everywhere(support):
+    support = None if site["is_observed"] else support_of(site["fn"])
+    if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
     return scale_and_mask(density, mask=site["mask"])
@@ -187,37 +194,6 @@ def mask_of(site: Any) -> Tensor:
     return total.broadcast_to(site["fn"].batch_shape)
 
 
-def support_of(fn: Any) -> Any:
-    """Support of a distribution, ``None`` where it has none to tell.
-
-    Densities of angles are periodic, so that their support is one turn and not, as torch says of
-    von Mises, all numbers.
-    """
-    try:
-        support = getattr(fn, "support", None)
-    except NotImplementedError:
-        return None
-    base = fn
-    while (inner := getattr(base, "base_dist", None)) is not None:
-        base = inner
-    if isinstance(base, dist.VonMises | dist.SineBivariateVonMises) and is_everywhere(support):
-        turn = constraints.interval(-math.pi, math.pi)
-        return constraints.independent(turn, fn.event_dim) if fn.event_dim else turn
-    return support
-
-
-def is_everywhere(support: Any) -> bool:
-    """Whether a support is all real numbers or vectors."""
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support is constraints.real or support is constraints.real_vector
-
-
-def is_discrete(support: Any) -> bool:
-    """Whether a support is of separate values."""
-    return bool(getattr(support, "is_discrete", False))
-
-
 @dataclass(frozen=True)
 class DataPlate:
     """The one plate over the data that all sites lie in.
@@ -231,57 +207,99 @@ class DataPlate:
     rows: int
 
 
-def data_plate(model: Trace, guide: Trace, *, inside: str | None = None) -> DataPlate:
-    """Find the outermost plate of two traces, after checks that all their sites share it.
+def data_plate(
+    model: Trace,
+    guide: Trace,
+    *,
+    inside: str | None = None,
+    other: Trace | None = None,
+    rows: int | None = None,
+) -> DataPlate:
+    """Find the plate over the data: one that all sites share, whose size follows the data.
 
     Args:
         model: trace of the model.
         guide: trace of the guide.
         inside: name of a plate around everything that does not count.
+        other: trace of the guide on another number of rows, to see which plate follows it. Without,
+            the outermost of the plates is taken that all sites share, of those with so many
+        rows: if there is one.
 
     Raises:
-        ValueError: no observed site; a site outside the plate, or in another one; a plate that is a
-            Python loop; an inner plate that takes only some of its items.
+        ValueError: no observed site; no such plate, or several; one that is a Python loop; another
+            plate that takes only some of its items.
     """
     if next(observed_sites(model), None) is None:
         raise ValueError("the model has no observed site; give one the data with obs=x.")
-    frames = [*_frames(model, "model", inside), *_frames(guide, "guide", inside)]
-    dims = {frame.dim for frame in frames}
-    if len(dims) > 1:
-        raise ValueError(f"the data plate is at several dimensions, {sorted(dims)}.")
-    return DataPlate(frames[0].dim, frames[0].size)
+    shared = {
+        role: _shared(list(sites), role, inside)
+        for role, sites in (("model", sample_sites(model)), ("guide", latent_sites(guide)))
+    }
+    data = _following(shared["guide"] or shared["model"], other, rows)
+    places = shared["model"]
+    same = [f for f in places if f.name == data.name] or [f for f in places if f.dim == data.dim]
+    place = (same or places)[0]
+    loop = next((frame.name for frame in (data, place) if frame.dim is None), None)
+    if loop is not None:
+        raise ValueError(
+            f"the data plate {loop!r} is a Python loop; write "
+            f"`with pyro.plate({loop!r}, len(x)):` instead."
+        )
+    if place.dim != data.dim:
+        raise ValueError(
+            f"the data plate is at several dimensions, {sorted((place.dim, data.dim))}."
+        )
+    for role, sites in (("model", sample_sites(model)), ("guide", latent_sites(guide))):
+        for _, site in sites:
+            for frame in site["cond_indep_stack"]:
+                if frame.dim != data.dim and frame.full_size not in (None, frame.size):
+                    raise ValueError(
+                        f"plate {frame.name!r} of the {role} takes {frame.size} of "
+                        f"{frame.full_size} items inside each datum; log p(x) needs all of them, "
+                        "so leave subsample_size out."
+                    )
+    return DataPlate(data.dim, data.size)
 
 
-def _frames(trace: Trace, role: str, inside: str | None) -> Iterator[Any]:
-    """Outermost plate of each site."""
-    first = None
-    for name, site in sample_sites(trace):
+def _shared(sites: list[tuple[str, Any]], role: str, inside: str | None) -> list[Any]:
+    """Plates that all sites lie in, outermost first."""
+    shared: list[Any] | None = None
+    for name, site in sites:
         stack = [frame for frame in site["cond_indep_stack"] if frame.name != inside]
         if not stack:
             raise ValueError(
                 f"site {name!r} of the {role} is outside the data plate, so log p(x) does not "
                 "factor over the data. Put every site inside `with pyro.plate('data', len(x)):`."
             )
-        frame = stack[0]
-        if frame.dim is None:
+        names = {frame.name for frame in stack}
+        kept = [f for f in (stack if shared is None else shared) if f.name in names]
+        if shared and not kept:
             raise ValueError(
-                f"the data plate {frame.name!r} of the {role} is a Python loop; "
-                f"write `with pyro.plate({frame.name!r}, len(x)):` instead."
+                f"sites of the {role} lie in two outermost plates, {shared[0].name!r} and "
+                f"{stack[0].name!r} (site {name!r}); expected one plate over the data around all."
             )
-        for inner in stack[1:]:
-            if inner.full_size not in (None, inner.size):
-                raise ValueError(
-                    f"plate {inner.name!r} of the {role} takes {inner.size} of {inner.full_size} "
-                    "items inside each datum; log p(x) needs all of them, so leave subsample_size "
-                    "out."
-                )
-        first = first or frame
-        if frame.name != first.name:
-            raise ValueError(
-                f"sites of the {role} lie in two outermost plates, {first.name!r} and "
-                f"{frame.name!r} (site {name!r}); expected one plate over the data around all."
-            )
-        yield frame
+        shared = kept
+    return shared or []
+
+
+def _following(frames: list[Any], other: Trace | None, rows: int | None) -> Any:
+    """The plate, of those that all sites share, whose size follows the number of rows."""
+    if other is None:
+        return next((frame for frame in frames if frame.size == rows), frames[0])
+    sizes = {f.name: f.size for _, site in sample_sites(other) for f in site["cond_indep_stack"]}
+    following = [frame for frame in frames if sizes.get(frame.name) != frame.size]
+    if len(following) == 1:
+        return following[0]
+    names = ", ".join(repr(frame.name) for frame in following or frames)
+    if following:
+        raise ValueError(
+            f"plates {names} all have one item for each row of data, so log p(x) does not factor "
+            "over the data; expected one plate of size len(x) around all sites."
+        )
+    raise ValueError(
+        f"plates {names} have the same sizes for any number of rows; give the one over the data "
+        f"the size of the data: pyro.plate({frames[0].name!r}, len(x))."
+    )
 
 
 def plate_dims(*traces: Trace) -> int:

@@ -1,5 +1,6 @@
 import itertools
 import math
+from contextlib import ExitStack
 from typing import get_args
 
 import pyro
@@ -914,3 +915,36 @@ def test_density_at_its_own_draws_only():
         ELBO(gradient="stl").terms(model, guide, torch.zeros(3, 2))
     with torch.no_grad():  # no gradient, no need
         assert ELBO(gradient="stl").terms(model, guide, torch.zeros(3, 2))[0].isfinite()
+
+
+def test_the_data_plate_may_lie_in_another():
+    """A plate over time around that over the data changes no bound."""
+
+    def programs(order):
+        def nested(x):
+            plates = {
+                "time": pyro.plate("time", x.shape[1], dim=-2),
+                "data": pyro.plate("data", len(x), dim=-1),
+            }
+            stack = ExitStack()
+            for name in order:
+                stack.enter_context(plates[name])
+            return stack
+
+        def model(x):
+            with nested(x):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x.T)
+
+        def guide(x):
+            with nested(x):
+                pyro.sample("z", dist.Normal(0.5 * x.T, 0.8))
+
+        return model, guide
+
+    x = torch.randn(7, 3)
+    bounds = []
+    for order in (("data", "time"), ("time", "data")):
+        torch.manual_seed(0)
+        bounds.append(IWAE(particles=5).terms(*programs(order), x)[0])
+    torch.testing.assert_close(*bounds)

@@ -1,0 +1,125 @@
+"""Supports of distributions: what they are, and whether one reaches as far as another."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import SineBivariateVonMises
+from pyro.distributions.constraints import integer
+from torch import Tensor
+from torch.distributions import AffineTransform, TransformedDistribution, VonMises, constraints
+
+__all__ = ["bounds", "differs", "is_discrete", "is_everywhere", "just_outside", "support_of"]
+
+
+def support_of(fn: Any) -> Any | None:
+    """Support of a distribution, or ``None`` if it says nothing of it.
+
+    Angles (von Mises) lie in [-pi, pi]: torch's density is periodic, so that it is none on all real
+    numbers, which torch calls its support. A mixture's reaches as far as any of its components.
+    """
+    inner = fn
+    while not isinstance(inner, TransformedDistribution):
+        inside = getattr(inner, "base_dist", getattr(inner, "_component_distribution", None))
+        if inside is None:
+            break
+        inner = inside
+    if isinstance(inner, (VonMises, SineBivariateVonMises)):
+        return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
+    try:
+        support = fn.support
+    except (AttributeError, NotImplementedError):
+        return None
+    if constraints.is_dependent(support) or (is_everywhere(support) and _is_shifted(inner)):
+        return None
+    return _of_components(support) if type(support).__name__ == _MIXTURE else support
+
+
+def _is_shifted(fn: Any) -> bool:
+    """Whether a distribution is a bounded one that was moved or stretched, which torch forgets."""
+    return (
+        isinstance(fn, TransformedDistribution)
+        and all(isinstance(transform, AffineTransform) for transform in fn.transforms)
+        and not is_everywhere(support_of(fn.base_dist))
+    )
+
+
+_MIXTURE = "MixtureSameFamilyConstraint"
+
+
+def _of_components(support: Any) -> Any:
+    """Support of a mixture; torch's own takes only what lies in the support of each component."""
+    found, axis = _range(support), -1 - support.event_dim  # components are right of the batch
+    if found is None or not any(isinstance(b, Tensor) and b.dim() >= -axis for b in found):
+        return support
+    low, high = map(torch.as_tensor, found)
+    low = low.amin(axis) if low.dim() >= -axis else low
+    high = high.amax(axis) if high.dim() >= -axis else high
+    kind = constraints.integer_interval if is_discrete(support) else constraints.interval
+    return constraints.independent(kind(low, high), support.event_dim)
+
+
+def is_everywhere(support: Any) -> bool:
+    """Whether a support is all real numbers or vectors."""
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support is constraints.real or support is constraints.real_vector
+
+
+def is_discrete(support: Any) -> bool:
+    """Whether a support is of separate values."""
+    return bool(getattr(support, "is_discrete", False))
+
+
+def just_outside(
+    value: Tensor, wide: tuple[Tensor, Tensor], narrow: tuple[Tensor, Tensor], *, whole: bool
+) -> Tensor:
+    """Values beyond narrow bounds and inside wide ones; as they are where there are none."""
+    (least, most), (low, high) = wide, narrow
+    below, above = least < low - _rounding(low), most > high + _rounding(high)
+    width = high - low
+    step = torch.ones_like(width) if whole else (width / 100).where(width.isfinite(), 0.01)
+    share = 1.0 if whole else 0.5
+    under = low - step.minimum(share * (low - least))
+    over = high + step.minimum(share * (most - high))
+    return torch.where(below, under, torch.where(above, over, value))
+
+
+def _rounding(bound: Tensor) -> Tensor:
+    return (1e-6 * (1 + bound.abs())).nan_to_num(posinf=0.0)
+
+
+def bounds(support: Any, like: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Least and greatest values of a support of single numbers, in a value's shape."""
+    found = _range(support)
+    if found is None:
+        return None
+    try:
+        low, high = (torch.as_tensor(b, device=like.device).double() for b in found)
+        return low.expand(like.shape), high.expand(like.shape)
+    except RuntimeError:  # of another shape
+        return None
+
+
+def _range(support: Any) -> tuple[Any, Any] | None:
+    if hasattr(support, "base_constraint"):
+        return _range(support.base_constraint)
+    if support is constraints.boolean:
+        return 0, 1
+    low, high = (getattr(support, name, None) for name in ("lower_bound", "upper_bound"))
+    unbounded = any(support is all_ for all_ in (constraints.real, integer))
+    if support.event_dim > 0 or (low is None and high is None and not unbounded):
+        return None
+    return -torch.inf if low is None else low, torch.inf if high is None else high
+
+
+def differs(p: Any, q: Any) -> bool:
+    """Whether q is a support of vectors or matrices of a kind of its own, and p is another."""
+    while hasattr(p, "base_constraint"):
+        p = p.base_constraint
+    while hasattr(q, "base_constraint"):
+        q = q.base_constraint
+    known = type(q).__module__.startswith(("torch.", "pyro."))
+    return known and q.event_dim > 0 and type(p) is not type(q)
