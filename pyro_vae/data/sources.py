@@ -65,13 +65,9 @@ class Source(ABC):
     def shuffled(
         self, size: int, generator: torch.Generator, share: slice, *, least: int = 1
     ) -> Iterator[Batch]:
-        """Yield one epoch of minibatches, of each the ``share``.
+        """Yield one epoch of minibatches of ``size`` data, of each the ``share``.
 
-        Args:
-            size: data in a minibatch.
-            generator: of the order.
-            share: the rows to give of each.
-            least: a last minibatch of fewer data joins the one before. A loader's are its own.
+        A last one of fewer than ``least`` data joins the one before; a loader's are its own.
         """
 
     @abstractmethod

@@ -14,10 +14,11 @@ from ..programs.pair import Values, pad
 from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
 from .diagnostics import log_mean_exp, standard_error
-from .ladder import Ladder, Weighed
+from .ladder import Ladder
 from .refinement import moments_of_prior
 from .result import Search
 from .space import Space
+from .weighing import Weighed
 
 __all__ = ["search"]
 
