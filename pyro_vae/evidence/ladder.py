@@ -220,7 +220,7 @@ class Ladder:
     def _estimate(self, rung: int, fitted: Fitted, samples: int, key: tuple[int, ...]) -> Weighed:
         """Log weights from fresh draws, which are other ones on every rung."""
         if METHODS[rung] != "annealed" or fitted.proposal is None:
-            stream = (*key, rung, samples) if rung else (*key, samples)
+            stream = (*key, rung, samples)
             drawn = draw(fitted, samples, self.chunk, "evidence", stream)
             weights = drawn.log_weights
             elbo = drawn.elbo if fitted.elbo is None else fitted.elbo

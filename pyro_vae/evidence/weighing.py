@@ -174,7 +174,9 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
     """Weigh draws from a proposal.
 
     Draws from the prior are spread evenly over the others, and every draw is weighted by the
-    mixture of both (Owen and Zhou, 2000, https://doi.org/10.1080/01621459.2000.10473909).
+    mixture of both (Owen and Zhou, 2000, https://doi.org/10.1080/01621459.2000.10473909). Where the
+    guide does not tell its density at draws that are not its own, each draw is weighted by what it
+    was drawn from, which is unbiased, too, but bounds no weight.
     """
     pair, batch = fitted.pair, fitted.batch
     proposal: Proposal = fitted.proposal or GuideProposal(pair, batch)
@@ -184,7 +186,8 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
     log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
     on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
     of_prior = torch.zeros(samples, dtype=torch.bool, device=device)
-    control = torch.zeros_like(log_weights) if defensive else None
+    mix = bool(defensive) and (fitted.proposal is not None or knows_density(pair, batch))
+    control = torch.zeros_like(log_weights) if mix else None
     elbo = torch.zeros_like(log_weights[0])
     size = _SAMPLE_BLOCK.get(device.type, 64)
     edges = Edges.of(pair, batch)
@@ -195,8 +198,8 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
         with seeded(stream, *key, begin):
             if not from_prior:
                 return proposal.draw(end - begin)
-            prior, _ = pair.propose_prior(batch, from_prior)
-            log_q = proposal.log_density(prior)
+            prior, log_q = pair.propose_prior(batch, from_prior)
+            log_q = proposal.log_density(prior) if mix else log_q
             if from_prior == end - begin:
                 return prior, log_q
             values, log_density = proposal.draw(end - begin - from_prior)
@@ -216,7 +219,7 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
             piece = {name: value[a : a + chunk] for name, value in values.items()}
             log_prior, log_p = pair.log_terms(batch, piece)
             log_density = log_q[a : a + chunk]
-            mixed = with_prior(log_density, log_prior, defensive / samples)
+            mixed = with_prior(log_density, log_prior, defensive / samples if mix else 0.0)
             place = slice(begin + a, begin + a + len(log_p))
             log_weights[place] = log_p - mixed
             if control is not None:
