@@ -9,15 +9,19 @@ import pytest
 import torch
 from conftest import LinearGaussian
 from pyro import poutine
+from pyro.distributions import transforms
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.evidence import unbiased_log_evidence
 from pyro_vae.evidence.annealing import Annealing
 from pyro_vae.evidence.diagnostics import effective_sample_size
+from pyro_vae.evidence.ladder import Ladder
 from pyro_vae.evidence.proposals import NormalProposal
+from pyro_vae.evidence.search import search
 from pyro_vae.evidence.space import Edges, Space
 from pyro_vae.programs.checks import NonFiniteDensity
+from pyro_vae.programs.evaluation import evaluating
 from pyro_vae.programs.pair import Pair
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -454,3 +458,33 @@ class TestReducedPrecision:
         assert (scores.abs() > 4).double().mean() <= 0.02
         assert evidence.precision_noise > 0.03
         assert (evidence.standard_error > evidence.precision_noise).all()
+
+
+class TestGuidesThatKnowTheirOwnDrawsAlone:
+    """A planar flow has no inverse: it tells the density of what it drew, and of nothing else."""
+
+    def programs(self):
+        torch.manual_seed(0)
+        lg = LinearGaussian(latent_dim=2, event_dim=4, n=8, scale=1.5, seed=8)
+        flow = transforms.Planar(2).double()
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                base = dist.Normal(torch.zeros(len(x), 2).double(), 1.0).to_event(1)
+                pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+        return lg, guide
+
+    @pytest.mark.parametrize("options", [{}, {"defensive": 0.3}, {"method": "auto"}])
+    def test_are_evaluated(self, options):
+        lg, guide = self.programs()
+        evidence = pv.log_evidence(lg.model, guide, lg.x, samples=2000, **options)
+        assert _scores(evidence, lg.log_px).abs().max() < 4
+        assert evidence.standard_error.max() < 0.3
+
+    def test_no_search_among_densities_that_they_do_not_tell(self):
+        lg, guide = self.programs()
+        with evaluating(lg.model, guide, lg.x) as evaluation:
+            found = search(evaluation, Ladder(samples=200), 0)
+        assert not found.found
+        assert found.skipped
