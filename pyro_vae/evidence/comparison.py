@@ -12,7 +12,7 @@ from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]
 
-_MOST_UNRELIABLE = 0.2  # share of doubtful data up to which the table says nothing more
+_MOST_UNRELIABLE = 0.2  # share of doubtful data up to which no advice is needed
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,9 @@ class Comparison:
         ):
             if names:
                 yield f"log p(x) of {', '.join(names)} is doubtful; {advice}."
-        for row in bad:
-            yield f"{row.name}: {row.verdict}."
+        for row in self.rows:
+            if row.share_unreliable:
+                yield f"{row.name}: {row.verdict}."
 
 
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:

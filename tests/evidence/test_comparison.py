@@ -244,8 +244,9 @@ def test_table_says_which_estimates_are_doubtful():
     climbed = dataclasses.replace(bad, method="auto")
     assert "of low is doubtful; take more" in str(pv.compare({"low": climbed}))
     assert "doubtful:" not in str(pv.compare({"fine": good}))
-    few = _evidence([-1.0] * 5)  # 1 of 5: not above 0.2
-    assert "doubtful:" not in str(pv.compare({"few": few}))
+    few = str(pv.compare({"few": _evidence([-1.0] * 5)}))  # 1 of 5: counted, and nothing to do
+    assert few.endswith("few: doubtful: heavy tail (1 of 5 data).")
+    assert "is doubtful;" not in few
 
 
 def test_refuses_other_data():
