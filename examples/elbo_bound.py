@@ -195,7 +195,7 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
     numbers["log_evidence, in errors"] = in_errors.square().mean().sqrt().item()
     print("log_evidence, K = 5,000: root mean square deviation ", end="")
     print(f"{numbers['log_evidence, in errors']:.2f} standard errors, ", end="")
-    print(f"{evidence.share_unreliable():.0%} of the images are doubtful\n")
+    print(f"{evidence.share_unreliable():.0%} of the estimates are doubtful\n")
 
     curves, regular = {}, exact.variance < REGULAR
     pyro.set_rng_seed(0)

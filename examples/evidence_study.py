@@ -25,7 +25,7 @@ SETTINGS = {
 }
 # Gray pixels tell much of z, which makes the posterior narrow and the encoder's task hard.
 PIXELS = {"normal": "gray", "bernoulli": "dynamic"}
-METHODS = ("guide", "refined", "laplace", "annealed", "auto")
+METHODS = ("guide", "refined", "laplace", "modes", "annealed", "auto")
 COLOURS = {"plain": BLUE, "delta": SKY, "jackknife": TEAL, "antithetic": ORANGE}
 
 
@@ -168,7 +168,7 @@ def draw(found: dict[str, list[pv.Evidence]], course: pv.evidence.bias.Convergen
     short, error = known - values.mean(), values.std() / math.sqrt(len(values))
     title = f"The guide falls {short:.3f} ± {error:.3f} nats short of the fitted proposals; "
     bad = found["guide"][0].share_unreliable()
-    return titled(figure, title + f"{bad:.0%} of the images are doubtful", "")
+    return titled(figure, title + f"{bad:.0%} of its estimates are doubtful", "")
 
 
 if __name__ == "__main__":
