@@ -53,7 +53,7 @@ def methods() -> None:
             pyro.sample("z", one.posterior(x, widen=1.3))
 
     print("\nlinear Gaussian, d = 10, guide 1.3 times too wide, K = 1,000, 1,000 replicates")
-    print("method     mean error     sd   rms in s.e.  coverage  k̂ bad  seconds")
+    print("method     mean error     sd   rms in s.e.  coverage  doubtful  seconds")
     for method in METHODS:
         result = pv.log_evidence(one.model, guide, x, samples=1000, method=method)
         error = result.log_px - one.log_px
@@ -61,7 +61,7 @@ def methods() -> None:
         print(
             f"{method:<9} {error.mean():+10.5f}  {error.std():.4f}"
             f"  {z.square().mean().sqrt():10.2f}"
-            f"  {(z.abs() < 1.96).double().mean():8.1%}  {result.share_unreliable():5.1%}"
+            f"  {(z.abs() < 1.96).double().mean():8.1%}  {result.share_unreliable():8.1%}"
             f"  {result.seconds:7.1f}"
         )
     unbiased = pv.evidence.unbiased_log_evidence(one.model, guide, x.repeat(10, 1), base=64)

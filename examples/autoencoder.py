@@ -102,7 +102,7 @@ def measure(vae: pv.VAE, train: pv.Data, test: pv.Data, settings: dict, smoke: b
         "log p(x) on a grid, nats": share(known),
         "  coarser, smaller grid - grid, nats": share(other - known),
         "  log_evidence - grid, nats": share(evidence.log_px - known),
-        "  Pareto k̂ too high": share(evidence.unreliable()),
+        "  doubtful estimates": share(evidence.unreliable()),
         "reconstruction, nats": share(reconstruction.mean(0)),
         "KL(q || prior), nats": share(kl),
         "width of q / spread of codes": share(q.stddev.mean(1) / codes.std(0).mean()),

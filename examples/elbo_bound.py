@@ -188,14 +188,14 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
         numbers[name] = (other - exact.log_px).abs().max().item()
     print(f"log p(x) with twice the step of {step}: {numbers['step']:.0e} at most; ", end="")
     print(f"on a square smaller by 1: {numbers['limit']:.0e}")
-    with warnings.catch_warnings():  # it is held against the grid, whatever k̂ says
+    with warnings.catch_warnings():  # it is held against the grid, whatever its verdict
         warnings.simplefilter("ignore", pv.UnreliableEvidence)
         evidence = pv.log_evidence(vae.model, vae.guide, x, samples=5000, defensive=SHARE)
     in_errors = (evidence.log_px - exact.log_px) / evidence.standard_error
     numbers["log_evidence, in errors"] = in_errors.square().mean().sqrt().item()
     print("log_evidence, K = 5,000: root mean square deviation ", end="")
     print(f"{numbers['log_evidence, in errors']:.2f} standard errors, ", end="")
-    print(f"k̂ too high for {evidence.share_unreliable():.0%}\n")
+    print(f"{evidence.share_unreliable():.0%} of the estimates are doubtful\n")
 
     curves, regular = {}, exact.variance < REGULAR
     pyro.set_rng_seed(0)

@@ -2,7 +2,7 @@
 
 One trained model, and every check that the number of a paper should pass:
 
-1. the ladder: proposals from cheap to dear, with error, effective sample size, k̂ and seconds;
+1. the ladder: proposals from cheap to dear, with error, effective sample size, verdict and seconds;
 2. convergence in the number of samples K, by estimators whose biases differ;
 3. bounds from both sides, on data simulated from the model, where they exist;
 4. the numbers of each image, for other tools.
@@ -25,7 +25,7 @@ SETTINGS = {
 }
 # Gray pixels tell much of z, which makes the posterior narrow and the encoder's task hard.
 PIXELS = {"normal": "gray", "bernoulli": "dynamic"}
-METHODS = ("guide", "refined", "laplace", "annealed", "auto")
+METHODS = ("guide", "refined", "laplace", "modes", "annealed", "auto")
 COLOURS = {"plain": BLUE, "delta": SKY, "jackknife": TEAL, "antithetic": ORANGE}
 
 
@@ -42,12 +42,12 @@ def ladder(vae: pv.VAE, test: pv.Data, samples: int, repeats: int) -> dict[str, 
 
 def print_ladder(found: dict[str, list[pv.Evidence]]) -> dict[str, float]:
     """Print one row for each proposal; return the means and errors."""
-    head = ["proposal", "log p(x)", "its own error", "of repeats", "median ESS", "k̂ too high"]
+    head = ["proposal", "log p(x)", "its own error", "of repeats", "median ESS", "doubtful"]
     rows, numbers = [[*head, "seconds", "seconds for an error of 0.01"]], {}
     for method, runs in found.items():
         mean, first = runs[0].mean(), runs[0]
         values = torch.tensor([run.mean().value for run in runs], dtype=torch.float64)
-        # An error that repeats do not confirm is one that k̂ warned of.
+        # An error that repeats do not confirm is one that the verdict doubts.
         spread = values.std().item()
         seconds = sum(run.seconds for run in runs) / len(runs)
         needed = seconds * (mean.mc_error / 0.01) ** 2
@@ -58,7 +58,7 @@ def print_ladder(found: dict[str, list[pv.Evidence]]) -> dict[str, float]:
         trust.append(f"{first.share_unreliable():.0%}")
         rows.append([method, *errors, *trust, f"{seconds:.1f}", f"{needed:.1f}"])
     print(*align(rows), sep="\n")
-    print("\na mean that is lower is worse: each estimate is a lower bound in expectation\n")
+    print("\ndoubtful: share of the images; of the guide:", found["guide"][0].verdict, "\n")
     return numbers
 
 
@@ -146,7 +146,7 @@ def draw(found: dict[str, list[pv.Evidence]], course: pv.evidence.bias.Convergen
         style = {"linestyle": "", "marker": "o", "markersize": 4, "linewidth": 1.4}
         left.errorbar(means[method], places, xerr=errors, color=colour, **style)
         seconds = sum(run.seconds for run in runs) / len(runs)
-        beside(left, row, f"{seconds:.1f} s, k̂ too high for {bad:.0%}", colour)
+        beside(left, row, f"{seconds:.1f} s, {bad:.0%} doubtful", colour)
     left.axvline(known, color=EDGE, linewidth=1.4, zorder=0)
     left.set_yticks(range(len(found)), list(found), fontsize=11, color=INK)
     left.invert_yaxis()
@@ -168,7 +168,7 @@ def draw(found: dict[str, list[pv.Evidence]], course: pv.evidence.bias.Convergen
     short, error = known - values.mean(), values.std() / math.sqrt(len(values))
     title = f"The guide falls {short:.3f} ± {error:.3f} nats short of the fitted proposals; "
     bad = found["guide"][0].share_unreliable()
-    return titled(figure, title + f"k̂ warns of {bad:.0%} of the images", "")
+    return titled(figure, title + f"{bad:.0%} of its estimates are doubtful", "")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ class Score:
         nats: -log p(hidden | seen) by image, ``(N,)``; of hidden pixels jointly, per pixel.
         squared: mean squared error of the filled-in means, ``(N,)``.
         filled: images with the hidden pixels filled in, ``(N, H, W)``.
-        unreliable: share of the images of which k̂ says not to trust the first.
+        unreliable: share of the images whose log p(x) is doubtful.
     """
 
     nats: torch.Tensor
@@ -125,7 +125,7 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
     pv.fit(complete, train, **options)
     print(f"{data}, {len(train)} training images, {len(test)} test images; nats per hidden pixel\n")
     rows = [["missing", "filled in by", "-log p(hidden | seen)", "to trained without"]]
-    rows[0] += ["squared error", "k̂ too high"]
+    rows[0] += ["squared error", "doubtful"]
     found, numbers, masks = {}, {}, {}
     for share in shares:
         seen, mask = holes(train, share, seed=1), holes(test, share, seed=2)

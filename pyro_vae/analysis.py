@@ -42,7 +42,7 @@ class Gaps:
         inference: :math:`\log \hat p(x) - L[q]`, the whole gap.
         approximation: :math:`\log \hat p(x) - L[q^*]`, the gap of the best diagonal normal.
         amortization: :math:`L[q^*] - L[q]`, the guide's loss against that normal.
-        evidence: the estimate of log p(x), biased low, so that the first two are too.
+        evidence: the estimate of log p(x); where it is doubtful, the first two are too.
     """
 
     inference: Tensor

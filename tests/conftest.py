@@ -29,7 +29,9 @@ def _no_global_state():
 def _no_search(request, monkeypatch):
     """Evaluations leave out the search for missed mass, except in tests marked ``search``."""
     if "search" not in request.keywords:
-        monkeypatch.setattr(importance, "look_for_missed", lambda *given: Search())
+        monkeypatch.setattr(
+            importance, "look_for_missed", lambda *given: Search(skipped="in tests")
+        )
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -25,6 +26,7 @@ def test_fit_evaluate_compare_sample_plot(tmp_path, capsys):
     for folder in (one, two):
         assert run("evaluate", folder, "--samples", 100) == 0
     out = capsys.readouterr().out
+    assert out.count("verdict   ") == 2
     assert "Monte-Carlo error" in out
     assert "bits/dim" in out
     metrics = json.loads((one / "metrics.json").read_text())
@@ -173,6 +175,45 @@ def test_help(capsys):
     assert "--latent-dim" in text
     for option in ("--prior {normal,", "--prior.components", "--likelihood.scale", "--posterior {"):
         assert option in text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "study"])
+def test_help_names_the_ladder(command, capsys):
+    assert cli.main([command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "--method {guide,refined,laplace,annealed,modes,auto}" in text
+    assert "a rung of the ladder guide (the literature's protocol), refined, laplace, modes" in text
+    assert "--no-search" in text
+
+
+@pytest.mark.search
+def test_search_for_missed_mass_can_be_left_out(tmp_path, capsys):
+    out = tmp_path / "r"
+    assert run("fit", "--out", out, *_SMALL) == 0
+    looked = {}
+    for options in ((), ("--no-search",)):
+        assert run("evaluate", out, "--samples", 50, "--number", 12, *options) == 0
+        looked[options] = (
+            capsys.readouterr().out.partition("mass missed")[2].splitlines()[0].strip()
+        )
+        stored = json.loads((out / "evidence.json").read_text())["search"]
+        assert bool(stored["simulated"]) == (not options)
+    assert re.fullmatch(r"0 of \d+ simulated data and 0 of 12 data annealed .*", looked[()])
+    assert looked["--no-search",] == "not looked for"
+
+
+def test_every_doubt_is_counted(tmp_path, capsys):
+    """Of 24 draws each estimate is doubtful, in the verdict and in the table."""
+    for name in ("one", "two"):
+        assert run("fit", "--out", tmp_path / name, *_SMALL) == 0
+        assert run("evaluate", tmp_path / name, "--samples", 24, "--number", 20) == 0
+    doubts = "few draws (20 of 20 data)"
+    assert capsys.readouterr().out.count(doubts) == 2
+    assert (
+        "few draws (20 of 20" in json.loads((tmp_path / "one/metrics.json").read_text())["verdict"]
+    )
+    assert run("compare", tmp_path / "one", tmp_path / "two") == 0
+    assert capsys.readouterr().out.count(doubts) == 2
 
 
 def test_help_loads_no_torch():

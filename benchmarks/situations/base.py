@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,12 +62,14 @@ class Situation:
         name: what it is, in the table.
         tries: what it puts to the test.
         make: poses it, with torch's random state as it finds it.
+        kind: what it has in common with those in the same file.
         short: whether it is one of the few that a quick look takes.
     """
 
     name: str
     tries: str
     make: Callable[[], Posed]
+    kind: str = ""
     short: bool = False
 
     def build(self, seed: int = 0) -> Posed:
@@ -93,6 +96,7 @@ def situation(
     """
 
     def register(make: Callable[..., Posed]) -> Callable[..., Posed]:
+        kind = (sys.modules[make.__module__].__doc__ or "").partition(".")[0]
         for position, arguments in enumerate(variants or ({},)):
             own = name.format(**arguments)
             if own in SITUATIONS:
@@ -101,6 +105,7 @@ def situation(
                 own,
                 tries.format(**arguments),
                 partial(make, **arguments),
+                kind,
                 short=short and position == 0,
             )
         return make

@@ -60,10 +60,12 @@ class Sampling:
     samples: Annotated[int, at_least(1)] = 1000
     """Importance samples K for each datum."""
     method: Method = "guide"
-    """Proposal: guide (the literature's protocol), refined, laplace or annealed (fitted to each
-    datum), or auto (as far up this list as each datum needs)."""
+    """Proposal, a rung of the ladder guide (the literature's protocol), refined, laplace, modes
+    (of several), annealed; or auto: as far up as each datum needs."""
     number: Annotated[int | None, tyro.conf.arg(metavar="N"), at_least(1)] = None
     """Evaluate the first N test data only."""
+    search: bool = True
+    """Look for posterior mass that the proposal misses, which takes a second or two."""
 
     def __post_init__(self) -> None:
         check_values(self)

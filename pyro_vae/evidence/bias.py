@@ -40,7 +40,7 @@ def delta_corrected(log_weights: Tensor) -> Tensor:
 
     .. math:: L_K + SE^2 / 2, \qquad E[L_K] = \log p - \frac{Var(w)}{2 K p^2} + O(K^{-2})
 
-    Bias O(1/K²); too low while k̂ > 0.7. NaN for one weight, -infinity where all vanish.
+    Bias O(1/K²); not to trust while k̂ > 0.7. NaN for one weight, -infinity where all vanish.
     Source: Nowozin (2018), https://openreview.net/forum?id=HyZoi-WRb.
     """
     estimate = log_mean_exp(log_weights)
@@ -168,7 +168,7 @@ class Multilevel:
 
     @property
     def bias_of_base(self) -> float:
-        """Mean of ``values - base_values``: how far the plain mean of L_base is too low."""
+        """Mean of ``values - base_values``: what the plain mean of L_base lacks."""
         return (self.values - self.base_values).mean().item()
 
     @property
@@ -192,7 +192,8 @@ def multilevel(
     .. math:: L_{base} + 1[l > 0] \, \Delta_l / P(l)
 
     Unbiased for log p, no bound. Variance is finite if the weights have enough moments (k̂ clearly
-    below 0.5); else the mean is too low until rare high levels are met. Costs 2.2 base samples.
+    below 0.5); else rare levels carry what the mean lacks, and no error shows it. Costs 2.2 base
+    samples.
 
     Args:
         draw: gives log weights ``(samples, len(index))`` of fresh draws when called with the
@@ -250,7 +251,7 @@ def unbiased_log_evidence(
     read once for each level.
 
     Warns:
-        UnreliableEvidence: weights without a finite variance, so that the mean is likely too low.
+        UnreliableEvidence: weights without a finite variance; the error is not to trust.
     """
     check_choice("method", method, ("guide", "laplace"))
     with evaluating(model, guide, x, mask=mask) as evaluation:
@@ -273,7 +274,7 @@ def unbiased_log_evidence(
     if (share := result.share_heavy()) > _MOST_HEAVY:
         warnings.warn(
             f"the weights of {share:.0%} of the data with the most draws have no finite variance "
-            "(k̂ > 0.5): the mean is likely too low, and its error too small. Use "
+            "(k̂ > 0.5): the mean can be off by more than its error says. Use "
             "method='laplace', which fits a proposal to each datum, or a better guide.",
             UnreliableEvidence,
             stacklevel=2,

@@ -12,7 +12,7 @@ from .result import Evidence
 
 __all__ = ["Comparison", "Row", "compare"]
 
-_MOST_UNRELIABLE = 0.2  # share of doubtful data up to which the table says nothing more
+_MOST_UNRELIABLE = 0.2  # share of doubtful data up to which no advice is needed
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Comparison:
                     f"{row.difference_error:.2f}" if i else "",
                     _probability_text(row.probability_better) if i else "",
                     f"{row.elbo:.2f}",
-                    f"{row.share_unreliable:.0%}",
+                    _share_text(row.share_unreliable),
                 )
             )
         return lines
@@ -119,15 +119,9 @@ class Comparison:
         return [*notes, *self._warnings()]
 
     def _warnings(self) -> Iterator[str]:
-        bad = [row for row in self.rows if row.share_unreliable > _MOST_UNRELIABLE]
-        for advice, names in (
-            ("use method='auto'", [row.name for row in bad if row.method == "guide"]),
-            ("take more samples", [row.name for row in bad if row.method != "guide"]),
-        ):
-            if names:
-                yield f"log p(x) of {', '.join(names)} is doubtful; {advice}."
-        for row in bad:
-            yield f"{row.name}: {row.verdict}."
+        for row in self.rows:
+            if row.share_unreliable:
+                yield f"log p(x) of {row.name} is {row.verdict}{_advice(row)}."
 
 
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:
@@ -218,6 +212,19 @@ def _probability_better(difference: float, error: float) -> float:
     if error == 0:
         return 0.5 if difference == 0 else float(difference < 0)
     return 0.5 * math.erfc(difference / error / math.sqrt(2))
+
+
+def _advice(row: Row) -> str:
+    """What to do where too many data are doubtful."""
+    if row.share_unreliable <= _MOST_UNRELIABLE:
+        return ""
+    if "few draws" in row.verdict or (row.method != "guide" and "missed" not in row.verdict):
+        return "; take more samples"
+    return f"; use method={'auto' if row.method == 'guide' else 'modes'!r}"
+
+
+def _share_text(share: float) -> str:
+    return "<1%" if 0 < share < 0.005 else f"{share:.0%}"
 
 
 def _probability_text(probability: float) -> str:

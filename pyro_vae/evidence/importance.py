@@ -64,10 +64,12 @@ def log_evidence(
     - ``modes``: a mixture of such normals, fitted from twelve draws of the prior;
     - ``annealed``: annealed importance sampling with Hamiltonian moves, started at ``laplace``.
 
-    :math:`\hat p` is unbiased; its logarithm is biased low, a stochastic lower bound that rises to
-    log p(x) with K. Log weights are added up in float64 over the sites of the programs' traces, so
-    any Pyro pair will do: any site names, any number of latents, inner plates. Scales left in the
-    programs (a subsampled plate, ``poutine.scale``) do not count; masks do.
+    :math:`\hat p` is unbiased, or, where draws of the prior are mixed in, a ratio whose bias is of
+    order 1/K; its logarithm has a bias of that order, which :meth:`Evidence.mean` takes out. The
+    result is no bound: it errs to either side, by what its error says, unless it is marked as
+    doubtful (:meth:`Evidence.verdicts`). Log weights are added up in float64 over the sites of the
+    programs' traces, so any Pyro pair will do: any site names, any number of latents, inner plates.
+    Scales left in the programs (a subsampled plate, ``poutine.scale``) do not count; masks do.
 
     The result depends on ``seed``, ``samples`` and the order of the data, not on ``chunk`` (up to
     rounding). Memory is bounded: by ``chunk`` for the programs, and by 64 MiB for the weights up
@@ -283,8 +285,8 @@ def _warn_if_unreliable(evidence: Evidence) -> None:
     if evidence.search.found:
         warnings.warn(
             f"a search found posterior mass that the proposal misses, at {evidence.search}: "
-            f"log p(x) is too low, by {evidence.search.shortfall:.2f} nats on average or more, and "
-            f"its error does not show it. {_CURES['missed']}",
+            f"log p(x) lacks some {evidence.search.shortfall:.2f} nats on average, which its error "
+            f"does not show. {_CURES['missed']}",
             UnreliableEvidence,
             stacklevel=3,
         )

@@ -21,13 +21,13 @@ METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed", "modes
 """Proposals; their numbers are those in ``Evidence.rung``."""
 
 DOUBTS = {
-    "heavy tail": "Pareto k̂ is too high: log p(x) is likely too low, its error too small",
-    "one weight": "one importance weight outweighs all others: log p(x) is likely too low",
+    "heavy tail": "Pareto k̂ is too high: log p(x) can be off by more than its error says",
+    "one weight": "one importance weight outweighs all others: log p(x) hangs on a single draw",
     "few draws": "fewer than 25 draws, which show nothing of the weights' tail",
     "rounding": "draws lie where rounding ends the support, so that log p(x) is off in either "
     "direction",
-    "missed": "a search from the prior found posterior mass that the proposal misses: log p(x) is "
-    "too low",
+    "missed": "a search found posterior mass that the proposal misses: it is missing from log "
+    "p(x), and no error shows it",
 }
 """Reasons to doubt an estimate, with what they mean."""
 
@@ -43,7 +43,7 @@ class Estimate:
         sampling_error: error as an estimate of the population's mean, from the finite number of
             data; more data shrink it.
         bias: the bias that was taken out: mean of the plain log p̂ (the literature's "IWAE bound")
-            minus ``value``; negative in nats, as log p̂ is biased low.
+            minus ``value``; in nats mostly negative.
         unit: ``"nats"`` or ``"bits/dim"``.
     """
 
@@ -78,7 +78,8 @@ class Search:
         simulated_missed: those whose latents the proposal misses.
         annealed: given data that were annealed from the prior.
         annealed_missed: those with posterior mass that the proposal misses.
-        shortfall: how much too low log p(x) is by these, in nats on average (a lower bound).
+        shortfall: how much log p(x) lacks by what was found, in nats on average; an estimate from
+            few data, and there may be more.
         skipped: why nothing could be looked for, if so.
     """
 
@@ -88,6 +89,11 @@ class Search:
     annealed_missed: int = 0
     shortfall: float = 0.0
     skipped: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether anything was looked for, or at least tried to."""
+        return bool(self.simulated or self.annealed or self.skipped)
 
     @property
     def found(self) -> bool:
@@ -128,12 +134,14 @@ class Evidence:
     """log p(x) of each datum by importance sampling, in nats, on the CPU in float64.
 
     Attributes:
-        log_px: estimate of log p(x), shape ``(N,)``; its exponential is unbiased, it is itself
-            biased low.
-        standard_error: delta-method standard error of ``log_px``; to trust while k̂ < 0.7.
+        log_px: plain estimate of log p(x), shape ``(N,)``, with a bias of order 1/K, low where all
+            draws are the guide's. No bound of a single log p(x).
+        standard_error: delta-method standard error of ``log_px``; to trust where ``verdicts()``
+            says so.
         ess: effective sample size, between 1 and ``samples``.
         pareto_k: Pareto k̂ of the weights' tail; NaN where undefined (no spread, few samples).
-        jackknife: first-order bias-corrected log p(x); not a bound.
+        jackknife: log p(x) without its bias of order 1/K: the jackknife's, or the delta method's
+            where draws of the prior are mixed in; not a bound.
         elbo: ELBO of the guide for each datum; where another proposal was asked for by name, its
             own (the mean of its log weights).
         draws: importance samples of each datum.
@@ -160,7 +168,7 @@ class Evidence:
     standard_error: Annotated[Tensor, "Monte-Carlo standard error of log_px", "nats"]
     ess: Annotated[Tensor, "effective sample size of the importance weights", "samples"]
     pareto_k: Annotated[Tensor, "Pareto k-hat of the weights' tail", "1"]
-    jackknife: Annotated[Tensor, "jackknife bias-corrected log p(x)", "nats"]
+    jackknife: Annotated[Tensor, "bias-corrected log p(x)", "nats"]
     elbo: Annotated[Tensor, "ELBO of the proposal", "nats"]
     draws: Annotated[Tensor, "importance samples taken", "samples"]
     rung: Annotated[Tensor, "proposal used", "1"]
@@ -188,7 +196,7 @@ class Evidence:
     def corrected(self) -> Tensor:
         """Return log p(x) of each datum without its bias of order 1/K, shape ``(N,)``; no bound.
 
-        The jackknife, or ``log_px`` itself where it has no number (a single draw or weight).
+        ``log_px`` itself where the correction has no number (a single draw or weight).
         """
         return torch.where(self.jackknife.isfinite(), self.jackknife, self.log_px)
 
@@ -196,7 +204,7 @@ class Evidence:
         r"""Mean log p(x) in nats, of the bias-corrected values.
 
         Its Monte-Carlo error is :math:`\sqrt{\sum_n SE_n^2 / N^2 + r^2}`, with r the difference
-        between two corrections of the bias, the jackknife's and the delta method's
+        between two corrections of the bias, ``jackknife`` and the delta method's
         :math:`SE^2 / 2`: what is left of it is of that order. Its sampling error is
         :math:`sd_n / \sqrt N`.
         """
@@ -228,10 +236,6 @@ class Evidence:
             bias=-nats.bias / unit,
             unit="bits/dim",
         )
-
-    def mean_jackknife(self) -> Estimate:
-        """Return :meth:`mean`, which is the jackknife's."""
-        return self.mean()
 
     def doubts(self) -> dict[str, Tensor]:
         """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""

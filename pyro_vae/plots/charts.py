@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +22,7 @@ from .style import (
     MUTED,
     ORANGE,
     PARETO_LIMIT,
+    SKY,
     TEAL,
     Data,
     Floats,
@@ -34,6 +38,10 @@ from .style import (
 )
 
 __all__ = ["comparison", "evidence_diagnostics", "latent_space", "learning_curves"]
+
+_Groups: TypeAlias = Mapping[str, tuple[npt.NDArray[np.bool_], str]]
+_MOST_DOUBTFUL = 0.2
+_DOUBT_COLOURS = (ORANGE, "#c8325f", "#f2a007", "#7a4fb5", INK)
 
 
 @styled()
@@ -117,6 +125,7 @@ def comparison(
     *,
     differences: Data | None = None,
     difference_errors: Data | None = None,
+    doubtful: Data | None = None,
     title: str | None = None,
 ) -> Figure:
     """Rank models by mean log p(x), the best on top, with bars of one and two standard errors.
@@ -127,6 +136,8 @@ def comparison(
         errors: Standard errors of ``values``; NaN draws no bar.
         differences: Mean paired differences, model minus best; the best's own is not read.
         difference_errors: Standard errors of ``differences``.
+        doubtful: Share of each model's data whose log p(x) is to doubt, which is written below its
+            name; its marks are hollow from 20 % on.
         title: Title.
     """
     means = as_array(values, "values", (len(names),))
@@ -141,13 +152,19 @@ def comparison(
         panels.append(("paired difference to the best, nats per datum", gaps, bars))
     figure = Figure((2 + 4.6 * len(panels), 1.5 + 0.5 * len(names)), layout="constrained")
     colours, rows = [BLUE] + [MUTED] * (len(names) - 1), np.arange(len(names))
+    shares = (
+        np.zeros(means.shape) if doubtful is None else as_array(doubtful, "doubtful", means.shape)
+    )
+    inner = [
+        "white" if shares[i] > _MOST_DOUBTFUL else c for i, c in zip(order, colours, strict=True)
+    ]
     sides = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (label, centres, given) in zip(sides, panels, strict=True):
         x, bars = centres[order], as_array(given, "errors", means.shape, finite=False)[order]
         require(not (bars < 0).any(), "errors: none below 0", bars)
         for width, z in ((1.3, 2), (4, 1)):
             axes.hlines(rows, x - z * bars, x + z * bars, colours, linewidth=width)
-        axes.scatter(x, rows, 42, colours, zorder=3)
+        axes.scatter(x, rows, 42, inner, edgecolors=colours, linewidths=1.6, zorder=3)
         for row, colour in enumerate(colours):
             text = (
                 "best"
@@ -159,44 +176,97 @@ def comparison(
         axes.set_yticks(rows, [names[i] for i in order], fontsize=11, color=INK)
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+        for row, share in enumerate(shares[order] if axes is sides[0] else ()):
+            if share > 0:
+                said = f"{max(share, 0.01):.0%} doubtful"
+                place = axes.get_yaxis_transform()
+                below = {"ha": "right", "va": "top", "fontsize": 9, "color": ORANGE}
+                axes.annotate(said, (0, row), (-4, -8), place, textcoords="offset points", **below)
         axes.spines["left"].set_visible(False)
         axes.grid(True)
     return titled(figure, title, "Models ranked by mean log p(x)")
 
 
 @styled()
-def evidence_diagnostics(log_px: Data, pareto_k: Data, *, title: str | None = None) -> Figure:
-    """Show log p(x) by datum, and the Pareto k̂ that says how far to trust it.
+def evidence_diagnostics(
+    log_px: Data,
+    pareto_k: Data,
+    *,
+    doubts: Mapping[str, Data] | None = None,
+    limit: float = PARETO_LIMIT,
+    title: str | None = None,
+) -> Figure:
+    """Show log p(x) by datum and the Pareto k̂ of its weights, with the doubtful data in colour.
 
-    ``log_px`` are estimates ``(N,)`` in nats; ``pareto_k`` is the tail shape of each one's
-    importance weights, ``(N,)``, where NaN is left out.
+    Args:
+        log_px: Estimates, ``(N,)``, in nats.
+        pareto_k: Tail shape of each one's importance weights, ``(N,)``; NaN is left out.
+        doubts: By reason, which estimates are to doubt, bool, each ``(N,)``, as of
+            ``Evidence.doubts()``; a datum has the colour of its first reason
+            and counts for all of its own. By default those
+            whose k̂ is above ``limit``.
+        limit: Largest k̂ to trust.
+        title: Title.
     """
     values = as_array(log_px, "log_px").ravel()
     tails = as_array(pareto_k, "pareto_k", values.shape, finite=False)
-    tails = tails[~np.isnan(tails)]
-    figure = Figure((11 if tails.size else 6, 4.4), layout="constrained")
-    left, *others = figure.subplots(1, 2 if tails.size else 1, squeeze=False)[0]
+    known = ~np.isnan(tails)
+    reasons = {"heavy tail": tails > limit} if doubts is None else doubts
+    groups, rest = {}, np.ones(values.shape, dtype=bool)
+    for reason, colour in zip(reasons, itertools.cycle(_DOUBT_COLOURS), strict=False):
+        mine = as_array(reasons[reason], f"doubts: {reason}", values.shape).astype(bool)
+        if mine.any():
+            groups[f"{reason}: {int(mine.sum())}"] = (mine & rest, colour)
+        rest = rest & ~mine
+    trusted = int(rest.sum())
+    groups = {f"trusted: {trusted}": (rest, SKY), **groups} if trusted else groups
+    figure = Figure((11 if known.any() else 6, 4.6), layout="constrained")
+    left, *others = figure.subplots(1, 2 if known.any() else 1, squeeze=False)[0]
     error = values.std() / math.sqrt(values.size - 1) if values.size > 1 else math.nan
-    left.hist(values, bins="auto")
+    _stacked(left, values, np.histogram_bin_edges(values, "auto"), groups)
     left.axvline(values.mean(), color=BLUE)
     left.set_title(f"mean {nats(values.mean(), error)}", color=BLUE)
     left.set(xlabel="log p(x), nats", ylabel="number of data")
     for right in others:
-        _tail_panel(right, tails, values.size - tails.size)
+        _tail_panel(right, tails, limit, groups)
+        doubtful = values.size - trusted
+        said = f"{doubtful} of {values.size} doubtful" if doubtful else f"all {trusted} trusted"
+        right.set_title(said, color=ORANGE if doubtful else TEAL)
+    if trusted < values.size:
+        handles, names = left.get_legend_handles_labels()
+        style = {"ncols": len(names), "frameon": False, "reverse": True}
+        figure.legend(handles, names, loc="outside lower left", **style)
     return titled(figure, title, "Evidence by datum" + ", and how far to trust it" * len(others))
 
 
-def _tail_panel(right: Axes, tails: Floats, missing: int) -> None:
+def _stacked(axes: Axes, values: Floats, edges: Floats, groups: _Groups) -> None:
+    """Draw a histogram whose bars are split by group, the doubtful data at the bottom."""
+    base = np.zeros(len(edges) - 1)
+    for name, (members, colour) in reversed(list(groups.items())):
+        heights = np.histogram(values[members], edges)[0]
+        axes.bar(edges[:-1], heights, np.diff(edges), base, align="edge", color=colour, label=name)
+        base = base + heights
+    axes.set_ylim(0, 1.05 * base.max())
+
+
+def _tail_panel(right: Axes, tails: Floats, limit: float, groups: _Groups) -> None:
     """Draw Pareto k̂ by datum against the limit of trust."""
-    inside, width = tails.clip(-0.5, 1.5), PARETO_LIMIT / 14  # so that an edge falls on the limit
-    first, last = math.floor(inside.min() / width), math.floor(inside.max() / width) + 1
-    edges = [width * i for i in range(first, last + 1)]
-    right.hist(inside[inside <= PARETO_LIMIT], bins=edges)
-    right.hist(inside[inside > PARETO_LIMIT], bins=edges, color=ORANGE)
-    right.axvline(PARETO_LIMIT, color=ORANGE, linewidth=1.4)
-    share = (tails > PARETO_LIMIT).mean()
-    right.set_title(f"{share:.1%} above {PARETO_LIMIT}", color=ORANGE if share else TEAL)
-    right.set_xlabel("Pareto $\\hat{k}$" + f" ({missing} without)" * bool(missing))
+    known, width = ~np.isnan(tails), (limit or 0.7) / 14  # so that an edge falls on the limit
+    inside = tails.clip(-0.5, 1.5)
+    inside = np.where(inside > limit, inside, inside - 1e-9)  # the limit itself is below the edge
+    first = math.floor(inside[known].min() / width)
+    last = math.floor(inside[known].max() / width) + 1
+    edges = width * np.arange(first, last + 1)
+    shown = {name: (members & known, colour) for name, (members, colour) in groups.items()}
+    _stacked(right, inside, edges, shown)
+    right.axvline(limit, color=MUTED, linewidth=1.4, linestyle=":")
+    missing = int((~known).sum())
+    right.set_xlabel(
+        "Pareto $\\hat{k}$"
+        + f" (to trust up to {limit:.2g}"
+        + f"; {missing} without" * bool(missing)
+        + ")"
+    )
 
 
 def _curves(name: str, columns: Mapping[str, Data]) -> list[tuple[Floats, Floats]]:

@@ -15,6 +15,7 @@ from ..common.files import write_atomically
 from ..common.options import takes
 from ..data.sets import Data
 from ..evidence import Comparison, Evidence
+from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .run import EVIDENCE, load_data
 
@@ -60,12 +61,14 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     line = hasattr(run.vae, "interpolate")
     if line and run.config.latent_dim == 2 and len(test.event_shape) == 2:
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
-    if evidence is not None and evidence.log_px.isfinite().all():
+    if evidence is not None and evidence.corrected().isfinite().all():
         given = " given labels" if run.config.program == "conditional" else ""
         yield plots.save(
             plots.evidence_diagnostics(
-                evidence.log_px,
+                evidence.corrected(),
                 evidence.pareto_k,
+                doubts=evidence.doubts(),
+                limit=pareto_k_threshold(int(evidence.draws.max())),
                 title=f"log p(x) of {len(evidence)} data{given}, K = {evidence.samples}",
             ),
             out / "evidence.png",
@@ -99,6 +102,7 @@ def draw_comparison(
             [row.sampling_error for row in rows],
             differences=[row.difference for row in rows],
             difference_errors=[row.difference_error for row in rows],
+            doubtful=[row.share_unreliable for row in rows],
             title="log p(x) of the held-out data",
         ),
         Path(out) / "comparison.png",

@@ -125,6 +125,7 @@ def study(
     samples: int = EvaluationSettings.samples,
     method: Method = "auto",
     number: int | None = EvaluationSettings.number,
+    search: bool = EvaluationSettings.search,
     compiled: bool = EvaluationSettings.compiled,
     seed: int = EvaluationSettings.seed,
     root: str | Path | None = None,
@@ -139,7 +140,7 @@ def study(
     has a run folder in ``out``. All models have the same data, budget and seed. Options of a part
     that only some of the values take (the components of a mixture) are passed to those.
 
-    ``samples``, ``method``, ``number``, ``compiled`` and ``seed`` are those of
+    ``samples``, ``method``, ``number``, ``search``, ``compiled`` and ``seed`` are those of
     :class:`EvaluationSettings`; ``root``, ``device`` and ``progress`` those of :func:`train_run`;
     ``say`` prints a line of progress. With ``resume``, a study in ``out`` is continued: finished
     runs, and estimates made with the same settings, are not repeated.
@@ -150,7 +151,12 @@ def study(
             evaluated by this method.
     """
     settings = EvaluationSettings(
-        samples=samples, method=method, number=number, compiled=compiled, seed=seed
+        samples=samples,
+        method=method,
+        number=number,
+        search=search,
+        compiled=compiled,
+        seed=seed,
     )
     configs = _configs(setting, values, config)
     splits = load_data(config, root=root)
@@ -253,10 +259,16 @@ def _stored(
     if not path.exists():
         return None
     evidence = Evidence.load(path)
-    stored = (evidence.samples, evidence.method, evidence.seed, evidence.data_sha256)
+    stored = (
+        evidence.samples,
+        evidence.method,
+        evidence.search.done,
+        evidence.seed,
+        evidence.data_sha256,
+    )
     sha256, _ = identity(config, test if settings.number is None else test.head(settings.number))
-    same = stored == (settings.samples, settings.method, settings.seed, sha256)
-    return evidence if same else None
+    wanted = (settings.samples, settings.method, settings.search, settings.seed, sha256)
+    return evidence if stored == wanted else None
 
 
 def _usage(run: Run, test: Data) -> Usage:

@@ -175,12 +175,55 @@ def test_short_command(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [line.split(" | ") for line in out.read_text().splitlines() if line.startswith("| ")]
-    table = [row for row in rows if len(row) == len(torture.HEAD)][1:]
+    table = [row for row in rows if len(row) == len(torture.HEAD) and row[0] != "| situation"]
     short = [s.name for s in torture.chosen([], short=True)]
     assert [row[0].strip("| ") for row in table] == [name for name in short for _ in torture.CHEAP]
     exact = next(row for row in table if "guide exact, d = 10" in row[0])
     assert float(exact[2]) == 0.0
-    assert "silently wrong with laplace" in done.stdout
+    assert "more than 0.5% silent with laplace:" in done.stdout
+
+
+def test_rows_that_miss_the_goal_say_how():
+    """1 of 200 silent data are as many as the goal allows; of 100, too many."""
+    stated = [0.0] * 199
+    met, missed = _outcome([*stated, 0.5], 0.01), _outcome([*stated[:99], 0.5], 0.01)
+    assert torture.misses([met, missed], "guide") == [missed]
+    (line,) = torture.silent_rows([met, missed], "guide")
+    assert line == (
+        "s: 1.0% silent, high by 0.500 nats or 50 stated errors (medians); none is flagged; "
+        "without a warning"
+    )
+    lost = _outcome([-0.5, math.nan, 0.5], 0.01, doubts=("missed",), warned=True)
+    assert torture.reason(lost) == (
+        "1 have no finite estimate or error; low or high by 0.500 nats or 50 stated errors "
+        "(medians); others are flagged: missed; with a warning"
+    )
+
+
+def test_report_is_a_document():
+    """Its parts in their order; every situation once, among its kind; every column explained."""
+    names = ["discrete latent alone", "guide exact, d = 10", "logit, ten items"]
+    outcomes = [
+        replace(_outcome([0.0, 0.5], 0.01), situation=name, method=method)
+        for name in names
+        for method in ("guide", "auto")
+    ]
+    outcomes[0] = replace(outcomes[0], refusal="ValueError: no.")
+    text = torture.report(outcomes, ["guide", "auto"], seed=3)
+    heads = re.findall(r"^#+ (.*)$", text, re.M)
+    kinds = list(dict.fromkeys(SITUATIONS[name].kind for name in names))
+    assert len(kinds) == 3
+    middle = ["Summary", "How to read the tables", *kinds]
+    assert heads == [heads[0], *middle, "Rows that miss the goal", "Refused or failed"]
+    assert "seed 3" in text
+    assert "`auto` meets the goal in 0 of the 3 situations that it answers." in text
+    goal = text.partition("## Rows that miss the goal")[2]
+    assert goal.index("`auto`:") < goal.index("`guide`:")
+    assert all(text.count(f"- *{name}*: {SITUATIONS[name].tries}\n") == 1 for name in names)
+    assert "- discrete latent alone, `guide`: ValueError: no.\n" in text
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):  # no cell breaks a table
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+    assert all(f"| {column} | " in text for column in torture.COLUMNS)
 
 
 def test_a_name_is_entered_once():

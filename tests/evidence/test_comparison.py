@@ -239,13 +239,20 @@ def test_table_says_which_estimates_are_doubtful():
     bad, good = _evidence([-1.0, -2.0, -1.5]), _evidence([-3.0, -4.5, -4.0])  # 1 of 3 has k̂ = 0.9
     good = dataclasses.replace(good, pareto_k=torch.full((3,), 0.1).double())
     text = str(pv.compare({"low": bad, "fine": good}))
-    assert "log p(x) of low is doubtful; use method='auto'." in text
-    assert text.endswith("low: doubtful: heavy tail (1 of 3 data).")
+    said = "log p(x) of low is doubtful: heavy tail (1 of 3 data); "
+    assert text.endswith(f"{said}use method='auto'.")
     climbed = dataclasses.replace(bad, method="auto")
-    assert "of low is doubtful; take more" in str(pv.compare({"low": climbed}))
+    assert f"{said}take more samples." in str(pv.compare({"low": climbed}))
+    missed = dataclasses.replace(climbed, search=Search(simulated=16, simulated_missed=1))
+    assert "missed (3 of 3 data); use method='modes'." in str(pv.compare({"low": missed}))
+    sizes = {name: torch.full((3,), size).double() for name, size in (("draws", 24), ("ess", 12))}
+    short = dataclasses.replace(bad, **sizes)
+    assert "few draws (3 of 3 data); take more" in str(pv.compare({"low": short}))
     assert "doubtful:" not in str(pv.compare({"fine": good}))
-    few = _evidence([-1.0] * 5)  # 1 of 5: not above 0.2
-    assert "doubtful:" not in str(pv.compare({"few": few}))
+    few = str(pv.compare({"few": _evidence([-1.0] * 5)}))  # 1 of 5: counted, and nothing to do
+    assert few.endswith("log p(x) of few is doubtful: heavy tail (1 of 5 data).")
+    rare = pv.compare({"rare": _evidence([-1.0] * 300)})
+    assert rare.cells()[1][-1] == "<1%"  # not none
 
 
 def test_refuses_other_data():

@@ -357,12 +357,47 @@ def test_evidence_diagnostics_counts_data_and_those_above_the_limit():
     error = log_px.std(ddof=1) / math.sqrt(12)
     expected = f"mean {log_px.mean():.2f} ± {error:.2f}".replace("-", "−")
     assert left.get_title(loc="left") == expected
-    assert right.get_title(loc="left") == "30.0% above 0.7"
+    assert right.get_title(loc="left") == "3 of 12 doubtful"
     assert "2 without" in right.get_xlabel()
     heights = {True: 0, False: 0}
     for bar in right.patches:
         heights[to_hex(bar.get_facecolor()) == style.ORANGE] += bar.get_height()
     assert heights == {True: 3, False: 7}
+
+
+def test_evidence_diagnostics_shows_each_doubt_in_its_colour():
+    """A datum is drawn once, by its first reason, and counted by all."""
+    doubts = {
+        "heavy tail": [True, True, False, False, False, False],
+        "few draws": [False] * 6,
+        "rounding": [False, True, True, False, False, False],
+    }
+    figure = plots.evidence_diagnostics(RNG.normal(size=6), [0.2] * 6, doubts=doubts, limit=0.4)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["trusted: 3", "heavy tail: 2", "rounding: 2"]
+    colours = [to_hex(handle.get_facecolor()) for handle in legend.legend_handles]
+    assert len(set(colours)) == 3
+    for axes in figure.axes:
+        heights = dict.fromkeys(colours, 0)
+        for bar in axes.patches:
+            heights[to_hex(bar.get_facecolor())] += bar.get_height()
+        assert [heights[colour] for colour in colours] == [3, 2, 1]
+    assert figure.axes[1].get_title(loc="left") == "3 of 6 doubtful"
+    assert figure.axes[1].lines[0].get_xdata()[0] == 0.4
+    fine = plots.evidence_diagnostics([-1.0, -2.0], [0.2, 0.3], doubts={"missed": [False, False]})
+    assert not fine.legends
+    assert fine.axes[1].get_title(loc="left") == "all 2 trusted"
+
+
+def test_comparison_says_whose_estimates_are_doubtful():
+    names, means = ["a", "b", "c"], [-3.0, -1.0, -2.0]
+    figure = plots.comparison(names, means, [0.1] * 3, doubtful=[0.5, 0.0, 0.001])
+    (axes,) = figure.axes
+    said = [(round(t.xy[1]), t.get_text()) for t in axes.texts if "doubtful" in t.get_text()]
+    assert said == [(1, "1% doubtful"), (2, "50% doubtful")]  # best on top
+    faces = [to_hex(colour) for colour in axes.collections[-1].get_facecolors()]
+    assert [face == "#ffffff" for face in faces] == [False, False, True]
 
 
 @pytest.mark.parametrize(
