@@ -237,6 +237,10 @@ class Evidence:
             unit="bits/dim",
         )
 
+    def mean_jackknife(self) -> Estimate:
+        """Return :meth:`mean`, by its former name."""
+        return self.mean()
+
     def doubts(self) -> dict[str, Tensor]:
         """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""
         columns = ("pareto_k", "ess", "draws", "standard_error", "edge")

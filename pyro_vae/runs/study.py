@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro import poutine
+from torch import Tensor
 
 from ..analysis import active_units, rate
 from ..common.errors import UnreliableEvidence
@@ -25,6 +26,7 @@ from ..models import build_program
 from ..objectives import objective_of
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
+from ..programs.traces import Fn
 from ..training.checkpoint import CONFIG
 from .figures import draw_comparison, draw_run
 from .folder import Run, load_run, read_config
@@ -271,12 +273,24 @@ def _stored(
     return evidence if stored == wanted else None
 
 
+def _given_labels(program: Fn) -> Fn:
+    """Return a program of x and labels with the labels observed."""
+
+    def given(x: Tensor, y: Tensor) -> Any:
+        return poutine.condition(program, data={"y": y})(x, y)
+
+    return given
+
+
 def _usage(run: Run, test: Data) -> Usage:
     data = arguments(run.config, test.head(_ANALYSED))
     model, guide = run.vae.model, run.vae.guide
     spent = rate(model, guide, data)
-    if takes(run.config, "labels"):  # of the style, given a drawn label
-        model, guide = (poutine.block(program, hide=["y"]) for program in (model, guide))
+    if takes(run.config, "labels"):  # of the style, given the likeliest label
+        vae: Any = run.vae
+        x = test.head(_ANALYSED).x
+        data = (x, vae.classify(x).argmax(-1).to(x.device))
+        model, guide = map(_given_labels, (model, guide))
     active = active_units(model, guide, data)
     return Usage(
         rate=spent.rate,
