@@ -34,7 +34,7 @@ def cancels(fn: Any) -> bool:
 
     Class indices are no counts, and bits have no large terms.
     """
-    support = support_of(fn)
+    support: Any = support_of(fn)
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     inside = fn
