@@ -1,4 +1,8 @@
-"""Probability mass functions: class indices, counts, and densities rounded to levels."""
+"""Probability mass functions: class indices, counts, and densities rounded to levels.
+
+Those of counts are computed in float64, whatever the type of the parameters, in which they are
+returned: their terms grow with the counts and cancel, so that float32 would be nats off.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,14 @@ from torch.nn.functional import logsigmoid, softplus
 from .base import expanded
 from .special import log_rising
 
-__all__ = ["Binomial", "Categorical", "DiscretizedLogistic", "Grid", "NegativeBinomial"]
+__all__ = [
+    "Binomial",
+    "Categorical",
+    "DiscretizedLogistic",
+    "Grid",
+    "NegativeBinomial",
+    "Poisson",
+]
 
 
 class Categorical(dist.Categorical):
@@ -34,7 +45,27 @@ class Categorical(dist.Categorical):
 
 
 class Binomial(dist.Binomial):
-    """Binomial whose KL divergence stays finite where a probability rounds to 0 or 1."""
+    """Binomial exact at large counts; its KL divergence stays finite where p rounds to 0 or 1."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of counts of successes."""
+        if self._validate_args:
+            self._validate_sample(value)
+        n, k = self.total_count.double(), value.double()
+        logits = self.logits.double()
+        ways = torch.lgamma(n + 1) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+        return (ways + k * logits - n * softplus(logits)).to(self.logits.dtype)
+
+
+class Poisson(dist.Poisson):
+    """Poisson exact at large counts."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of counts."""
+        if self._validate_args:
+            self._validate_sample(value)
+        m, x = self.rate.double(), value.double()
+        return (torch.xlogy(x, m) - m - torch.lgamma(x + 1)).to(self.rate.dtype)
 
 
 class NegativeBinomial(dist.TorchDistribution):
@@ -85,10 +116,10 @@ class NegativeBinomial(dist.TorchDistribution):
         """Log probability of counts."""
         if self._validate_args:
             self._validate_sample(value)
-        r, m = 1 / self.dispersion, self.rate
-        x = value.to(m.dtype)
+        r, m, x = 1 / self.dispersion.double(), self.rate.double(), value.double()
         failures = -(r + x) * torch.log1p(m / r)
-        return log_rising(r, x) + failures + x * m.log() - torch.lgamma(x + 1)
+        density = log_rising(r, x) + failures + x * m.log() - torch.lgamma(x + 1)
+        return density.to(self.rate.dtype)
 
 
 class Grid(constraints.Constraint):

@@ -57,7 +57,7 @@ class Poisson(Likelihood):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
-        return dist.Poisson(_rate(output))
+        return masses.Poisson(_rate(output))
 
     def starting_output(self, x: Tensor) -> Tensor:
         """Raw rates at which the rates are the data's means, at least 0.001."""

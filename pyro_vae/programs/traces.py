@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from .double import cancels, in_double
 from .supports import is_everywhere, support_of
 
 __all__ = [
@@ -161,13 +162,28 @@ def is_regularizer(site: Any) -> bool:
 
 
 def log_prob(site: Any) -> Tensor:
-    """Log density of a site, masked but not scaled; zero density outside a latent's support."""
-    density = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+    """Log density of a site, masked but not scaled; zero density outside a latent's support.
+
+    In float64 where float32 would lose it, computed from the float32 parameters as they are.
+    """
+    density = _exact(site)
     support = None if site["is_observed"] else support_of(site["fn"])
     if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
     return scale_and_mask(density, mask=site["mask"])
+
+
+def _exact(site: Any) -> Tensor:
+    fn, value = site["fn"], site["value"]
+    if cancels(fn):
+        with suppress(Exception):  # a user's distribution may have parts of a fixed type
+            density: Tensor = in_double(fn).log_prob(
+                in_double(value), *site["args"], **site["kwargs"]
+            )
+            return density
+    density = fn.log_prob(value, *site["args"], **site["kwargs"])
+    return density
 
 
 def mask_of(site: Any) -> Tensor:

@@ -488,3 +488,60 @@ class TestGuidesThatKnowTheirOwnDrawsAlone:
             found = search(evaluation, Ladder(samples=200), 0)
         assert not found.found
         assert found.skipped
+
+
+class TestLargeCounts:
+    """Successes in up to ten million trials of a common unknown rate: a beta-binomial."""
+
+    def model(self, x, trials):
+        with pyro.plate("data", len(x)):
+            rate = pyro.sample("rate", dist.Beta(torch.tensor(2.0), 3.0))
+            pyro.sample("x", dist.Binomial(trials, probs=rate), obs=x)
+
+    def guide(self, x, trials):
+        with pyro.plate("data", len(x)):
+            pyro.sample("rate", dist.Beta(0.8 * (2 + x), 0.8 * (3 + trials - x)))
+
+    @pytest.fixture
+    def data(self):
+        torch.manual_seed(0)
+        trials = 10.0 ** torch.arange(8).repeat(12)
+        return torch.binomial(trials, dist.Beta(2.0, 3.0).sample((96,))), trials
+
+    @pytest.mark.parametrize("method", ["guide", "laplace", "auto"])
+    def test_keep_their_digits(self, data, method):
+        x, trials = (column.double() for column in data)
+        two, three = torch.tensor([2.0, 3.0]).double()
+        exact = dist.BetaBinomial(two, three, trials).log_prob(x)
+        evidence = pv.log_evidence(self.model, self.guide, data, method=method, samples=500)
+        scores = _scores(evidence, exact)
+        assert scores.abs().max() < 4.5
+        assert 0.7 < scores.square().mean().sqrt() < 1.3
+        assert evidence.standard_error.max() < 0.05
+
+    def test_when_compiled(self):
+        level = torch.log(10.0 ** torch.arange(8).repeat(4))
+
+        def model(x, level):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+                means = torch.stack([level + z, level - z], -1)
+                pyro.sample("x", dist.Poisson(means.exp()).to_event(1), obs=x[:, :2])
+                pyro.sample("y", dist.NegativeBinomial(4.0, logits=level + z), obs=x[:, 2])
+
+        def guide(x, level):
+            with pyro.plate("data", len(x)):
+                size = (x[:, :2] + 1).log().mean(-1) - level + 0.5
+                pyro.sample("z", dist.Normal(size, (2 * level.exp() + 1).rsqrt()))
+
+        torch.manual_seed(0)
+        x = torch.poisson(level.exp()[:, None].expand(-1, 3))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pv.PyroVAEWarning)
+            warnings.simplefilter("ignore", pv.UnreliableEvidence)
+            plain, compiled = (
+                pv.log_evidence(model, guide, (x, level), samples=100, compiled=compiled)
+                for compiled in (False, True)
+            )
+        # Of the order of what the rates in float32 carry: they differ in their last digits.
+        torch.testing.assert_close(compiled.log_px, plain.log_px, rtol=1e-6, atol=1e-3)

@@ -658,3 +658,43 @@ def test_bits_keep_their_gradient():
         densities.Bernoulli(logits=logits).to_event(1).log_prob(x).sum(), logits
     )
     torch.testing.assert_close(gradient, x - logits.sigmoid())
+
+
+class TestLargeCounts:
+    """Numbers of float32 give what the same numbers give in float64, up to one rounding."""
+
+    @staticmethod
+    def _both(make, size, given):
+        mean = torch.tensor([0.9, 1.0, 1.1]) * size
+        x = (mean + torch.tensor([-1.0, 0.3, 2.0]) * size**0.5).round().clamp_min(0)
+        results = []
+        for dtype in (torch.float32, torch.float64):
+            parameter = given(mean).to(dtype).requires_grad_()
+            density = make(parameter).log_prob(x.to(dtype))
+            assert density.dtype == dtype
+            results.append((density, *torch.autograd.grad(density.sum(), parameter)))
+        return results
+
+    @pytest.mark.parametrize("size", [1.0, 1e3, 1e5, 1e7])
+    @pytest.mark.parametrize(
+        "make",
+        [
+            masses.Poisson,
+            lambda m: masses.NegativeBinomial(m, torch.tensor(0.2, dtype=m.dtype)),
+            lambda m: masses.NegativeBinomial(m, torch.tensor(1e-6, dtype=m.dtype)),
+            lambda logits: masses.Binomial(2e7, logits=logits),
+        ],
+        ids=["poisson", "dispersed", "nearly-poisson", "binomial"],
+    )
+    def test_density_and_gradient(self, make, size, request):
+        binomial = "binomial" in request.node.callspec.id
+        given = (lambda m: (m / 2e7).logit()) if binomial else lambda m: m
+        (density, slope), (exact, exact_slope) = self._both(make, size, given)
+        torch.testing.assert_close(density.double(), exact, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(slope.double(), exact_slope, rtol=1e-3, atol=1e-6)
+
+    def test_poisson_is_scipys(self):
+        x, m = torch.tensor([0.0, 3.0, 99_900.0, 1e7]), torch.tensor([0.5, 2.0, 1e5, 1e7])
+        exact = scipy.stats.poisson(m.double()).logpmf(x.double())
+        ours = masses.Poisson(m).log_prob(x)
+        torch.testing.assert_close(ours.double(), torch.as_tensor(exact), rtol=1e-6, atol=1e-6)

@@ -350,7 +350,8 @@ class TestObservedInTheGuide:
         x, t = torch.tensor([3.0, 5.0]), torch.tensor([0.0, 1.0])
         pair = Pair.inspect(self.model, self.guide, (x, t))
         values, log_q = pair.propose((x, t), 4)
-        expected = dist.Beta(2 + x + t, 13.9 - x - t).log_prob(values["z"]).double()
+        shapes = (2 + x + t).double(), (13.9 - x - t).double()
+        expected = dist.Beta(*shapes).log_prob(values["z"].double())
         for form in (pair, replace(pair, vectorized=False)):
             torch.testing.assert_close(form.log_guide((x, t), values), expected)
         torch.testing.assert_close(log_q, expected)
