@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import get_args
@@ -158,7 +159,9 @@ class Ladder:
         proposal: Proposal = fitted.proposal or GuideProposal(fitted.pair, fitted.batch)
         log_prior, log_joint = fitted.pair.log_terms(fitted.batch, values)
         share = 0.0 if METHODS[weighed.rung] == "annealed" else fitted.share
-        return log_joint - with_prior(proposal.log_density(values), log_prior, share)
+        # a density that is no number there is none
+        log_q = proposal.log_density(values).nan_to_num(nan=-math.inf)
+        return log_joint - with_prior(log_q, log_prior, share)
 
     def _fit(self, rung: int, fitted: Fitted, key: tuple[int, ...]) -> Fitted:
         """Fit the rung's proposal to each datum, from that of the rung below."""

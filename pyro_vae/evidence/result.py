@@ -124,7 +124,7 @@ def doubts_of(
     return {
         "heavy tail": heavy,
         "one weight": (draws >= _FEW) & (ess < _ALONE),
-        "few draws": (draws < _LEAST) & ~(spread < _ROUNDING),
+        "few draws": (draws < _LEAST) & ~((spread < _ROUNDING) & (draws > 1)),
         "rounding": edge > (standard_error / 2).clamp_min(_EDGE),
     }
 

@@ -109,7 +109,13 @@ class Space:
             value = part.transform(piece)
             if not _is_identity(part.transform):
                 determinant = part.transform.log_abs_det_jacobian(piece, value).double()
-                jacobian = jacobian + determinant.reshape(*u.shape[:2], -1).sum(-1)
+                determinant = determinant.reshape(*u.shape[:2], -1)
+                if self.idle is not None:  # what stands for no latent is not transformed
+                    idle = self.idle[:, part.start : part.stop]
+                    if determinant.shape[-1] != idle.shape[-1]:  # of events such as simplices
+                        idle = idle.reshape(len(idle), determinant.shape[-1], -1).all(-1)
+                    determinant = determinant.masked_fill(idle, 0.0)
+                jacobian = jacobian + determinant.sum(-1)
             values[part.name] = value.movedim(1, axis)
         return values, jacobian
 

@@ -215,6 +215,8 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
         finite = finite & (log_q < torch.inf).all()
         if edges.bounds:
             on_edge[begin : begin + len(log_q)] = edges.hit(values)
+        if not begin:
+            coarse = _is_coarse({k: v[from_prior:] for k, v in values.items()}, pair.data_axis)
         for a in range(0, len(log_q), chunk):
             piece = {name: value[a : a + chunk] for name, value in values.items()}
             log_prior, log_p = pair.log_terms(batch, piece)
@@ -236,10 +238,22 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
     return Drawn(
         log_weights,
         elbo / (samples - defensive),
-        edge_share(log_weights, on_edge),
+        edge_share(log_weights, on_edge).masked_fill(coarse, 1.0),
         of_prior if defensive else None,
         control,
     )
+
+
+def _is_coarse(values: Values, data_axis: int) -> Tensor:
+    """Data of which a latent varies by less than a hundred floating-point numbers, ``(n,)``."""
+    found = []
+    for value in (value for value in values.values() if value.is_floating_point()):
+        value = value.movedim(data_axis, 1).reshape(len(value), value.shape[data_axis], -1)
+        spread = value.double().std(0, unbiased=False)
+        size = value.double().abs().mean(0)
+        few = (spread > 0) & (spread < 100 * torch.finfo(value.dtype).eps * size)
+        found.append(few.any(-1))
+    return torch.stack(found).any(0) if found else torch.zeros((), dtype=torch.bool)
 
 
 def shared(fitted: Fitted, key: tuple[int, ...]) -> Fitted:

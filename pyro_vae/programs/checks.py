@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -12,9 +11,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
 
-from ..common.seeding import seeded
 from .supports import bounds, differs, is_discrete, just_outside, support_of
 from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run, run_both, sample_sites
 
@@ -22,13 +19,14 @@ __all__ = [
     "NonFiniteDensity",
     "check_densities",
     "check_indices",
+    "check_masks",
     "check_match",
     "check_observations",
     "check_parameters",
     "check_shape",
-    "check_support",
     "explain",
     "is_delta",
+    "kind",
     "out_of_reach",
     "run_fewer",
 ]
@@ -83,7 +81,7 @@ def check_observations(model: Trace) -> None:
         if wrong:
             raise ValueError(
                 f"site {name!r} observes a value of shape {shape}; its plates and its distribution "
-                f"({_kind(site)}) expect {tuple(batch)} + {tuple(event)}, items of the plates and "
+                f"({kind(site)}) expect {tuple(batch)} + {tuple(event)}, items of the plates and "
                 f"the event of each. Reshape what is given as obs to {tuple(batch + event)}, or "
                 "change the distribution or its .to_event()."
             )
@@ -104,8 +102,8 @@ def check_densities(model: Trace, guide: Trace) -> None:
         if kinds[0] != kinds[1] and not is_delta(q):
             words = ["discrete" if kind else "continuous" for kind in kinds]
             raise ValueError(
-                f"latent site {name!r} is {words[0]} in the model ({_kind(model_sites[name])}) and "
-                f"{words[1]} in the guide ({_kind(guide_sites[name])}), whose densities have no "
+                f"latent site {name!r} is {words[0]} in the model ({kind(model_sites[name])}) and "
+                f"{words[1]} in the guide ({kind(guide_sites[name])}), whose densities have no "
                 "ratio; use distributions of one kind."
             )
         if p.event_shape != q.event_shape:
@@ -119,11 +117,52 @@ def check_densities(model: Trace, guide: Trace) -> None:
                 f"{auxiliary}, so its density is not known; sum these out, or make {name!r} a "
                 "Delta of them."
             )
+        if is_delta(p) and not is_delta(q):
+            raise ValueError(
+                f"the model's latent site {name!r} is a Delta, and random in the guide, where no "
+                "draw hits it; use pyro.deterministic in the model, or a Delta in the guide, too."
+            )
         if not auxiliary and is_delta(q) and not is_delta(p):
             raise ValueError(
                 f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
                 "density to weigh draws by; use a guide that is random there."
             )
+
+
+def check_masks(model: Trace, guide: Trace) -> None:
+    """Check that the guide masks the latents that the model masks, and no others.
+
+    Where only one of the densities counts, their ratio is none.
+    """
+    guide_sites = dict(latent_sites(guide))
+    for name, site in latent_sites(model):
+        if name not in guide_sites:
+            continue
+        ours, theirs = _all_masks(site), _all_masks(guide_sites[name])
+        if len(ours) != len(theirs) or any(
+            not torch.equal(*torch.broadcast_tensors(a, b.to(a.device)))
+            for a, b in zip(ours, theirs, strict=True)
+        ):
+            raise ValueError(
+                f"latent site {name!r} is masked in one of the programs and not, or elsewhere, in "
+                "the other, so that their densities are not over the same latents. Put it under "
+                "the same poutine.mask(mask=...) in both."
+            )
+
+
+def _all_masks(site: Any) -> list[Tensor]:
+    """Where a site counts; then masks inside its events, if there are any."""
+    inside, fn = [], site["fn"]
+    outer = torch.ones((), dtype=torch.bool)
+    if site["mask"] is not None:
+        outer = outer & torch.as_tensor(site["mask"], dtype=torch.bool).cpu()
+    while isinstance(fn, dist.MaskedDistribution):
+        outer = outer & torch.as_tensor(fn._mask, dtype=torch.bool).cpu()
+        fn = fn.base_dist
+    while (fn := getattr(fn, "base_dist", None)) is not None:
+        if isinstance(fn, dist.MaskedDistribution):
+            inside.append(torch.as_tensor(fn._mask, dtype=torch.bool).cpu())
+    return [outer, *inside]
 
 
 def out_of_reach(model: Trace, guide: Trace) -> dict[str, Tensor]:
@@ -207,55 +246,6 @@ def check_shape(name: str, site: Any, density: Tensor, rows: int, data_dim: int)
         )
 
 
-@torch.no_grad()
-def check_support(
-    model: Fn, guide: Fn, batch: Batch, *, first: int = 0, what: str = "data"
-) -> None:
-    """Check that the observed values of a batch lie in the support of their sites.
-
-    Args:
-        model: Pyro program.
-        guide: Pyro program; the model is run once at a draw of it.
-        batch: data, as arguments of the programs.
-        first: number of the batch's first datum, for the message.
-        what: name of the data in the message.
-
-    Raises:
-        ValueError: data outside the support; the message says what to do.
-    """
-    with seeded("check", 0), pyro.validation_enabled(False):
-        trace, _ = run_both(model, guide, batch)
-    for name, site in observed_sites(trace):
-        value = site["value"]
-        try:
-            support = site["fn"].support
-            bad = ~support.check(value)
-        except (AttributeError, RuntimeError, NotImplementedError):  # no support, or without check
-            continue
-        if site["mask"] is not None:
-            bad = bad & site["mask"]
-        if not bad.any():
-            continue
-        which = "a datum"
-        if value is batch[0]:
-            row = int(bad.reshape(len(value), -1).any(1).nonzero()[0])
-            which, value = f"datum {first + row}", value[row]
-        element = getattr(support, "base_constraint", support)
-        wants = getattr(element, "wants", None)
-        hint = "Choose a likelihood with the data's support, or transform the data."
-        if element is constraints.boolean:
-            hint = (
-                "It wants 0/1 values: choose a binarization (dynamic, static or threshold), or "
-                "a likelihood for real values."
-            )
-        elif wants is not None:
-            hint = f"It wants {wants}."
-        raise ValueError(
-            f"{what} outside the support of the likelihood: site {name!r} is {_kind(site)}, and "
-            f"{which} holds values such as {_odd_value(value, element)}. {hint}"
-        )
-
-
 def check_parameters(program: Any, parameters: Iterable[Tensor], batch: Batch) -> None:
     """Check that all parameters that the programs compute with live in the module.
 
@@ -333,17 +323,10 @@ def explain(program: Any, batch: Batch) -> str:
         trace.compute_log_prob()
         for name, site in sample_sites(trace):
             if not site["log_prob_sum"].isfinite():
-                return f"log density of site {name!r} ({_kind(site)}) of the {role} is not finite"
+                return f"log density of site {name!r} ({kind(site)}) of the {role} is not finite"
     return "the draw of that step; every density of another draw is finite"
 
 
-def _kind(site: Any) -> str:
+def kind(site: Any) -> str:
+    """Return the name of a site's distribution."""
     return type(getattr(site["fn"], "base_dist", site["fn"])).__name__
-
-
-def _odd_value(datum: Tensor, element: Any) -> str:
-    """Show a value of a datum that lies outside the support."""
-    values = datum.flatten()
-    with suppress(RuntimeError, NotImplementedError, IndexError):
-        values = values[~element.check(datum).expand(datum.shape).flatten()]
-    return f"{values[0].item():.4g}" if len(values) else "none in the support"

@@ -34,6 +34,8 @@ __all__ = ["ROLES", "Densities", "Role"]
 Role = Literal["model", "guide"]
 Sites = Iterable[tuple[str, Any]]
 
+_MOST_PLACES = 2**24  # whole numbers that single precision tells apart
+
 ROLES: tuple[Role, ...] = ("guide", "model")
 
 
@@ -185,25 +187,59 @@ class Densities(Layout):
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
         """Draw latents and data from the model; the batch gives number and shape of the data.
 
+        Observations may be arguments of the programs, or parts or other shapes of them.
+
         Raises:
-            ValueError: an observed site whose value is not an argument of the program as it is.
+            ValueError: an observed site whose values are no values of an argument.
         """
-        observed = {}
-        for name, site in observed_sites(run(self.model, batch)):
-            places = [i for i, argument in enumerate(batch) if site["value"] is argument]
-            if not places:
-                raise ValueError(
-                    f"site {name!r} observes a function of the model's arguments; to simulate "
-                    "data its observation must be an argument as it is, obs=x."
-                )
-            observed[name] = places[0]
-        new, values = list(batch), {}
+        places = self._places(batch)
+        new, values = [argument.clone() for argument in batch], {}
         for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
-            if name in observed:
-                new[observed[name]] = site["value"].to(batch[observed[name]].dtype)
+            if name in places:
+                number, index = places[name]
+                drawn = site["value"].to(new[number].dtype).expand(index.shape)
+                new[number].view(-1)[index.flatten()] = drawn.flatten()
             elif name in self.latents:
                 values[name] = self.unfold(site["value"], self.latents[name], 1)
         return tuple(new), values
+
+    def _places(self, batch: Batch) -> dict[str, tuple[int, Tensor]]:
+        """Which argument each site observes, and where each observed value is in it.
+
+        Found by giving the model the numbers of the places instead of the data.
+        """
+        sites = dict(observed_sites(run(self.model, batch)))
+        places = {}
+        for number, argument in enumerate(batch):
+            for name, site in sites.items():
+                if site["value"] is argument:
+                    numbers = torch.arange(argument.numel(), device=argument.device)
+                    places[name] = number, numbers.reshape(argument.shape)
+            if argument.numel() >= _MOST_PLACES or all(name in places for name in sites):
+                continue
+            codes = torch.arange(argument.numel(), device=argument.device)
+            coded = codes.reshape(argument.shape).to(argument.dtype)
+            try:
+                given = (*batch[:number], coded, *batch[number + 1 :])
+                found = dict(observed_sites(run(self.model, given)))
+            except Exception:  # the user's program, given what it need not take
+                continue
+            for name in (name for name in sites if name not in places and name in found):
+                value = found[name]["value"].double()
+                changed = value.shape == sites[name]["value"].shape
+                index = value.round().long()
+                whole = bool((value == index).all()) and len(index.unique()) == index.numel()
+                if changed and whole and 0 <= int(index.min()) <= int(index.max()) < len(codes):
+                    same = argument.reshape(-1)[index].double() == sites[name]["value"].double()
+                    if same.all():
+                        places[name] = number, index
+        for name in sites:
+            if name not in places:
+                raise ValueError(
+                    f"site {name!r} observes a function of the model's arguments; to simulate data "
+                    "its observation must be an argument, or a part or another shape of one."
+                )
+        return places
 
     def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:
         """Check that log densities at given latents are numbers, or -infinity.

@@ -15,11 +15,12 @@ from tqdm.auto import tqdm
 from ..common.checks import check_data
 from ..common.processes import Processes
 from ..data import AnyData, Source
-from .checks import NonFiniteDensity, check_support
+from .checks import NonFiniteDensity
 from .inputs import source_for
 from .layout import pad
 from .masks import check_hidden, fill, mask_guide, mask_model
 from .modules import check_type, device_of, evaluation_mode, modules_used
+from .observations import check_support
 from .pair import Pair
 from .traces import Batch, Fn
 
@@ -123,9 +124,11 @@ class Evaluation:
                 bar.update(min(done * world, total - bar.n))
 
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
-                if self.checked and index is None:  # of selected data the numbers are not known
+                if index is None:  # of selected data the numbers are not known
                     model, guide = map(self.watched, (self.pair.model, self.pair.guide))
-                    check_support(model, guide, block.batch, first=block.first)
+                    look = self.checked
+                    given = (model, guide, block.batch)
+                    check_support(*given, first=block.first, observations=look, masks=True)
                 before = bar.n
                 try:
                     mine.append(work(replace(block, done=show)))

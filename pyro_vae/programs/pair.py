@@ -66,7 +66,7 @@ class Pair(Densities):
         """
         number = len(batch[0])
         try:
-            return cls._inspect(model, guide, _rows(batch, _PILOT_DATA), narrow)
+            pair = cls._inspect(model, guide, _rows(batch, _PILOT_DATA), narrow)
         except FixedRows as fixed:
             pilot, again = _rows(batch, fixed.rows), number > fixed.rows
             return cls._inspect(model, guide, pilot, narrow, fixed.rows, again=again)
@@ -77,6 +77,13 @@ class Pair(Densities):
                 return cls._inspect(model, guide, batch, narrow, number)
             except (RuntimeError, IndexError, ShapeMismatch):
                 raise error from None
+        if number > _PILOT_DATA:  # some company shows among many only
+            with seeded("company", 0), torch.no_grad():
+                values, _ = pair.propose(batch, 1)
+                index, places = _others(number, free=True, again=True)
+                others = tuple(argument[index.to(argument.device)] for argument in batch)
+                _check_company(pair, batch, values, others, index, places)
+        return pair
 
     @classmethod
     def _inspect(

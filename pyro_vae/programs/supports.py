@@ -9,7 +9,12 @@ import torch
 from pyro.distributions import SineBivariateVonMises
 from pyro.distributions.constraints import integer
 from torch import Tensor
-from torch.distributions import AffineTransform, TransformedDistribution, VonMises, constraints
+from torch.distributions import (
+    ComposeTransform,
+    TransformedDistribution,
+    VonMises,
+    constraints,
+)
 
 __all__ = ["bounds", "differs", "is_discrete", "is_everywhere", "just_outside", "support_of"]
 
@@ -20,6 +25,8 @@ def support_of(fn: Any) -> Any | None:
     Angles (von Mises) lie in [-pi, pi]: torch's density is periodic, so that it is none on all real
     numbers, which torch calls its support. A mixture's reaches as far as any of its components.
     """
+    if isinstance(fn, TransformedDistribution) and (moved := _of_transformed(fn)) is not None:
+        return moved
     inner = fn
     while not isinstance(inner, TransformedDistribution):
         inside = getattr(inner, "base_dist", getattr(inner, "_component_distribution", None))
@@ -28,22 +35,47 @@ def support_of(fn: Any) -> Any | None:
         inner = inside
     if isinstance(inner, (VonMises, SineBivariateVonMises)):
         return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
+    if inner is not fn and isinstance(inner, TransformedDistribution):
+        moved = _of_transformed(inner)
+        if moved is not None and type(fn).__name__ == "Independent":
+            return constraints.independent(moved, fn.reinterpreted_batch_ndims)
     try:
         support = fn.support
     except (AttributeError, NotImplementedError):
         return None
-    if constraints.is_dependent(support) or (is_everywhere(support) and _is_shifted(inner)):
+    if constraints.is_dependent(support):
         return None
     return _of_components(support) if type(support).__name__ == _MIXTURE else support
 
 
-def _is_shifted(fn: Any) -> bool:
-    """Whether a distribution is a bounded one that was moved or stretched, which torch forgets."""
-    return (
-        isinstance(fn, TransformedDistribution)
-        and all(isinstance(transform, AffineTransform) for transform in fn.transforms)
-        and not is_everywhere(support_of(fn.base_dist))
-    )
+def _of_transformed(fn: Any) -> Any | None:
+    """Support of numbers that transforms have moved, or ``None`` where they are no monotone ones.
+
+    torch names the codomain of the last transform, which is all numbers for an affine one, however
+    narrow what it moves.
+    """
+    found = _range(support_of(fn.base_dist) or constraints.dependent)
+    transforms = [t for t in fn.transforms if not isinstance(t, ComposeTransform) or t.parts]
+    if found is None or any(t.domain.event_dim or t.codomain.event_dim for t in transforms):
+        return None
+    ends = [torch.as_tensor(bound, dtype=torch.float64) for bound in found]
+    try:
+        for transform in transforms:
+            ends = [torch.as_tensor(transform(end)).double() for end in ends]
+    except (RuntimeError, TypeError, ValueError, NotImplementedError):  # of another shape, or type
+        return None
+    low, high = torch.minimum(*ends), torch.maximum(*ends)
+    if low.isnan().any() or high.isnan().any():
+        return None
+    if (low == -math.inf).all() and (high == math.inf).all():
+        support: Any = constraints.real
+    elif (high == math.inf).all():
+        support = constraints.greater_than_eq(low)
+    elif (low == -math.inf).all():
+        support = constraints.less_than(high)
+    else:
+        support = constraints.interval(low, high)
+    return constraints.independent(support, fn.event_dim) if fn.event_dim else support
 
 
 _MIXTURE = "MixtureSameFamilyConstraint"

@@ -20,10 +20,11 @@ from ..common.settings import TrainingSettings
 from ..config import Config
 from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
-from ..programs.checks import check_parameters, check_support
+from ..programs.checks import check_parameters
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type, evaluation_mode
+from ..programs.observations import check_support
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver

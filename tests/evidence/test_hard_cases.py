@@ -545,3 +545,110 @@ class TestLargeCounts:
             )
         # Of the order of what the rates in float32 carry: they differ in their last digits.
         torch.testing.assert_close(compiled.log_px, plain.log_px, rtol=1e-6, atol=1e-3)
+
+
+class TestMasksOfLatents:
+    """A latent that counts in one of the densities only has no ratio of them."""
+
+    LENGTHS = torch.tensor([3, 3, 3, 1, 2])
+
+    def model(self, x, length):
+        with pyro.plate("data", len(x)):
+            for t in range(3):
+                with poutine.mask(mask=t < length):
+                    rate = pyro.sample(f"rate{t}", dist.Gamma(2.0, 1.0))
+                    pyro.sample(f"x{t}", dist.Poisson(rate), obs=x[:, t])
+
+    def guide(self, x, length, masked=True):
+        with pyro.plate("data", len(x)):
+            for t in range(3):
+                with poutine.mask(mask=(t < length) if masked else True):
+                    pyro.sample(f"rate{t}", dist.Gamma(1.5 + x[:, t], 1.9))
+
+    def data(self):
+        torch.manual_seed(0)
+        return torch.poisson(torch.full((5, 3), 2.0)), self.LENGTHS
+
+    def test_masked_in_the_model_alone_is_refused(self):
+        """Although the first data, which a pilot looks at, mask nothing."""
+        for method in ("guide", "laplace"):
+            with pytest.raises(ValueError, match="latent site 'rate1' is masked in one of the"):
+                pv.log_evidence(
+                    self.model, lambda *given: self.guide(*given, masked=False), self.data(),
+                    method=method, samples=30,
+                )  # fmt: skip
+
+    @pytest.mark.parametrize("method", [*FITTED, "modes"])
+    def test_on_the_half_line(self, method):
+        """Their transformation has a Jacobian, which idle dimensions do not."""
+        x, length = self.data()
+        evidence = pv.log_evidence(self.model, self.guide, (x, length), method=method, samples=1000)
+        two = torch.tensor(2.0).double()
+        each = dist.GammaPoisson(two, torch.tensor(1.0).double()).log_prob(x.double())
+        exact = (each * (torch.arange(3) < length[:, None])).sum(1)
+        assert _scores(evidence, exact).abs().max() < 4.5
+
+
+@pytest.mark.parametrize("method", ["guide", "laplace", "auto"])
+def test_bounded_priors_that_were_moved(method):
+    """torch calls the support of -Exponential all numbers."""
+    minus = dist.transforms.AffineTransform(0.0, -1.0)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Exponential(torch.ones(len(x)).double())
+            z = pyro.sample("z", dist.TransformedDistribution(base, [minus]))
+            pyro.sample("x", dist.Normal(z, 0.7), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(-0.5 + 0 * x, 1.0))
+
+    x = torch.linspace(-3, 2, 24).double()
+    exact = _grid(lambda z: z + dist.Normal(z, 0.7).log_prob(x), -40, -1e-9, 400_001)
+    evidence = pv.log_evidence(model, guide, x, method=method, samples=1000)
+    trusted = ~evidence.unreliable()
+    assert _scores(evidence, exact)[trusted].abs().max() < 4.5
+    assert trusted.double().mean() > 0.5
+
+
+def test_squashed_guides_are_seen_to_be_narrow():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        squash = [dist.transforms.TanhTransform(), dist.transforms.AffineTransform(0.0, 1.0)]
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(0.5 * x, 1.0)
+            pyro.sample("z", dist.TransformedDistribution(base, squash))
+
+    x = torch.linspace(-2, 2, 16).double()
+    with pytest.raises(ValueError, match=r"Interval\(lower_bound=-1.0, upper_bound=1.0\) in the"):
+        pv.log_evidence(model, guide, x)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    evidence = pv.log_evidence(model, guide, x, method="auto", samples=500)
+    assert _scores(evidence, exact).abs().max() < 4.5
+
+
+def test_a_single_draw_is_no_evidence():
+    lg = LinearGaussian(n=6)
+    evidence = pv.log_evidence(lg.model, lg.wide_guide, lg.x, samples=1)
+    assert evidence.verdict == "doubtful: few draws (6 of 6 data)"
+
+
+def test_latents_that_single_precision_cannot_tell_apart():
+    """A posterior a few floating-point numbers wide."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(1000.0, 1e-3))
+            pyro.sample("x", dist.Normal(z, 5e-4), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.2 * 1000 + 0.8 * x, 5e-4))
+
+    evidence = pv.log_evidence(model, guide, torch.full((4,), 1000.0), samples=300)
+    assert "rounding (4 of 4 data)" in evidence.verdict

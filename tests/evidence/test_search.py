@@ -123,3 +123,27 @@ def test_results_keep_what_was_found(distances, tmp_path):
     assert again.search == evidence.search
     assert again.verdict == evidence.verdict
     assert str(evidence.search) in str(evidence)
+
+
+@pytest.mark.parametrize("view", ["reshaped", "column"])
+def test_data_are_simulated_through_views(view):
+    """A model that observes another shape, or a part, of its argument."""
+    places = torch.tensor([-4.0, 0.0, 4.0]).double()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            c = pyro.sample("c", dist.Categorical(torch.full((3,), 1 / 3).double()))
+            observed = x.reshape(-1) if view == "reshaped" else x[:, 0]
+            pyro.sample("x", dist.Normal(places[c], 1.0), obs=observed)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            probs = torch.tensor([0.5, 0.5, 0.0]).double().expand(len(x), 3)
+            pyro.sample("c", dist.Categorical(probs))
+
+    x = torch.linspace(-4, 4, 30).double()[:, None]
+    x = x if view == "reshaped" else torch.cat([x, x], 1)
+    with pytest.warns(pv.UnreliableEvidence, match="posterior mass"):
+        evidence = pv.log_evidence(model, guide, x, samples=200)
+    assert evidence.search.simulated == 16
+    assert evidence.search.simulated_missed > 1

@@ -17,8 +17,8 @@ from pyro_vae.distributions import densities, masses
 from pyro_vae.distributions.special import log_rising
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.networks import MLP
-from pyro_vae.programs.checks import check_support
 from pyro_vae.programs.masks import fill, mask_model
+from pyro_vae.programs.observations import check_support
 
 _EVENT = (2, 3)
 _SMALL = {

@@ -544,7 +544,7 @@ class TestSupports:
     @pytest.mark.parametrize("who", ["model", "guide", "both"])
     @pytest.mark.parametrize("method", ["guide", "laplace"])
     def test_a_support_that_is_not_said(self, who, method):
-        class Silent(dist.Gumbel):
+        class Silent(dist.Normal):
             """Says nothing of its support."""
 
             @property
@@ -558,10 +558,10 @@ class TestSupports:
             return cls(0 * x, 1.0)
 
         def prior(x):
-            return of(dist.Gumbel if who == "guide" else Silent, x)
+            return of(dist.Normal if who == "guide" else Silent, x)
 
         def proposal(x):
-            return of(dist.Gumbel if who == "model" else Silent, x)
+            return of(dist.Normal if who == "model" else Silent, x)
 
         pair = with_latent(prior, proposal)
         if who == "both" and method == "laplace":
@@ -569,5 +569,41 @@ class TestSupports:
                 pv.log_evidence(*pair, X, method=method)
             return
         found = pv.log_evidence(*pair, X, samples=4000, method=method)
-        exact = evidence_by_quadrature(lambda x: of(dist.Gumbel, x), X, -10.0, 40.0)
+        exact = evidence_by_quadrature(lambda x: of(dist.Normal, x), X, -10.0, 40.0)
         assert ((found.log_px - exact) / found.standard_error).abs().max() < 4
+
+
+def test_company_that_shows_among_many_data_only():
+    """A mean over the batch, of data whose first rows are alike."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z + x.mean(), 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / 2, 0.8))
+
+    x = torch.cat([torch.zeros(5), torch.arange(20.0)])
+    with pytest.raises(ValueError, match="when the data beside it are others"):
+        pv.log_evidence(model, guide, x, samples=10)
+
+
+def test_a_support_may_depend_on_the_latents():
+    """x ~ Uniform(0, z): one draw below the data does not put them outside."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Pareto(torch.ones(len(x)), 3.0))
+            pyro.sample("x", dist.Uniform(torch.zeros(len(x)), z), obs=x)
+
+    x = torch.linspace(0.1, 0.9, 8)
+    found = pv.log_evidence(model, lambda x: model_of_latents(x), x, samples=2000)
+    exact = math.log(3 / 4)  # E[1 / z] where z > 1 > x
+    assert ((found.log_px - exact) / found.standard_error).abs().max() < 4.5
+
+
+def model_of_latents(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Pareto(torch.ones(len(x)), 3.0))
