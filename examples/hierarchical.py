@@ -94,7 +94,7 @@ def main(data: str = "digits", *, smoke: bool = False) -> dict[str, float]:
         numbers[f"{form}, within"] = share = spread(pictures[form])
         print(f"{form}: {share:.0%} of the variance of samples is within rows of one z2")
     one, *rest = (evidences[name] for name in ("one layer", "bottom-up", "top-down"))
-    gains = [(two.log_px - one.log_px) for two in rest]
+    gains = [two.corrected() - one.corrected() for two in rest]
     texts = [f"{g.mean():+.2f} ± {g.std() / len(g) ** 0.5:.2f}" for g in gains]
     for form, gain in zip(pictures, gains, strict=True):
         numbers[f"{form}, gain"] = gain.mean().item()

@@ -36,7 +36,7 @@ class Result:
     """One prior: log p(x) of each test image under each seed's model, and what else is told.
 
     Attributes:
-        log_px: nats, ``(seeds, images)``.
+        log_px: bias-corrected, nats, ``(seeds, images)``.
         mc_error: Monte-Carlo error of its mean.
         usage: of each seed, see ``pyro_vae.runs.Usage``.
     """
@@ -109,7 +109,7 @@ def run(data: str, priors: list[str], seeds: int, out: Path, smoke: bool) -> dic
             found[name].append((evidence, study.usage[name]))
     return {
         name: Result(
-            torch.stack([evidence.log_px for evidence, _ in pairs]),
+            torch.stack([evidence.corrected() for evidence, _ in pairs]),
             math.hypot(*(evidence.mean().mc_error for evidence, _ in pairs)) / seeds,
             [usage for _, usage in pairs],
         )
