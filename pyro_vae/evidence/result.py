@@ -123,7 +123,7 @@ def doubts_of(
     heavy = (pareto_k > limit) & (spread > enough)
     return {
         "heavy tail": heavy,
-        "one weight": (draws >= _FEW) & (ess < _ALONE),
+        "one weight": (draws >= _FEW) & ~((ess >= _ALONE) & standard_error.isfinite()),
         "few draws": (draws < _LEAST) & ~((spread < _ROUNDING) & (draws > 1)),
         "rounding": edge > (standard_error / 2).clamp_min(_EDGE),
     }

@@ -56,8 +56,8 @@ def _of_transformed(fn: Any) -> Any | None:
     """
     found = _range(support_of(fn.base_dist) or constraints.dependent)
     transforms = [t for t in fn.transforms if not isinstance(t, ComposeTransform) or t.parts]
-    if found is None or any(t.domain.event_dim or t.codomain.event_dim for t in transforms):
-        return None
+    if found is None or not all(t.bijective and not t.domain.event_dim for t in transforms):
+        return None  # the absolute value folds its range
     ends = [torch.as_tensor(bound, dtype=torch.float64) for bound in found]
     try:
         for transform in transforms:

@@ -607,3 +607,26 @@ def test_a_support_may_depend_on_the_latents():
 def model_of_latents(x):
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Pareto(torch.ones(len(x)), 3.0))
+
+
+@pytest.mark.parametrize("family", [dist.HalfNormal, dist.HalfCauchy])
+@pytest.mark.parametrize("method", ["guide", "laplace", "auto"])
+def test_folded_distributions_keep_their_support(family, method):
+    """torch makes them of an absolute value, which is no monotone transform."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            scale = pyro.sample("scale", family(torch.ones(len(x))))
+            pyro.sample("x", dist.Normal(torch.zeros(len(x)), scale + 0.5), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("scale", dist.LogNormal(torch.zeros(len(x)), 1.0))
+
+    x = torch.linspace(-2, 2, 12)
+    grid = torch.linspace(1e-4, 200, 400_001).double()[:, None]
+    density = family(1.0).log_prob(grid) + dist.Normal(0.0, grid + 0.5).log_prob(x.double())
+    exact = density.logsumexp(0) + math.log(200 / 400_000)
+    found = pv.log_evidence(model, guide, x, method=method, samples=2000)
+    assert not found.unreliable().any()
+    assert ((found.log_px - exact) / found.standard_error).abs().max() < 4.5
