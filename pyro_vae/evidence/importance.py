@@ -174,9 +174,9 @@ def log_evidence(
             columns = {name: torch.empty(block.count, dtype=torch.float64) for name in _MEASURED}
             for weighed in ladder.weigh(pair, block.batch, key):
                 keep = weighed.fitted.index < block.count  # the rest is padding
-                found = weighed.columns()
+                found = dict(weighed.columns)
                 if reference is not None and block.first < BLOCK:
-                    exact = ladder.again(weighed, reference, key).columns()
+                    exact = ladder.again(weighed, reference, key).columns
                     found["added"] = found["log_px"] - exact["log_px"]
                 for name, values in found.items():
                     columns[name][weighed.fitted.index[keep].cpu()] = values[keep].cpu()

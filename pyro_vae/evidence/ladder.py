@@ -33,18 +33,17 @@ from .weighing import (
     with_prior,
 )
 
-__all__ = ["METHODS", "Ladder"]
-
+__all__ = ["Ladder"]
 
 _LEAST_SAMPLES = 64
 _SAFETY = 1.5  # a pilot underrates heavy tails
 
 _LADDER = ("guide", "refined", "laplace", "modes", "annealed")
 
-# Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
-# From "refined" to "laplace" is one cheap step that gains a lot, so no datum stays on the former.
 _ALIKE = 1 - 1e-4  # share of effective samples above which weights differ by rounding
 _MOST = 0.5  # share of a block that must pass for any to stay
+# Largest k̂ and smallest share of effective samples of a pilot that let a datum stay on a rung.
+# From "refined" to "laplace" is one cheap step that gains a lot, so no datum stays on the former.
 _GOOD = {"guide": (0.5, 0.2), "laplace": (0.7, 0.01), "modes": (0.7, 0.01)}
 
 
@@ -110,12 +109,11 @@ class Ladder:
         """
         fitted = Fitted(pair, batch, torch.arange(len(batch[0]), device=batch[0].device))
         climb = self.method == "auto"
-        if self.defensive is not None:
-            fitted = replace(fitted, share=self.defensive)
-        elif climb and knows_density(pair, batch):
-            fitted = replace(fitted, share=PRIOR_SHARE)
-        rungs = list(_LADDER)
-        for name in rungs:
+        if climb or self.defensive:
+            mixes = knows_density(pair, batch)
+            share = (PRIOR_SHARE if mixes else 0.0) if self.defensive is None else self.defensive
+            fitted = replace(fitted, share=share, mixes=mixes)
+        for name in _LADDER:
             if name == "modes" and not climb and self.method != name:
                 continue
             rung = METHODS.index(name)
@@ -123,7 +121,7 @@ class Ladder:
             last = name == self.method or (climb and name == "annealed")
             if last:
                 stay = torch.ones_like(fitted.index, dtype=torch.bool)
-            elif climb and name in _GOOD and rungs.index(name) >= rungs.index(self.lowest):
+            elif climb and name in _GOOD and _LADDER.index(name) >= _LADDER.index(self.lowest):
                 pilot = draw(fitted, self.pilot, self.chunk, "pilot", (*key, rung))
                 fitted = replace(fitted, elbo=pilot.elbo) if fitted.elbo is None else fitted
                 stay = self._will_do(name, pilot.log_weights, fitted.share)
@@ -138,7 +136,9 @@ class Ladder:
                     if climb and not last:
                         again = weighed.hopeless()
                     doubtful[chosen] = again
-                    if not again.all():
+                    if not again.any():
+                        yield weighed
+                    elif not again.all():
                         yield weighed.select(~again)
                 stay[stay.nonzero().flatten()[doubtful]] = False
             if stay.all():

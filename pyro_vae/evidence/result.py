@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -111,10 +112,10 @@ class Search:
         return " and ".join(parts)
 
 
-def doubts_of(
-    *, pareto_k: Tensor, ess: Tensor, draws: Tensor, standard_error: Tensor, edge: Tensor
-) -> dict[str, Tensor]:
-    """Which estimates are to doubt, by reason; columns of ``Evidence`` of shape ``(N,)``."""
+def doubts_of(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which estimates are to doubt, by reason, from columns of ``Evidence`` of shape ``(N,)``."""
+    pareto_k, ess, draws = columns["pareto_k"], columns["ess"], columns["draws"]
+    standard_error, edge = columns["standard_error"], columns["edge"]
     limits = {int(k): pareto_k_threshold(int(k)) for k in draws.unique()}
     limit = torch.tensor([limits[int(k)] for k in draws.tolist()]).to(pareto_k)
     spread = (draws / ess - 1).nan_to_num(posinf=math.inf)  # squared coefficient of variation
@@ -243,8 +244,7 @@ class Evidence:
 
     def doubts(self) -> dict[str, Tensor]:
         """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""
-        columns = ("pareto_k", "ess", "draws", "standard_error", "edge")
-        found = doubts_of(**{name: getattr(self, name) for name in columns})
+        found = doubts_of({name: getattr(self, name) for name in COLUMNS})
         return found | {"missed": torch.full((len(self),), self.search.found)}
 
     def unreliable(self) -> Tensor:

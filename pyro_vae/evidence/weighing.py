@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,7 +45,6 @@ _MOST_PRIOR = 0.5
 _SHARE_DRAWS = 128
 _SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
 _HOPELESS = 0.7  # k̂
-_DOUBTED = ("pareto_k", "ess", "draws", "standard_error", "edge")
 _FAR = 0.25  # of the weights' tail
 
 
@@ -59,6 +59,8 @@ class Fitted:
         proposal: the proposal.
         elbo: ELBO of the guide, where the ladder was climbed from it, ``(n,)``.
         share: share of draws from the prior, mixed into the proposal.
+        mixes: whether the guide tells its density at these draws, so that they can be weighed by
+            the mixture of both.
     """
 
     pair: Pair
@@ -67,6 +69,7 @@ class Fitted:
     proposal: NormalProposal | MixtureProposal | None = None
     elbo: Tensor | None = None
     share: float = 0.0
+    mixes: bool = True
 
     def select(self, chosen: Tensor) -> Fitted:
         """Return some of the data."""
@@ -102,15 +105,17 @@ class Weighed:
     strata: Tensor | None = None
     control: Tensor | None = None
 
+    @cached_property
     def columns(self) -> dict[str, Tensor]:
         """Columns of a result, each ``(n,)``."""
         log_weights = self.log_weights
-        log_px = log_mean_exp(log_weights)
-        error = standard_error(log_weights, strata=self.strata)
-        corrected = jackknife(log_weights, strata=self.strata)
         if self.control is not None and self.strata is not None:
             log_px, error = controlled(log_weights, self.control, self.strata)
             corrected = log_px + error.square() / 2
+        else:
+            log_px = log_mean_exp(log_weights)
+            error = standard_error(log_weights, strata=self.strata)
+            corrected = jackknife(log_weights, strata=self.strata)
         return {
             "log_px": log_px,
             "standard_error": error,
@@ -128,14 +133,11 @@ class Weighed:
 
         To climb on where few draws are merely in doubt would keep those data that were lucky.
         """
-        found = self.columns()
-        alone = doubts_of(**{name: found[name] for name in _DOUBTED})["one weight"]
-        return (found["pareto_k"] > _HOPELESS) | alone
+        return (self.columns["pareto_k"] > _HOPELESS) | doubts_of(self.columns)["one weight"]
 
     def doubtful(self) -> Tensor:
         """Which estimates are to doubt, ``(n,)``."""
-        found = self.columns()
-        return torch.stack([*doubts_of(**{name: found[name] for name in _DOUBTED}).values()]).any(0)
+        return torch.stack([*doubts_of(self.columns).values()]).any(0)
 
     def select(self, chosen: Tensor) -> Weighed:
         """Return some of the data."""
@@ -186,7 +188,7 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
     log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
     on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
     of_prior = torch.zeros(samples, dtype=torch.bool, device=device)
-    mix = bool(defensive) and (fitted.proposal is not None or knows_density(pair, batch))
+    mix = bool(defensive) and (fitted.mixes or fitted.proposal is not None)
     control = torch.zeros_like(log_weights) if mix else None
     elbo = torch.zeros_like(log_weights[0])
     size = _SAMPLE_BLOCK.get(device.type, 64)

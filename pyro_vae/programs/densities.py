@@ -91,8 +91,12 @@ class Densities(Layout):
     def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return log p(z) and log p(x, z) for given latents, from one run of the model."""
         trace, samples = self._at("model", batch, values), _number_of_samples(values)
-        log_joint = self._add_up("model", sample_sites(trace), samples, batch)
-        return self._add_up("model", latent_sites(trace), samples, batch), log_joint
+        if self.summed:  # the sum over their values joins latent sites and observed ones
+            log_joint = self._add_up("model", sample_sites(trace), samples, batch)
+            return self._add_up("model", latent_sites(trace), samples, batch), log_joint
+        terms = self._terms("model", sample_sites(trace), samples, len(batch[0]))
+        latent = {name: terms[name] for name, _ in latent_sites(trace)}
+        return self._total(latent, samples, batch), self._total(terms, samples, batch)
 
     def log_prior(self, batch: Batch, values: Values) -> Tensor:
         """Return log p(z) for given latents."""
@@ -193,7 +197,8 @@ class Densities(Layout):
             ValueError: an observed site whose values are no values of an argument.
         """
         places = self._places(batch)
-        new, values = [argument.clone() for argument in batch], {}
+        new = [argument.clone(memory_format=torch.contiguous_format) for argument in batch]
+        values = {}
         for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
             if name in places:
                 number, index = places[name]
@@ -310,9 +315,11 @@ class Densities(Layout):
 
     def _add_up(self, role: Role, sites: Sites, samples: int, batch: Batch) -> Tensor:
         """Sum the log densities of sites, shape ``(S, N)``, float64."""
-        n = len(batch[0])
-        total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
-        for term in self._terms(role, sites, samples, n).values():
+        return self._total(self._terms(role, sites, samples, len(batch[0])), samples, batch)
+
+    def _total(self, terms: dict[str, Tensor], samples: int, batch: Batch) -> Tensor:
+        total = torch.zeros(samples, len(batch[0]), dtype=torch.float64, device=batch[0].device)
+        for term in terms.values():
             total = total + term
         return total
 
