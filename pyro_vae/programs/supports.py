@@ -11,6 +11,7 @@ from pyro.distributions.constraints import integer
 from torch import Tensor
 from torch.distributions import (
     ComposeTransform,
+    Independent,
     TransformedDistribution,
     VonMises,
     constraints,
@@ -25,27 +26,30 @@ def support_of(fn: Any) -> Any | None:
     Angles (von Mises) lie in [-pi, pi]: torch's density is periodic, so that it is none on all real
     numbers, which torch calls its support. A mixture's reaches as far as any of its components.
     """
-    if isinstance(fn, TransformedDistribution) and (moved := _of_transformed(fn)) is not None:
-        return moved
-    inner = fn
-    while not isinstance(inner, TransformedDistribution):
-        inside = getattr(inner, "base_dist", getattr(inner, "_component_distribution", None))
-        if inside is None:
-            break
-        inner = inside
-    if isinstance(inner, (VonMises, SineBivariateVonMises)):
-        return constraints.independent(constraints.interval(-math.pi, math.pi), fn.event_dim)
-    if inner is not fn and isinstance(inner, TransformedDistribution):
-        moved = _of_transformed(inner)
-        if moved is not None and type(fn).__name__ == "Independent":
-            return constraints.independent(moved, fn.reinterpreted_batch_ndims)
+    if isinstance(fn, (VonMises, SineBivariateVonMises)):
+        turn = constraints.interval(-math.pi, math.pi)
+        return constraints.independent(turn, len(fn.event_shape))
+    if isinstance(fn, TransformedDistribution):  # a family, such as Gumbel, knows its own
+        derived = type(fn).support is TransformedDistribution.support
+        return (_of_transformed(fn) if derived else None) or _said(fn)
+    if (components := getattr(fn, "_component_distribution", None)) is not None:
+        support = support_of(components)
+        return None if support is None else _of_components(support)
+    if (base := getattr(fn, "base_dist", None)) is None:
+        return _said(fn)
+    support = support_of(base)  # of an expanded or masked distribution
+    if support is None or not isinstance(fn, Independent):
+        return support
+    return constraints.independent(support, fn.reinterpreted_batch_ndims)
+
+
+def _said(fn: Any) -> Any | None:
+    """Support that a distribution states itself, or ``None``."""
     try:
         support = fn.support
     except (AttributeError, NotImplementedError):
         return None
-    if constraints.is_dependent(support):
-        return None
-    return _of_components(support) if type(support).__name__ == _MIXTURE else support
+    return None if constraints.is_dependent(support) else support
 
 
 def _of_transformed(fn: Any) -> Any | None:
@@ -76,9 +80,6 @@ def _of_transformed(fn: Any) -> Any | None:
     else:
         support = constraints.interval(low, high)
     return constraints.independent(support, fn.event_dim) if fn.event_dim else support
-
-
-_MIXTURE = "MixtureSameFamilyConstraint"
 
 
 def _of_components(support: Any) -> Any:
