@@ -33,6 +33,16 @@ def _scores(evidence, exact):
     return (evidence.log_px - exact) / evidence.standard_error
 
 
+def _scaled(lg, factor):
+    """A guide of so many times the posterior's scale."""
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", lg.posterior(x, widen=factor))
+
+    return guide
+
+
 def _grid(log_density, low, high, number=20001):
     """Log of an integral over one dimension, ``log_density`` of shape ``(number, ...)``."""
     grid = torch.linspace(low, high, number).double()
@@ -146,48 +156,43 @@ def test_wide_latents(method):
             pyro.sample("z", dist.Normal(0.8 * x, 15.0))
 
     exact = dist.Normal(0.0, math.hypot(100, 50)).log_prob(x.double())
-    evidence = pv.log_evidence(model, guide, x, method=method, samples=500)
+    evidence = pv.log_evidence(model, guide, x, method=method, samples=500, defensive=0.0)
     assert not evidence.unreliable().any()
     assert _scores(evidence, exact).abs().max() < 4
+    if method == "laplace":  # exact but for the widening: sqrt(2 s^2 - 1) / s^2 at s = 1.1
+        assert evidence.ess.median() > 0.9 * 500
 
 
-@pytest.mark.parametrize("method", ["laplace", "auto"])
-def test_heavy_tails(method):
+class TestHeavyTails:
     """A Cauchy prior with a weak likelihood: the posterior's tails are far beyond a normal's."""
 
-    def model(x):
+    x = torch.tensor([0.0, 1.0] * 32).double()
+    exact = math.log(0.5)  # by symmetry
+
+    def model(self, x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Cauchy(torch.zeros(()).double(), 1.0))
             pyro.sample("x", dist.Bernoulli(logits=0.5 * z), obs=x)
 
-    def guide(x):
+    def guide(self, x):
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.6 * (2 * x - 1), 1.3))
 
-    x = torch.tensor([0.0, 1.0] * 32).double()
-    evidence = pv.log_evidence(model, guide, x, method=method, samples=1000)
-    scores = _scores(evidence, math.log(0.5))  # by symmetry
-    assert ((scores.abs() > 4) & ~evidence.unreliable()).sum() == 0
-    assert not evidence.unreliable().any()
-    assert scores.square().mean() < 1.6  # 64 squared scores: 3.4 of their errors
+    @pytest.mark.parametrize("method", ["laplace", "auto"])
+    def test_are_covered(self, method):
+        evidence = pv.log_evidence(self.model, self.guide, self.x, method=method, samples=1000)
+        scores = _scores(evidence, self.exact)
+        assert not evidence.unreliable().any()
+        assert scores.abs().max() < 4
+        assert scores.square().mean() < 1.6  # 64 squared scores: 3.4 of their errors
 
-
-def test_the_prior_share_is_what_mends_heavy_tails():
-    """The same without: the test above can fail."""
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Cauchy(torch.zeros(()).double(), 1.0))
-            pyro.sample("x", dist.Bernoulli(logits=0.5 * z), obs=x)
-
-    def guide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(0.6 * (2 * x - 1), 1.3))
-
-    x = torch.tensor([0.0, 1.0] * 32).double()
-    with pytest.warns(pv.UnreliableEvidence):
-        bare = pv.log_evidence(model, guide, x, method="laplace", samples=1000, defensive=0.0)
-    assert _scores(bare, math.log(0.5)).square().mean() > 4
+    def test_by_the_prior_share(self):
+        """The same without: the test above can fail."""
+        bare = pv.log_evidence(
+            self.model, self.guide, self.x, method="laplace", samples=1000, defensive=0.0
+        )
+        assert bare.unreliable().any()
+        assert _scores(bare, self.exact).square().mean() > 4
 
 
 def test_widening_shrinks_with_the_dimensions():
@@ -221,26 +226,24 @@ def test_rungs_draw_noise_of_their_own():
     def model(x, factor):
         lg.model(x)
 
-    factor = torch.tensor([1.25] * 20 + [0.3] * 12).double()
+    factor = torch.tensor([1.25] * 16 + [0.3] * 16).double()
     pairs = []
     for seed in range(6):
         evidence = pv.log_evidence(
             model, guide, (lg.x, factor), method="auto", samples=300, seed=seed, defensive=0.0
         )
-        assert evidence.rung.tolist() == [0.0] * 20 + [2.0] * 12
+        assert evidence.rung.tolist() == [0.0] * 16 + [2.0] * 16
         scores = _scores(evidence, lg.log_px)
-        pairs.append(torch.stack([scores[:12], scores[20:]]))
+        pairs.append(torch.stack([scores[:16], scores[16:]]))
     correlation = torch.corrcoef(torch.cat(pairs, 1))[0, 1].item()
-    assert abs(correlation) < 4 / math.sqrt(72)
+    assert abs(correlation) < 4 / math.sqrt(96)
 
 
 def test_auto_climbs_when_the_estimate_itself_is_bad():
     """A guide of half the posterior's width passes no pilot by luck, and no final k̂."""
     lg = LinearGaussian(latent_dim=1, event_dim=1, n=300, scale=1.0, seed=5)
 
-    def narrow(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", lg.posterior(x, widen=0.5))
+    narrow = _scaled(lg, 0.5)
 
     evidence = pv.log_evidence(lg.model, narrow, lg.x, method="auto", samples=500, defensive=0.0)
     assert evidence.rungs().get("guide", 0) == 0
@@ -249,13 +252,27 @@ def test_auto_climbs_when_the_estimate_itself_is_bad():
     assert scores.square().mean() == pytest.approx(1, abs=5 * math.sqrt(2 / 300))
 
 
+def test_auto_climbs_from_a_pilot_that_was_fooled(monkeypatch):
+    """Even if every pilot passes: the estimate's own k̂ sends the data on."""
+    monkeypatch.setattr(
+        Ladder, "_will_do", lambda self, name, weights, share: torch.ones(weights.shape[1]).bool()
+    )
+    lg = LinearGaussian(latent_dim=2, event_dim=2, n=60, scale=1.0, seed=5)
+    evidence = pv.log_evidence(
+        lg.model, _scaled(lg, 0.3), lg.x, method="auto", samples=500, defensive=0.0
+    )
+    assert evidence.rungs()["laplace"] > 40
+    assert (evidence.pareto_k[evidence.rung == 0] <= 0.7).all()
+    late = evidence.rung == 2
+    scores = _scores(evidence, lg.log_px)[late]
+    assert scores.square().mean() == pytest.approx(1, abs=5 * math.sqrt(2 / len(scores)))
+
+
 def test_error_of_the_mean_holds_its_bias():
     """Thousands of data: the errors average out, the bias of each log does not."""
     lg = LinearGaussian(latent_dim=3, event_dim=5, n=4000, seed=6)
 
-    def wide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", lg.posterior(x, widen=1.6))
+    wide = _scaled(lg, 1.6)
 
     scores, plain = [], []
     for seed in range(4):
@@ -273,9 +290,7 @@ def test_error_of_the_mean_holds_its_bias():
 def test_two_guides_of_one_model_compare_equal():
     lg = LinearGaussian(latent_dim=3, event_dim=5, n=4000, seed=6)
 
-    def wide(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", lg.posterior(x, widen=1.6))
+    wide = _scaled(lg, 1.6)
 
     rows = pv.compare(
         {
@@ -402,9 +417,7 @@ def test_annealing_honours_the_defensive_share():
 def test_heavy_weights_are_said_of_unbiased_estimates():
     lg = LinearGaussian(latent_dim=4, event_dim=6, n=60, seed=7)
 
-    def narrow(x):
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", lg.posterior(x, widen=0.5))
+    narrow = _scaled(lg, 0.5)
 
     with pytest.warns(pv.UnreliableEvidence, match="no finite variance"):
         unbiased_log_evidence(lg.model, narrow, lg.x)

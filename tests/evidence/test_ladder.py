@@ -68,6 +68,7 @@ def test_auto_stays_with_a_good_guide(wrong):
     assert result.rungs() == {"guide": 100}
     # the control variate takes out what the prior's rare hits would add
     torch.testing.assert_close(result.log_px, wrong.log_px, rtol=0, atol=1e-8)
+    assert result.standard_error.max() < 1e-6
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")

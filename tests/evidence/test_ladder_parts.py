@@ -8,10 +8,10 @@ import torch
 from conftest import LinearGaussian
 
 from pyro_vae.evidence import diagnostics as d
-from pyro_vae.evidence.annealing import Annealing, anneal, anneal_reverse, tune
+from pyro_vae.evidence.annealing import Annealing, _move, anneal, anneal_reverse, tune
 from pyro_vae.evidence.ladder import Ladder
 from pyro_vae.evidence.proposals import GuideProposal, MixtureProposal, NormalProposal
-from pyro_vae.evidence.refinement import laplace, moments_of_guide, refine
+from pyro_vae.evidence.refinement import laplace, modes, moments_of_guide, refine
 from pyro_vae.evidence.space import Space
 from pyro_vae.programs.pair import Pair
 
@@ -240,6 +240,31 @@ class TestRefinement:
         expected = (1 / precision.diagonal()).expand_as(variance)
         torch.testing.assert_close(variance, expected, rtol=0.15, atol=0)
 
+    def test_shares_of_modes_are_their_masses(self):
+        """Whatever number of starts ends on each: those that found one mode divide its mass."""
+        ends = torch.tensor([-3.0, 3.0]).double()
+        masses = torch.tensor([0.8, 0.2]).double()
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                parts = dist.Normal(ends.expand(len(x), 2), 0.5)
+                mixed = dist.MixtureSameFamily(dist.Categorical(masses.expand(len(x), 2)), parts)
+                z = pyro.sample("z", mixed)
+                pyro.sample("x", dist.Normal(z, 50.0), obs=x)  # says next to nothing of z
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(3.0 + 0 * x, 0.5))
+
+        space, batch = _space(model, guide, torch.zeros(5).double())
+        torch.manual_seed(0)
+        centre = refine(space, batch, moments_of_guide(space, batch))
+        found = modes(batch, centre, 9)
+        right = torch.stack([part.mean[:, 0] > 0 for part in found.parts])
+        evenly = right.double().mean(0)
+        share = (found.log_shares.exp() * right).sum(0)
+        torch.testing.assert_close(share, 0.9 * 0.2 + 0.1 * evenly, rtol=0, atol=0.03)
+
 
 @pytest.fixture(scope="module")
 def setting():
@@ -253,6 +278,22 @@ def setting():
 
 
 class TestAnnealing:
+    def test_no_chain_moves_to_an_infinite_density(self):
+        class Path:
+            """A standard normal with an overflow beyond 0.5."""
+
+            def density(self, v, beta):
+                value = -0.5 * v.square().sum(-1).double()
+                return value.masked_fill(v[..., 0] > 0.5, math.inf), -v
+
+        torch.manual_seed(0)
+        v = -torch.rand(200, 4, 1).double()
+        moved = v
+        for _ in range(5):
+            moved, _ = _move(Path(), moved, torch.tensor(1.0), torch.full((4,), 0.7).double(), 3)
+        assert (moved <= 0.5).all()
+        assert (moved != v).double().mean() > 0.5
+
     def test_schedule(self):
         for schedule in ("linear", "sigmoid"):
             betas = Annealing(temperatures=50, schedule=schedule).betas()
