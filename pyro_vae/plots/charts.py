@@ -202,9 +202,8 @@ def evidence_diagnostics(
         log_px: Estimates, ``(N,)``, in nats.
         pareto_k: Tail shape of each one's importance weights, ``(N,)``; NaN is left out.
         doubts: By reason, which estimates are to doubt, bool, each ``(N,)``, as of
-            ``Evidence.doubts()``; a datum has the colour of its first reason
-            and counts for all of its own. By default those
-            whose k̂ is above ``limit``.
+            ``Evidence.doubts()``; a datum has the colour of its first reason and counts for all of
+            its own. By default those whose k̂ is above ``limit``.
         limit: Largest k̂ to trust.
         title: Title.
     """

@@ -16,6 +16,7 @@ from torch.distributions import kl_divergence
 
 from .checks import NonFiniteDensity
 from .enumeration import AllValues, sum_out
+from .followed import Followed
 from .layout import NONE, Layout, Values
 from .supports import support_of
 from .traces import (
@@ -33,8 +34,6 @@ __all__ = ["ROLES", "Densities", "Role"]
 
 Role = Literal["model", "guide"]
 Sites = Iterable[tuple[str, Any]]
-
-_MOST_PLACES = 2**24  # whole numbers that single precision tells apart
 
 ROLES: tuple[Role, ...] = ("guide", "model")
 
@@ -209,41 +208,25 @@ class Densities(Layout):
         return tuple(new), values
 
     def _places(self, batch: Batch) -> dict[str, tuple[int, Tensor]]:
-        """Which argument each site observes, and where each observed value is in it.
-
-        Found by giving the model the numbers of the places instead of the data.
-        """
-        sites = dict(observed_sites(run(self.model, batch)))
-        places = {}
+        """Which argument each site observes, and where each observed value is in it."""
+        places, names = {}, set()
         for number, argument in enumerate(batch):
+            flat = argument.reshape(-1)
+            numbers = torch.arange(len(flat), device=argument.device).reshape(argument.shape)
+            with Followed(argument, numbers) as followed:
+                sites = dict(observed_sites(run(self.model, batch)))
+            names |= set(sites)
             for name, site in sites.items():
-                if site["value"] is argument:
-                    numbers = torch.arange(argument.numel(), device=argument.device)
-                    places[name] = number, numbers.reshape(argument.shape)
-            if argument.numel() >= _MOST_PLACES or all(name in places for name in sites):
-                continue
-            codes = torch.arange(argument.numel(), device=argument.device)
-            coded = codes.reshape(argument.shape).to(argument.dtype)
-            try:
-                given = (*batch[:number], coded, *batch[number + 1 :])
-                found = dict(observed_sites(run(self.model, given)))
-            except Exception:  # the user's program, given what it need not take
-                continue
-            for name in (name for name in sites if name not in places and name in found):
-                value = found[name]["value"].double()
-                changed = value.shape == sites[name]["value"].shape
-                index = value.round().long()
-                whole = bool((value == index).all()) and len(index.unique()) == index.numel()
-                if changed and whole and 0 <= int(index.min()) <= int(index.max()) < len(codes):
-                    same = argument.reshape(-1)[index].double() == sites[name]["value"].double()
-                    if same.all():
-                        places[name] = number, index
-        for name in sites:
-            if name not in places:
-                raise ValueError(
-                    f"site {name!r} observes a function of the model's arguments; to simulate data "
-                    "its observation must be an argument, or a part or another shape of one."
-                )
+                index = followed.mask_of(site["value"])
+                if not isinstance(index, Tensor) or len(index.unique()) < index.numel():
+                    continue
+                if torch.equal(flat[index].to(site["value"].dtype), site["value"]):
+                    places[name] = number, index
+        for name in names - set(places):
+            raise ValueError(
+                f"site {name!r} observes a function of the model's arguments; to simulate data its "
+                "observation must be an argument, or a part or another shape of one."
+            )
         return places
 
     def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:

@@ -19,7 +19,7 @@ from .checks import NonFiniteDensity
 from .inputs import source_for
 from .layout import pad
 from .masks import check_hidden, fill, mask_guide, mask_model
-from .modules import check_type, device_of, evaluation_mode, modules_used
+from .modules import check_callable, check_type, device_of, evaluation_mode, modules_used
 from .observations import check_support
 from .pair import Pair
 from .traces import Batch, Fn
@@ -174,10 +174,12 @@ def evaluating(
         narrow: allow a guide that cannot draw all that the model allows.
 
     Raises:
-        TypeError: data of another kind; not as many arguments as the programs take.
+        TypeError: programs that are not callable; data of another kind; not as many arguments as
+            the programs take.
         ValueError: no data, NaN, or values of another type than the parameters; programs that are
             no pair over one plate of data.
     """
+    check_callable(model=model, guide=guide)
     source = source_for(data, model, guide, finite=False)
     if mask is None:
         source = source.changed(_checked)

@@ -18,6 +18,7 @@ from ..common.seeding import seeded
 from .traces import Batch, Fn, run_both
 
 __all__ = [
+    "check_callable",
     "check_programs",
     "check_type",
     "device_of",
@@ -107,6 +108,20 @@ def _each_call(seen: Callable[[nn.Module], object]) -> Iterator[None]:
             yield
     finally:
         handle.remove()
+
+
+def check_callable(**programs: Any) -> None:
+    """Check that programs, given by their role, can be called.
+
+    Raises:
+        TypeError: one cannot, such as a module given in place of its method.
+    """
+    for role, program in programs.items():
+        silent = isinstance(program, nn.Module) and type(program).forward is nn.Module.forward
+        if silent or not callable(program):
+            name = type(program).__name__
+            hint = f"; give its method .{role}" if hasattr(program, role) else ""
+            raise TypeError(f"the {role} must be a Pyro program, a callable; got {name}{hint}.")
 
 
 def check_programs(module: Any) -> Any:

@@ -148,3 +148,12 @@ def test_another_type_than_that_of_a_called_module_is_said():
         ValueError, match=r"data are float64, .* float32; .* x\.to\(torch\.float32\)"
     ):
         pv.log_evidence(model, sees, torch.zeros(5, 3).double())
+
+
+def test_a_module_in_place_of_its_program(digits):
+    vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
+    x = digits.test.x[:3]
+    with pytest.raises(TypeError, match=r"the model must be .* got VAE; give its method \.model"):
+        pv.log_evidence(vae, vae.guide, x)
+    with pytest.raises(TypeError, match=r"the guide must be .* got NoneType\."):
+        pv.log_evidence(vae.model, None, x)
