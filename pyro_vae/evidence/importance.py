@@ -105,10 +105,11 @@ def log_evidence(
         precision: of matrix products in a compiled evaluation. ``"bfloat16"`` rounds their factors
             and results to 8 bits, and what that does to log p(x) is measured on the first 64 data,
             against float32 with the same draws, and stands in the result.
-        search: look for posterior mass that the proposal misses, on 16 simulated and 12 of the
-            given data (:func:`~pyro_vae.evidence.search.search`); takes a second or two. If some is
-            found, ``"auto"`` begins at ``"modes"`` and looks again. What is found then, or with
-            another method, makes every datum doubtful.
+        search: look for posterior mass that the proposal misses, on 16 data simulated from the
+            model and on 12 to 64 of the given ones (:func:`~pyro_vae.evidence.search.search`); a
+            second or two, or up to a tenth of the work. If some is found, ``"auto"`` begins at
+            ``"modes"`` and looks again. What is found then, or with another method, makes every
+            datum doubtful.
         seed: seed of the draws.
         progress: show a progress bar; by default if the output is a terminal.
 

@@ -22,7 +22,10 @@ from .weighing import Weighed
 
 __all__ = ["search"]
 
-_SIMULATED, _ANNEALED = 16, 12  # data looked at
+_SIMULATED, _ANNEALED = 16, 12  # data looked at, at least
+_MOST_DATA = 64  # at once
+_SHARE = 0.1  # of all evaluations of log p(x, z)
+_STEPS = 15  # evaluations of log p(x, z) that a move takes, in time
 _MARGIN = 6.0  # nats above the largest log weight of all draws
 _LEAST_MISSED = 0.02  # of p(x)
 _MOST_SAMPLES = 1000
@@ -43,7 +46,8 @@ def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
     so that chains which got stuck where there is little mass raise no alarm.
 
     Args:
-        evaluation: programs and data; 16 simulated data and 12 of the given ones are looked at.
+        evaluation: programs and data; 16 simulated data are looked at, and so many of the given
+            ones, between 12 and 64, as take a tenth of the whole work.
         ladder: how their log weights are made.
         seed: seed of the draws.
 
@@ -56,22 +60,25 @@ def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
         Talts et al. (2018), Validating Bayesian inference algorithms with simulation-based
         calibration. https://arxiv.org/abs/1804.06788
     """
+    chains = _ANNEALING.chains * _ANNEALING.temperatures * _STEPS
+    allowed = int(_SHARE * len(evaluation) * ladder.samples / chains)
+    given = min(max(allowed, _ANNEALED), _MOST_DATA)
     few = replace(
         ladder, mean_error=None, datum_error=None, samples=min(ladder.samples, _MOST_SAMPLES)
     )
     found, reasons = Search(), []
-    for look in (_look_at_simulated, _look_at_given):
+    for look, number in ((_look_at_simulated, _SIMULATED), (_look_at_given, given)):
         try:
-            found = look(found, evaluation, few, (seed, 0, 0, 0, 1))
+            found = look(found, evaluation, few, number, (seed, 0, 0, 0, 1))
         except Exception as error:  # the user's program, run in a way that it need not support
             reasons.append(str(error).split(". ")[0])
     return replace(found, skipped="; ".join(reasons))
 
 
 def _look_at_simulated(
-    found: Search, evaluation: Evaluation, ladder: Ladder, key: tuple[int, ...]
+    found: Search, evaluation: Evaluation, ladder: Ladder, number: int, key: tuple[int, ...]
 ) -> Search:
-    template = _some(evaluation, _SIMULATED)
+    template = _some(evaluation, number, key)
     with seeded("search: simulate", *key):
         batch, values = evaluation.pair.simulate(template)
     count = missed = 0
@@ -85,11 +92,11 @@ def _look_at_simulated(
 
 
 def _look_at_given(
-    found: Search, evaluation: Evaluation, ladder: Ladder, key: tuple[int, ...]
+    found: Search, evaluation: Evaluation, ladder: Ladder, number: int, key: tuple[int, ...]
 ) -> Search:
     if ladder.method == "annealed" and ladder.annealing.start == "prior":
         return found  # the same chains
-    batch = _some(evaluation, _ANNEALED)
+    batch = _some(evaluation, number, key)
     space = Space.of(evaluation.pair, batch)
     with seeded("search: anneal", *key):
         base = moments_of_prior(space, batch, samples=200)
@@ -115,10 +122,10 @@ def _look_at_given(
     )
 
 
-def _some(evaluation: Evaluation, number: int) -> Batch:
-    """Data spread evenly over all, on the device."""
-    n = len(evaluation)
-    index = torch.linspace(0, n - 1, min(number, n)).round().long().unique()
+def _some(evaluation: Evaluation, number: int, key: tuple[int, ...]) -> Batch:
+    """Data drawn at random, on the device."""
+    with seeded("search: data", *key):
+        index = torch.randperm(len(evaluation))[:number].sort().values
     (rows,) = evaluation.source.select(index, len(index))
     batch = tuple(argument.to(evaluation.device) for argument in rows)
     return pad(batch, evaluation.pair.fixed_rows or 0)
