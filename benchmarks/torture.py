@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import argparse
 import math
+import multiprocessing
+import os
 import platform
 import time
 import traceback
 import warnings
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pyro
@@ -314,18 +318,26 @@ def chosen(names: Sequence[str], *, short: bool) -> list[Situation]:
     ]
 
 
+def tried(name: str, methods: Sequence[str], seed: int) -> list[Outcome]:
+    """Every method in one situation."""
+    torch.set_num_threads(1)
+    posed = SITUATIONS[name].build(seed)
+    return [evaluate(SITUATIONS[name], method, posed, seed) for method in methods]
+
+
 def main(
-    situations: Sequence[Situation], methods: Sequence[str], out: Path | None, seed: int = 0
+    situations: Sequence[Situation],
+    methods: Sequence[str],
+    out: Path | None,
+    seed: int = 0,
+    jobs: int = 1,
 ) -> None:
-    """Estimate, print the tables, write them."""
-    outcomes = []
-    with tqdm(total=len(situations) * len(methods)) as bar:
-        for situation in situations:
-            posed = situation.build(seed)
-            for method in methods:
-                bar.set_description(f"{situation.name}, {method}")
-                outcomes.append(evaluate(situation, method, posed, seed))
-                bar.update()
+    """Estimate, in some processes of one thread each; print the tables, write them."""
+    names = [situation.name for situation in situations]
+    work = partial(tried, methods=methods, seed=seed)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        done = tqdm(pool.map(work, names), total=len(names), unit="situation")
+        outcomes = [outcome for part in done for outcome in part]
     print(*align([HEAD, *map(row, outcomes)]), "", sep="\n")
     print(*align([SUMMARY_HEAD, *(summary_row(m, outcomes) for m in methods)]), sep="\n")
     print(f"\n{SUMMARY_NOTE}")
@@ -375,6 +387,7 @@ if __name__ == "__main__":
     parser.add_argument("--short", action="store_true", help="few situations, cheap methods")
     parser.add_argument("--out", type=Path, metavar="FILE.md", help="write the table as Markdown")
     parser.add_argument("--seed", type=int, default=0, help="of the data and of the draws")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
     parser.add_argument("--list", action="store_true", help="name the situations and end")
     arguments = parser.parse_args()
     if arguments.list:
@@ -385,4 +398,4 @@ if __name__ == "__main__":
     except ValueError as error:
         parser.error(str(error))
     methods = arguments.methods or (CHEAP if arguments.short else METHODS)
-    main(picked, methods, arguments.out, arguments.seed)
+    main(picked, methods, arguments.out, arguments.seed, arguments.jobs)

@@ -20,7 +20,7 @@ from ..common.checks import check_data
 from .arrays import Form, as_tensor, check_batches, is_array
 from .sets import Data, as_bytes
 
-__all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
+__all__ = ["AnyData", "Source", "as_source", "fingerprint_of", "signature_of", "takes"]
 
 Batch = tuple[Tensor, ...]
 
@@ -82,6 +82,17 @@ class Source(ABC):
     def to(self, device: torch.device) -> Source:
         """Put the data on a device; data not in memory are put there as they are read."""
 
+    def beside(self, more: Batch) -> Source:
+        """Return the data with more arguments, each with a row for each datum.
+
+        Raises:
+            TypeError: data that are not in memory.
+        """
+        raise TypeError(
+            "the guide has parameters for each datum, so that the data must be in memory; give "
+            "them as a tensor."
+        )
+
     @abstractmethod
     def changed(self, change: Callable[[Batch, int], Batch]) -> Source:
         """Return the data with ``change`` applied, a function of a block and its position.
@@ -115,7 +126,7 @@ def as_source(
         TypeError: no data, or not as many arguments as the program takes.
         ValueError: no data, arguments with different numbers of data, or a list of single data.
     """
-    least, most = _arguments(program)
+    least, most = takes(program)
     form = Form(what, dtype, floating)
     if is_array(data):
         data = Data(as_tensor(data, what=what, dtype=dtype))
@@ -140,7 +151,7 @@ def as_source(
                     "needs one row for each datum."
                 )
         try:
-            inspect.signature(program).bind(*data)
+            signature_of(program).bind(*data)
         except TypeError as error:
             raise TypeError(
                 f"{what} is a tuple of {len(data)} arguments, but the programs take others: "
@@ -232,6 +243,9 @@ class _InMemory(Source):
     def to(self, device: torch.device) -> _InMemory:
         data = None if self.data is None else self.data.to(device)
         return replace(self, tensors=tuple(t.to(device) for t in self.tensors), data=data)
+
+    def beside(self, more: Batch) -> _InMemory:
+        return replace(self, tensors=(*self.tensors, *more), data=None)
 
     def changed(self, change: Callable[[Batch, int], Batch]) -> _InMemory:
         return replace(self, tensors=change(self.tensors, 0), data=None)
@@ -382,13 +396,24 @@ def _reblocked(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
         yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
 
 
-def _arguments(program: Callable[..., Any]) -> tuple[int, float]:
+def signature_of(program: Callable[..., Any]) -> inspect.Signature:
+    """Signature of a program, or of the one that a handler of Pyro wraps."""
+    try:
+        return inspect.signature(program)
+    except ValueError:  # a handler as a decorator keeps the function among its arguments
+        inside = [part for part in getattr(program, "args", ()) if callable(part)]
+        if not inside:
+            raise
+        return signature_of(inside[-1])
+
+
+def takes(program: Callable[..., Any]) -> tuple[int, float]:
     """Fewest and most positional arguments of a program that are data; at least one.
 
     A parameter with a default counts only if the default is ``None``.
     """
     least, most = 0, 0.0
-    for parameter in inspect.signature(program).parameters.values():
+    for parameter in signature_of(program).parameters.values():
         if parameter.kind is parameter.VAR_POSITIONAL:
             most = math.inf
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):

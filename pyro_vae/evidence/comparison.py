@@ -27,7 +27,8 @@ class Row:
         difference: mean of log p(x) minus the best model's, datum by datum; zero for the best.
         difference_error: standard error of ``difference``: sd of the paired differences over √N,
             which holds both the sampling and the Monte-Carlo error, and what the correction of
-            both biases leaves open. NaN for a single datum.
+            both biases leaves open. NaN for a single datum. Of a whole data set it is the
+            Monte-Carlo error: then ``difference`` is a log Bayes factor.
         difference_mc_error: the Monte-Carlo part of it; more samples shrink it.
         difference_sampling_error: the rest, :math:`\sqrt{\max(s^2 - s_{MC}^2, 0)}` of the two
             above; more data shrink it.
@@ -66,6 +67,7 @@ class Comparison:
     number_of_data: int
     samples: tuple[int, ...]
     data: str = ""
+    data_set: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as plain values; ``write_json`` makes its NaN null."""
@@ -76,14 +78,15 @@ class Comparison:
 
     def cells(self) -> list[tuple[str, ...]]:
         """Return the table as text, its head first."""
+        one = bool(self.data_set)
         head = (
             "model",
             "log p(x)",
             "MC err",
-            "sampl. err",
-            "difference",
+            *("sampl. err",) * (not one),
+            "log BF" if one else "difference",
             "± s.e.",
-            "P(best)",
+            "p(model)" if one else "P(best)",
             "ELBO",
             "doubtful",
         )
@@ -94,10 +97,10 @@ class Comparison:
                     row.name,
                     f"{row.log_px:.2f}",
                     f"{row.mc_error:.3f}",
-                    f"{row.sampling_error:.2f}",
+                    *(f"{row.sampling_error:.2f}",) * (not one),
                     f"{row.difference:+.2f}" if i else "best",
-                    f"{row.difference_error:.2f}" if i else "",
-                    _probability_text(row.probability_better) if i else "",
+                    f"{row.difference_error:.{2 + one}f}" if i else "",
+                    _probability_text(row.probability_better) if i or one else "",
                     f"{row.elbo:.2f}",
                     _share_text(row.share_unreliable),
                 )
@@ -107,6 +110,13 @@ class Comparison:
     def notes(self) -> list[str]:
         """Return what a reader of the table must know."""
         samples = " / ".join(map(str, self.samples))
+        if self.data_set:
+            notes = [
+                f"nats of all {self.data_set} data{f' ({self.data})' * bool(self.data)} at once, K "
+                f"= {samples} importance samples each. log BF: log Bayes factor against the best; "
+                "p(model): probability given the data, if all are as probable beforehand."
+            ]
+            return [*notes, *self._warnings()]
         notes = [
             f"nats per datum, {self.number_of_data} data{f' ({self.data})' * bool(self.data)}, "
             f"K = {samples} importance samples each; differences are paired."
@@ -127,6 +137,11 @@ class Comparison:
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:
     """Compare models by log p(x) on the same data, best first.
 
+    Where latents belong to the whole data set, by Bayes factors. How much a prior matters is one
+    call, for instance of a model with the prior's scale as an argument::
+
+        pv.compare({s: pv.log_evidence(partial(model, s), guide, x, method="auto") for s in scales})
+
     Args:
         evidences: results of ``log_evidence`` by name of the model.
 
@@ -143,11 +158,16 @@ def compare(evidences: Mapping[str, Evidence]) -> Comparison:
     best = evidences[order[0]]
     for name in order[1:]:
         _check_comparable((name, evidences[name]), (order[0], best))
+    rows = [_row(name, evidences[name], best) for name in order]
+    shares = [math.nan, *(row.probability_better for row in rows[1:])]
+    if best.data_set:
+        odds = [math.exp(row.difference) for row in rows]
+        shares = [odd / sum(odds) for odd in odds]
     return Comparison(
-        rows=(
-            replace(_row(order[0], best, best), probability_better=math.nan),
-            *(_row(name, evidences[name], best) for name in order[1:]),
+        rows=tuple(
+            replace(row, probability_better=share) for row, share in zip(rows, shares, strict=True)
         ),
+        data_set=best.data_set,
         number_of_data=len(best),
         samples=tuple(sorted({evidences[name].samples for name in order})),
         data=best.data,
@@ -184,6 +204,7 @@ def _row(name: str, evidence: Evidence, best: Evidence) -> Row:
         mc_error = math.hypot(mean.mc_error, best.mean().mc_error)
         spread = differences.std().item() / math.sqrt(n) if n > 1 else math.nan
         error = math.hypot(spread, evidence.bias_left(), best.bias_left())
+        error = mc_error if evidence.data_set else error
     return Row(
         name=name,
         log_px=mean.value,

@@ -27,6 +27,7 @@ __all__ = ["log_evidence"]
 
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
 _DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
+_OF_DATA_SETS = 2**16  # data in all the data sets that go through the model at once
 
 
 def log_evidence(
@@ -71,6 +72,11 @@ def log_evidence(
     programs' traces, so any Pyro pair will do: any site names, any number of latents, inner plates.
     Scales left in the programs (a subsampled plate, ``poutine.scale``) do not count; masks do.
 
+    Where latents belong to all the data (a mean, weights, a mixture's centres: sites outside the
+    plate over the data), p(x) is that of the whole data set, :math:`p(x_1, \dots, x_N)`, and the
+    result has this one value (``Evidence.data_set``): two of them give a Bayes factor
+    (:func:`compare`). All latents, those of single data included, are drawn together.
+
     The result depends on ``seed``, ``samples`` and the order of the data, not on ``chunk`` (up to
     rounding). Memory is bounded: by ``chunk`` for the programs, and by 64 MiB for the weights up
     to eight million samples. The caller's random state is left as it was. Modules that own
@@ -83,8 +89,9 @@ def log_evidence(
         model: Pyro program; every site inside one outermost plate over the data.
         guide: Pyro program with the model's latent sites.
         x: data of shape ``(N, *event_shape)``; a tuple of tensors if the programs take several
-            arguments, each with the data along dimension 0; or, as for ``fit``, ``Data``, a
-            dataset or a loader (one that does not shuffle), which are read block by block.
+            arguments, each with the data along dimension 0, beside others that are the same for
+            all data (numbers, ``None``), or a dictionary of them by name; or ``Data``, a dataset or
+            a loader (one that does not shuffle), which are read block by block.
         samples: importance samples K for each datum (on the last rung: ``annealing.chains``).
         method: rung of the ladder, or ``"auto"``.
         defensive: share of the draws to take from the prior, mixed into the proposal; bounds the
@@ -155,7 +162,10 @@ def log_evidence(
             )
         most = max_samples if ladder.adaptive else samples
         rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
-        default = max(1, _DEFAULT_ROWS.get(evaluation.device.type, 1024) // rows)
+        most_rows = _DEFAULT_ROWS.get(evaluation.device.type, 1024)
+        default = max(1, most_rows // rows)
+        if evaluation.data_set:
+            default = max(1, min(most_rows, _OF_DATA_SETS // evaluation.data_set))
         mean_error = None if target_error is None else target_error * math.sqrt(n)
         ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
         missed = Search()
@@ -165,6 +175,11 @@ def log_evidence(
                 ladder = replace(ladder, lowest="modes")
                 missed = look_for_missed(evaluation, ladder, seed)
         reference = None
+        if compiled and evaluation.data_set:
+            raise ValueError(
+                "compiled=True is for programs whose every site lies in one plate over the data; "
+                "these have latents of all the data: leave it out."
+            )
         if compiled:
             pair = CompiledPair.of(evaluation.pair, precision=precision)
         if precision != "float32":
@@ -194,15 +209,16 @@ def log_evidence(
             samples=samples,
             method=method,
             seed=seed,
-            event_size=math.prod(next(evaluation.source.blocks(1))[0].shape[1:]),
-            data_sha256=fingerprint_of(evaluation.source),
-            data=evaluation.source.description,
+            event_size=math.prod(next(evaluation.own.blocks(1))[0].shape[1:]),
+            data_sha256=fingerprint_of(evaluation.own),
+            data=evaluation.own.description,
             seconds=time.perf_counter() - start,
             precision=precision,
             precision_bias=added.mean().item() if len(added) else 0.0,
             precision_bias_error=_error_of_mean(added),
             precision_noise=rounding,
             search=missed,
+            data_set=evaluation.data_set,
         )
     _warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)

@@ -55,13 +55,11 @@ class Estimate:
     unit: str = "nats"
 
     def __str__(self) -> str:
-        return (
-            f"{self.value:.2f} {self.unit} (Monte-Carlo error {self.mc_error:.3f}, "
-            f"sampling error {self.sampling_error:.2f})"
-            if self.unit == "nats"
-            else f"{self.value:.4f} {self.unit} (Monte-Carlo error {self.mc_error:.5f}, "
-            f"sampling error {self.sampling_error:.4f})"
-        )
+        digits = 2 if self.unit == "nats" else 4
+        errors = [f"Monte-Carlo error {self.mc_error:.{digits + 1}f}"]
+        if not math.isnan(self.sampling_error):
+            errors.append(f"sampling error {self.sampling_error:.{digits}f}")
+        return f"{self.value:.{digits}f} {self.unit} ({', '.join(errors)})"
 
 
 @dataclass(frozen=True)
@@ -163,6 +161,9 @@ class Evidence:
         precision_noise: standard deviation of what it adds to the log p(x) of a datum, which is
             part of ``standard_error``.
         search: what a search for posterior mass that the proposal misses has found.
+        data_set: number of data whose log density is estimated at once, since latents of the model
+            belong to all of them: then there is one value, log p(x_1, ..., x_N). 0 where each datum
+            has its own.
     """
 
     log_px: Annotated[Tensor, "log p(x), importance-sampled", "nats"]
@@ -185,6 +186,7 @@ class Evidence:
     precision_bias_error: float = 0.0
     precision_noise: float = 0.0
     search: Search = field(default_factory=Search)
+    data_set: int = 0
     edge: Annotated[Tensor | None, "weight of draws on the edge of the support", "1"] = None
 
     def __post_init__(self) -> None:
@@ -299,8 +301,11 @@ class Evidence:
 
     def __str__(self) -> str:
         mean, bits = self.mean(), self.bits_per_dim()
+        each = "nats per datum"
+        if self.data_set:
+            each = f"nats, of the whole data set ({self.data_set} data at once)"
         rows = {
-            "log p(x)": f"{mean.value:.3f} nats per datum ({bits.value:.4f} bits/dim)",
+            "log p(x)": f"{mean.value:.3f} {each} ({bits.value:.4f} bits/dim)",
             "  Monte-Carlo error": f"{mean.mc_error:.3f}",
             "  sampling error": f"{mean.sampling_error:.3f}",
             "  uncorrected": f"{self.log_px.mean():.3f} (bias {mean.bias:+.3f})",
@@ -308,7 +313,7 @@ class Evidence:
             "effective sample size": f"median {self.ess.median():.1f} of {self.samples}",
             "verdict": self.verdict,
             "mass missed": str(self.search),
-            "data": f"{len(self)} ({self.data or 'sha256 ' + self.data_sha256[:12]})",
+            "data": f"{self.data_set or len(self)} ({self._named_data()})",
             "method": f"{self.method}, K = {self.samples}, seed {self.seed}",
             "proposals": ", ".join(f"{name} {count}" for name, count in self.rungs().items()),
         }
@@ -317,8 +322,13 @@ class Evidence:
                 f"{self.precision} products, which add {self.precision_bias:+.4f} ± "
                 f"{self.precision_bias_error:.4f} nats to log p(x)"
             )
+        if math.isnan(mean.sampling_error):
+            del rows["  sampling error"]
         width = max(map(len, rows))
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
+
+    def _named_data(self) -> str:
+        return self.data or f"sha256 {self.data_sha256[:12]}"
 
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, atomically; :meth:`load` reads it back to the same bits."""

@@ -23,6 +23,7 @@ from .weighing import Weighed
 __all__ = ["search"]
 
 _SIMULATED, _ANNEALED = 16, 12  # data looked at, at least
+_SIMULATED_SETS = 4  # where a data set is one datum
 _MOST_DATA = 64  # at once
 _SHARE = 0.1  # of all evaluations of log p(x, z)
 _STEPS = 15  # evaluations of log p(x, z) that a move takes, in time
@@ -78,9 +79,11 @@ def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
 def _look_at_simulated(
     found: Search, evaluation: Evaluation, ladder: Ladder, number: int, key: tuple[int, ...]
 ) -> Search:
-    template = _some(evaluation, number, key)
+    again = _SIMULATED_SETS if evaluation.data_set else 0
+    template = _some(evaluation, number, key, again=again)
     with seeded("search: simulate", *key):
         batch, values = evaluation.pair.simulate(template)
+    _check_amortized(evaluation, template, batch)
     count = missed = 0
     for weighed in ladder.weigh(evaluation.pair, batch, key):
         trusted = ~weighed.doubtful()
@@ -122,12 +125,24 @@ def _look_at_given(
     )
 
 
-def _some(evaluation: Evaluation, number: int, key: tuple[int, ...]) -> Batch:
+def _check_amortized(evaluation: Evaluation, data: Batch, others: Batch) -> None:
+    """Check that the guide looks at the data, so that it is one for simulated data, too."""
+    draws = []
+    for batch in (data, others):
+        with seeded("search: guide", 0):
+            draws.append(evaluation.pair.propose(batch, 1)[0])
+    if all(torch.equal(value, draws[1][name]) for name, value in draws[0].items()):
+        raise ValueError("the guide does not look at the data")
+
+
+def _some(evaluation: Evaluation, number: int, key: tuple[int, ...], *, again: int = 0) -> Batch:
     """Data drawn at random, on the device."""
     with seeded("search: data", *key):
         index = torch.randperm(len(evaluation))[:number].sort().values
     (rows,) = evaluation.source.select(index, len(index))
     batch = tuple(argument.to(evaluation.device) for argument in rows)
+    if again:  # a data set of which there is one
+        batch = tuple(argument.expand(again, *argument.shape[1:]) for argument in batch)
     return pad(batch, evaluation.pair.fixed_rows or 0)
 
 

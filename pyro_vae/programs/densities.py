@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -30,7 +30,7 @@ from .traces import (
     sample_sites,
 )
 
-__all__ = ["ROLES", "Densities", "Role"]
+__all__ = ["ROLES", "Densities", "Role", "check_any", "check_constant", "known_support"]
 
 Role = Literal["model", "guide"]
 Sites = Iterable[tuple[str, Any]]
@@ -60,6 +60,10 @@ class Densities(Layout):
     guide: Fn
     fixed_rows: int | None
     summed: tuple[str, ...] = ()
+
+    def arguments(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the arguments with which the programs are called for a batch."""
+        yield batch
 
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide.
@@ -151,20 +155,12 @@ class Densities(Layout):
         guide = self._run(self.guide, batch, {}, 2)
         values = self.drawn(guide, batch, 2)
         sites = dict(latent_sites(self._replay(self.model, batch, values)))
-        described = {}
-        for name in (name for name in sites if name in values):
-            found = (support_of(fn) for fn in (sites[name]["fn"], guide.nodes[name]["fn"]))
-            support = next((support for support in found if support is not None), None)
-            if support is None:
-                raise ValueError(
-                    f"latent site {name!r} is {type(sites[name]['fn']).__name__}, which does not "
-                    "say what its support is; use method='guide'."
-                )
-            described[name] = (support, self._active(name, sites[name]))
-        if not described:
-            raise ValueError(
-                "no latent is left to be drawn: log p(x) is exact; use method='guide'."
-            )
+        described = {
+            name: (known_support(name, site, guide.nodes[name]), self._active(name, site))
+            for name, site in sites.items()
+            if name in values
+        }
+        check_any(described)
         return {name: values[name][:1] for name in described}, described
 
     def _active(self, name: str, site: Any) -> Tensor:
@@ -174,11 +170,7 @@ class Densities(Layout):
             mask = mask.reshape((1,) * (self.plate_dims + 1 - mask.dim()) + mask.shape)
         else:
             mask = self.unfold(mask, 0, 2)
-        if (mask != mask[:1]).any():
-            raise ValueError(
-                f"the mask of latent site {name!r} depends on other latents, so that data have "
-                "no fixed set of latents; use method='guide'."
-            )
+        check_constant(name, mask, mask[:1])
         return mask[:1]
 
     def supports(self, batch: Batch) -> dict[str, Any]:
@@ -313,6 +305,37 @@ class Densities(Layout):
             rows = n if self.vectorized else n * samples
             terms = sum_out(list(sites), self._trace_dims, rows=rows, data_dim=self.data_dim)
         return {name: self.matrix(name, site, density, samples, n) for name, site, density in terms}
+
+
+def known_support(name: str, *sites: Any) -> Any:
+    """Return the support of a latent: the first that one of its distributions tells.
+
+    Raises:
+        ValueError: none does.
+    """
+    for site in sites:
+        support = support_of(site["fn"])
+        if support is not None:
+            return support
+    raise ValueError(
+        f"latent site {name!r} is {type(sites[0]['fn']).__name__}, which does not say what its "
+        "support is; use method='guide'."
+    )
+
+
+def check_any(latents: Collection[str]) -> None:
+    """Check that there are latents to be drawn."""
+    if not latents:
+        raise ValueError("no latent is left to be drawn: log p(x) is exact; use method='guide'.")
+
+
+def check_constant(name: str, mask: Tensor, other: Tensor) -> None:
+    """Check that a latent has the same mask at two draws."""
+    if (mask != other).any():
+        raise ValueError(
+            f"the mask of latent site {name!r} depends on other latents, so that data have "
+            "no fixed set of latents; use method='guide'."
+        )
 
 
 def _number_of_samples(values: Values) -> int:

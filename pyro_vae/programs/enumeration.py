@@ -54,6 +54,13 @@ class AllValues(EnumMessenger):  # type: ignore[misc, unused-ignore]
             msg["infer"] = {**msg["infer"], "enumerate": None}  # it has a value, or is drawn
         super()._pyro_sample(msg)
 
+    def _pyro_post_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if isinstance(value, Tensor):  # Pyro asks for its shape by .data, which vmap does not allow
+            msg["value"] = torch.empty(value.shape, device="meta")
+        super()._pyro_post_sample(msg)
+        msg["value"] = value
+
 
 @dataclass(frozen=True)
 class _Factor:
@@ -88,7 +95,11 @@ class _Factor:
 
 
 def sum_out(
-    sites: Sequence[tuple[str, Any]], plate_dims: int, *, rows: int, data_dim: int
+    sites: Sequence[tuple[str, Any]],
+    plate_dims: int,
+    *,
+    rows: int | None = None,
+    data_dim: int = 0,
 ) -> Iterator[tuple[str, Any, Tensor]]:
     r"""Sum enumerated sites out of the log densities of some sites, exactly.
 
@@ -100,7 +111,7 @@ def sum_out(
     Args:
         sites: of a trace under :class:`AllValues`.
         plate_dims: number of batch dimensions that plates use.
-        rows: size of the data plate.
+        rows: size of the data plate; none if there is no such plate.
         data_dim: its dimension.
 
     Yields:
@@ -130,7 +141,7 @@ def _is_marked(infer: Any) -> bool:
     return infer.get("enumerate") == "parallel" and infer.get("num_samples") is None
 
 
-def _factor(name: str, site: Any, plate_dims: int, rows: int, data_dim: int) -> _Factor:
+def _factor(name: str, site: Any, plate_dims: int, rows: int | None, data_dim: int) -> _Factor:
     """Log density of a site, its dimensions told apart."""
     density = log_prob(site).double()
     if "_enumerate_dim" in site["infer"] and site["mask"] is not None:
@@ -140,7 +151,8 @@ def _factor(name: str, site: Any, plate_dims: int, rows: int, data_dim: int) -> 
         density = torch.where(mask, density, -math.log(number))
     density = density.reshape((1,) * (plate_dims - density.dim()) + density.shape)
     lead = density.dim() - plate_dims
-    check_shape(name, site, density[(0,) * lead], rows, data_dim)
+    if rows is not None:
+        check_shape(name, site, density[(0,) * lead], rows, data_dim)
     ids, variables = site["infer"].get("_dim_to_id", {}), []
     for axis in range(lead):
         if density.shape[axis] > 1:

@@ -6,7 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,15 +15,18 @@ from tqdm.auto import tqdm
 
 from ..common.checks import check_data
 from ..common.processes import Processes
-from ..data import AnyData, Source
+from ..data import AnyData, Source, as_source
+from .arguments import bound
+from .autoguides import of_each_datum
 from .checks import NonFiniteDensity
-from .inputs import source_for
+from .inputs import data_set, source_for
 from .layout import pad
 from .masks import check_hidden, fill, mask_guide, mask_model
 from .modules import check_callable, check_type, device_of, evaluation_mode, modules_used
 from .observations import check_support
 from .pair import Pair
 from .traces import Batch, Fn
+from .whole import Whole
 
 __all__ = ["BLOCK", "Block", "Evaluation", "evaluating"]
 
@@ -58,19 +62,23 @@ class Evaluation:
 
     Attributes:
         pair: the programs (with a mask: of a mask, too).
-        source: the data.
+        source: the data, with whatever else the programs get.
+        own: the data by themselves, as they were given (with their mask).
         device: where the programs' modules are.
         processes: the processes that share the work.
         checked: whether each block is held against the likelihood's support.
         watched: makes a program one that puts the modules it calls in ``eval()`` mode.
+        data_set: number of data in the one data set that is a datum here; 0 where each is one.
     """
 
     pair: Pair
     source: Source
+    own: Source
     device: torch.device
     processes: Processes
     checked: bool
     watched: Callable[[Fn], Fn]
+    data_set: int = 0
 
     def __len__(self) -> int:
         return len(self.source)
@@ -126,9 +134,9 @@ class Evaluation:
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
                 if index is None:  # of selected data the numbers are not known
                     model, guide = map(self.watched, (self.pair.model, self.pair.guide))
-                    look = self.checked
-                    given = (model, guide, block.batch)
-                    check_support(*given, first=block.first, observations=look, masks=True)
+                    hold = partial(check_support, model, guide, first=block.first, masks=True)
+                    for given in self.pair.arguments(block.batch):
+                        hold(given, observations=self.checked)
                 before = bar.n
                 try:
                     mine.append(work(replace(block, done=show)))
@@ -160,6 +168,7 @@ def evaluating(
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
+    Where latents belong to all the data, the whole data set is one datum (:class:`Whole`).
     The modules that the programs use are in ``eval()`` mode meanwhile, without gradients; the
     caller's random state is left as it was. Under ``torchrun`` the processes share the work.
 
@@ -180,27 +189,58 @@ def evaluating(
             no pair over one plate of data.
     """
     check_callable(model=model, guide=guide)
-    source = source_for(data, model, guide, finite=False)
-    if mask is None:
-        source = source.changed(_checked)
-    else:
-        mask = torch.as_tensor(mask)
-    pilot = next(source.blocks(BLOCK))
-    check_type(pilot[0], model, guide)
+    automatic = guide
+    data, (model, guide) = bound(data, model, guide)
     with evaluation_mode(model, guide) as watched:
+        kind: type[Pair] = Pair
+        at_once = data_set(data, watched(model), watched(guide), automatic)
+        if at_once is None:
+            source = own = source_for(data, model, guide, finite=False)
+            marginals = of_each_datum(automatic, len(source))
+            if marginals is not None:
+                guide, more = marginals
+                model, source = _of_fewer(model, len(more)), source.beside(more)
+        else:
+            kind = Whole
+            source = own = as_source(tuple(a[None] for a in at_once), _any_number)
+        if mask is None:
+            source = source.changed(_checked)
+        else:
+            mask = torch.as_tensor(mask)
+        pilot = next(source.blocks(BLOCK))
+        check_type(pilot[0], model, guide)
         if mask is not None:
+            own = own.changed(_masking(mask, len(source)))
             source = source.changed(_masking(mask, len(source)))
             model, guide = mask_model(model), mask_guide(guide)
             pilot = next(source.blocks(BLOCK))
         few = tuple(argument[:_FEW] for argument in pilot)
+        if at_once is not None:
+            few = tuple(argument[0] for argument in pilot)
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        pair = Pair.inspect(model, guide, pilot, narrow=narrow)
+        pair = kind.inspect(model, guide, pilot, narrow=narrow)
         rows = pair.fixed_rows or len(pilot[0])
-        check_hidden(model, guide, tuple(argument[:rows] for argument in pad(pilot, rows)))
+        for given in pair.arguments(tuple(argument[:rows] for argument in pad(pilot, rows))):
+            check_hidden(model, guide, given)
         check = checked and mask is None
-        yield Evaluation(pair, source, device, Processes.join(), check, watched)
+        size = 0 if at_once is None else len(at_once[0])
+        yield Evaluation(pair, source, own, device, Processes.join(), check, watched, size)
+
+
+def _of_fewer(program: Fn, number: int) -> Fn:
+    """Make a program that leaves out so many of its last arguments."""
+
+    def run(*arguments: Tensor) -> Any:
+        return program(*arguments[:-number])
+
+    run.__wrapped__ = program  # type: ignore[attr-defined]
+    return run
+
+
+def _any_number(*arguments: Tensor) -> None:
+    """Stand for a program of any number of arguments."""
 
 
 def _checked(batch: Batch, first: int) -> Batch:

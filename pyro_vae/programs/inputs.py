@@ -7,11 +7,15 @@ import torch
 from pyro.poutine.trace_struct import Trace
 
 from ..common.seeding import seeded
-from ..data import AnyData, Source, as_source
+from ..data import AnyData, Data, Source, as_source
+from ..data.arrays import Form, is_array
+from ..data.sources import takes
+from .autoguides import set_up
 from .modules import device_of, modules_of
 from .traces import Batch, Fn, observed_sites, run_both
+from .whole import is_of_all
 
-__all__ = ["source_for"]
+__all__ = ["data_set", "source_for"]
 
 _TRIED = 4  # data
 
@@ -52,6 +56,35 @@ def source_for(
     if isinstance(data, list):
         _check_items(_tried(model, guide, batch), what)
     return source
+
+
+def data_set(data: AnyData, model: Fn, guide: Fn, automatic: Fn) -> Batch | None:
+    """Return all the data as arguments of programs whose latents belong to all of them.
+
+    Args:
+        data: the data; see :func:`source_for`.
+        model: Pyro program.
+        guide: Pyro program.
+        automatic: the guide as it was given; if it is one of Pyro's automatic guides that was never
+            run, it is set up.
+
+    Returns:
+        Tensors, of which each may have a length of its own (a single zero where the programs have
+        their data in themselves); ``None`` where each datum has latents of its own, or the data are
+        read in batches.
+    """
+    if isinstance(data, Data):
+        data = (data.x,) if data.y is None or takes(model)[0] < 2 else (data.x, data.y)
+    arguments = data if isinstance(data, tuple) else (data,)
+    if not all(map(is_array, arguments)):
+        return None
+    tensors = Form("x", _type_of(model, guide), False).tensors(arguments)
+    if not all(tensor.numel() for tensor in tensors):
+        return None
+    set_up(automatic, tensors)
+    if not is_of_all(model, guide, tensors):
+        return None
+    return tensors or (torch.zeros(1),)
 
 
 def _type_of(*programs: Fn) -> torch.dtype | None:

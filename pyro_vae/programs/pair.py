@@ -32,7 +32,7 @@ from .traces import (
     run,
 )
 
-__all__ = ["Pair", "Values", "pad"]
+__all__ = ["Pair", "Values", "check_reach", "pad"]
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
@@ -143,7 +143,8 @@ class Pair(Densities):
             _check_company(rows, batch, values, others, index, places)
             if not narrow:
                 outside = out_of_reach(model_trace, guide_trace)
-                _check_reach(rows, batch, values, outside, (model_trace, guide_trace))
+                outside = {n: rows.unfold(v, rows.latents[n], 1) for n, v in outside.items()}
+                check_reach(rows, batch, values, outside, (model_trace, guide_trace))
             vectorized = replace(rows, vectorized=True)
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
@@ -221,13 +222,12 @@ def _check_company(
             )
 
 
-def _check_reach(
+def check_reach(
     pair: Densities, batch: Batch, values: Values, outside: Values, traces: tuple[Trace, Trace]
 ) -> None:
     """Check that the posterior is zero where the guide cannot draw."""
     for name, value in outside.items():
-        there = {**values, name: pair.unfold(value, pair.latents[name], 1)}
-        if not pair.log_joint(batch, there).isfinite().any():
+        if not pair.log_joint(batch, {**values, name: value}).isfinite().any():
             continue  # the likelihood allows no more than the guide does
         p, q = (str(support_of(trace.nodes[name]["fn"]))[:60] for trace in traces)
         raise ValueError(

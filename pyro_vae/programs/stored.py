@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import pyro
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ..common.seeding import seeded
+from ..data.sources import signature_of
 from .modules import modules_of
 from .traces import Fn
 
@@ -52,8 +52,10 @@ class _Functions(nn.Module):
         own = {id(parameter) for parameter in self.parts.parameters()}
         self.stored = nn.ParameterList()
         self.places: dict[str, int] = {}
+        self.constraints: dict[str, Any] = {}
         with seeded("pilot", 0), torch.no_grad(), pyro.validation_enabled(False):
             traces = [poutine.trace(fn, param_only=True).get_trace(*args) for fn in (guide, model)]
+        stored = pyro.get_param_store()._constraints  # get_state() strips the parameters
         for trace in traces:
             for name, site in trace.nodes.items():
                 if site["type"] != "param" or name in self.places:
@@ -62,6 +64,8 @@ class _Functions(nn.Module):
                 value = asked.unconstrained()
                 if id(value) not in own:
                     self.places[name] = len(self.stored)
+                    asked_first = site["kwargs"].get("constraint", constraints.real)
+                    self.constraints[name] = stored.get(name, asked_first)
                     self.stored.append(nn.Parameter(value.detach()))
         if not any(True for _ in self.parameters()):
             raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
@@ -81,7 +85,7 @@ class _Functions(nn.Module):
             with _Given(self):
                 return getattr(self, role)[0](*args)
 
-        program.__signature__ = inspect.signature(getattr(self, role)[0])  # type: ignore[attr-defined]
+        program.__signature__ = signature_of(getattr(self, role)[0])  # type: ignore[attr-defined]
         return program
 
 
@@ -97,8 +101,8 @@ class _Given(Messenger):
         if place is None:
             return
         unconstrained: Tensor = self.functions.stored[place]
-        constraint = message["kwargs"].get("constraint", constraints.real)
-        value: Any = transform_to(constraint)(unconstrained)
+        # Asked for again, a parameter keeps the constraint that it was made with.
+        value: Any = transform_to(self.functions.constraints[message["name"]])(unconstrained)
         value = value.view_as(value)  # an attribute of its own goes on it
         value.unconstrained = lambda: unconstrained
         message["value"], message["done"] = value, True

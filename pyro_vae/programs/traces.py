@@ -105,7 +105,7 @@ def run(
         ShapeMismatch: the batch shape of a site does not fit its plates.
     """
     tracer = poutine.trace()
-    with tracer, _Set(values or {}, len(batch[0]), last), ExitStack() as stack:
+    with tracer, _Set(values or {}, _rows(batch), last), ExitStack() as stack:
         if handler is not None:
             stack.enter_context(handler)
         if samples is not None:
@@ -120,6 +120,10 @@ def run(
                 "distributions whose right-most dimensions belong to one datum."
             ) from error
     return tracer.trace
+
+
+def _rows(batch: Batch) -> int:
+    return len(batch[0]) if batch and batch[0].dim() else 0
 
 
 def run_both(model: Fn, guide: Fn, batch: Batch) -> tuple[Trace, Trace]:
@@ -322,4 +326,4 @@ def plate_dims(*traces: Trace) -> int:
     """Number of batch dimensions that the plates of some traces use."""
     sites = (site for trace in traces for _, site in sample_sites(trace))
     frames = (frame for site in sites for frame in site["cond_indep_stack"])
-    return max(-int(frame.dim) for frame in frames if frame.dim is not None)
+    return max((-int(frame.dim) for frame in frames if frame.dim is not None), default=0)

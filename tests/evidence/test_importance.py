@@ -401,20 +401,6 @@ class TestErrors:
         with pytest.raises(ValueError, match="site 'extra' of the guide is not in the model"):
             pv.log_evidence(lg.model, guide, lg.x)
 
-    def test_outside_plate(self, linear_gaussian):
-        lg = linear_gaussian
-
-        def model(x):
-            pyro.sample("shared", dist.Normal(0.0, 1.0))
-            lg.model(x)
-
-        def guide(x):
-            pyro.sample("shared", dist.Normal(0.0, 1.0))
-            lg.guide(x)
-
-        with pytest.raises(ValueError, match="site 'shared' of the model is outside the data"):
-            pv.log_evidence(model, guide, lg.x)
-
     def test_two_outermost_plates(self, linear_gaussian):
         lg = linear_gaussian
 
@@ -627,7 +613,7 @@ def test_arguments_are_checked(linear_gaussian):
         pv.log_evidence(lg.model, lg.guide, lg.x, samples=1e3)
     with pytest.raises(ValueError, match="argument 1 has 5 rows, x 11"):
         pv.log_evidence(lg.model, lg.guide, (lg.x, lg.x[:5]))
-    with pytest.raises(TypeError, match="argument 1 must be a torch tensor"):
+    with pytest.raises(TypeError, match="tuple of 2 arguments, but the programs take others"):
         pv.log_evidence(lg.model, lg.guide, (lg.x, None))
 
 

@@ -1,0 +1,106 @@
+"""Arguments as programs are called: by position or name, nested, and those that are no data."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from ..data.arrays import is_array
+from ..data.sources import signature_of
+from .traces import Fn
+
+__all__ = ["bound"]
+
+
+def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
+    """Make programs of data alone, if they are called with more than that.
+
+    A tuple may hold what is no data: numbers, strings, ``None``, tensors without dimensions. It is
+    the same for all data and goes to the programs as it is. So do lists, tuples and dictionaries of
+    tensors, of which each tensor has a row for each datum. A dictionary whose keys are names of the
+    programs' parameters is passed by name.
+
+    Args:
+        data: what a user passes as data.
+        programs: Pyro programs, which all get the same arguments.
+
+    Returns:
+        The data, a tuple of tensors or arrays where there was anything else, and the programs of
+        these.
+
+    Raises:
+        TypeError: a packed sequence, whose rows cannot be told apart; other arguments than the
+            programs take.
+    """
+    if isinstance(data, Mapping) and all(_takes(program, data) for program in programs):
+        call: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(data))
+    elif isinstance(data, tuple) and not isinstance(data, PackedSequence):
+        if all(map(_is_data, data)) and data:
+            return data, programs
+        call = (data, {})
+    else:
+        _refuse_packed(data)
+        return data, programs
+    for program in programs:
+        _check_call(program, *call)
+    leaves, form = tree_flatten(call, is_leaf=lambda item: isinstance(item, PackedSequence))
+    for leaf in leaves:
+        _refuse_packed(leaf)
+    places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
+
+    def of_data(program: Fn) -> Fn:
+        def run(*tensors: Tensor) -> Any:
+            given = list(leaves)
+            for place, tensor in zip(places, tensors, strict=False):
+                given[place] = tensor
+            args, kwargs = tree_unflatten(given, form)
+            return program(*args, **kwargs)
+
+        run.__wrapped__ = program  # type: ignore[attr-defined]
+        run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
+        return run
+
+    return tuple(leaves[place] for place in places), tuple(map(of_data, programs))
+
+
+def _is_data(leaf: Any) -> bool:
+    """Whether a value has rows, one for each datum."""
+    return is_array(leaf) and len(leaf.shape) > 0
+
+
+def _takes(program: Callable[..., Any], names: Mapping[Any, Any]) -> bool:
+    """Whether a program can be called with arguments of these names."""
+    if not names or not all(isinstance(name, str) for name in names):
+        return False
+    try:
+        signature_of(program).bind(**names)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_call(program: Fn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    try:
+        signature_of(program).bind(*args, **kwargs)
+    except ValueError:  # it has no signature
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"x is a tuple of {len(args)} arguments, but the programs take others: {error}."
+        ) from None
+
+
+def _refuse_packed(value: Any) -> None:
+    if isinstance(value, PackedSequence):
+        raise TypeError(
+            "a PackedSequence has no rows, one for each datum; give the padded tensor and the "
+            "lengths, (x, lengths), and pack inside the programs."
+        )
+
+
+_OF_ANY_NUMBER = inspect.Signature([inspect.Parameter("tensors", inspect.Parameter.VAR_POSITIONAL)])

@@ -1,0 +1,329 @@
+"""A pair of programs whose latents belong to all the data: one datum is a whole data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.trace_struct import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from ..common.seeding import seeded
+from .checks import (
+    check_densities,
+    check_match,
+    check_observations,
+    out_of_reach,
+)
+from .densities import Role, check_any, check_constant, known_support
+from .enumeration import AllValues, left_out, sum_out
+from .layout import NONE, Values
+from .pair import Pair, check_reach
+from .supports import support_of
+from .traces import (
+    Batch,
+    FixedRows,
+    Fn,
+    latent_sites,
+    log_prob,
+    mask_of,
+    observed_sites,
+    plate_dims,
+    run,
+    run_both,
+    sample_sites,
+)
+
+__all__ = ["Whole", "is_of_all"]
+
+Terms = dict[str, Tensor]
+
+
+@torch.no_grad()
+def is_of_all(model: Fn, guide: Fn, data: Batch) -> bool:
+    """Whether a model has latents that belong to all the data, so that p(data) has no factors.
+
+    That is, sites that share no plate. A latent with a row for each datum and no plate is taken for
+    one whose plate was forgotten.
+
+    Args:
+        model: Pyro program.
+        guide: Pyro program.
+        data: all the data, as arguments of the programs.
+    """
+    lengths = {len(argument) for argument in data}
+    rows = lengths.pop() if len(lengths) == 1 else 0
+    for number in (_FEW, rows) if rows > _FEW else (rows,):
+        part = tuple(argument[:number] for argument in data) if rows else data
+        try:
+            with seeded("inspect", 0), pyro.validation_enabled(False):
+                trace, _ = run_both(model, guide, part)
+        except Exception:  # programs of all the data at once, or with something else to say
+            continue
+        return _shares_no_plate(trace, number)
+    return False
+
+
+_FEW = 3
+
+
+def _shares_no_plate(trace: Trace, rows: int) -> bool:
+    sites = [(site, site["cond_indep_stack"]) for _, site in sample_sites(trace)]
+    latents = [site for site, stack in sites if not site["is_observed"] and not stack]
+    if rows and any(rows in site["fn"].batch_shape for site in latents):
+        return False
+    if latents or not any(True for _ in latent_sites(trace)):
+        return not all(stack for _, stack in sites)
+    if not all(stack for _, stack in sites):
+        return False
+    shared = set.intersection(*({frame.name for frame in stack} for _, stack in sites))
+    return not shared and any(stack[0].size != rows for _, stack in sites)
+
+
+@dataclass(frozen=True)
+class Whole(Pair):
+    """Draws and log densities of programs that are run on a whole data set at once.
+
+    Batches hold data sets: each argument has one more dimension, of data sets, before its own.
+    Latents have the shape ``(samples, data sets, *shape of the site)``. Log densities of many draws
+    are computed at once by ``torch.vmap`` where the model allows it (``vectorized``), one by one
+    where it does not.
+    """
+
+    @property
+    def data_axis(self) -> int:
+        """Axis of the data sets in a latent's value."""
+        return 1
+
+    @classmethod
+    def inspect(cls, model: Fn, guide: Fn, batch: Batch, *, narrow: bool = False) -> Whole:
+        """Run the pair on a data set and find out how it is built.
+
+        Raises:
+            ValueError: the sites of model and guide do not match, in name, shape or support; no
+                site is observed; a plate takes some of its items only.
+        """
+        data = tuple(argument[0] for argument in batch)
+        with seeded("inspect", 0), torch.no_grad():
+            try:
+                guide_trace = run(guide, data)
+                values = {name: site["value"] for name, site in latent_sites(guide_trace)}
+                model_trace = run(model, data, values)
+            except FixedRows as fixed:
+                raise ValueError(
+                    f"{str(fixed).partition(';')[0]}; log p(data) needs all of them: leave "
+                    "subsample_size out."
+                ) from None
+            if next(observed_sites(model_trace), None) is None:
+                raise ValueError("the model has no observed site; give one the data with obs=x.")
+            summed = left_out(model_trace, guide_trace)
+            check_match(model_trace, guide_trace, summed=summed)
+            check_densities(model_trace, guide_trace)
+            check_observations(model_trace)
+            _check_shapes(run(model, data), guide_trace)
+            traces = (model_trace, guide_trace)
+            dims = (len(s["fn"].batch_shape) for trace in traces for _, s in sample_sites(trace))
+            pair = cls(
+                model=model,
+                guide=guide,
+                plate_dims=max(plate_dims(*traces), *dims),
+                data_dim=0,
+                latents={n: s["fn"].event_dim for n, s in latent_sites(guide_trace)} or {NONE: 0},
+                vectorized=False,
+                fixed_rows=None,
+                summed=summed,
+            )
+            drawn, log_q = pair.propose(batch, 2)
+            log_p = pair.log_joint(batch, drawn)
+            pair.check_finite(batch, drawn, log_q, log_p)
+            if not torch.allclose(log_p, pair.log_joint(batch, drawn), equal_nan=True):
+                raise ValueError(
+                    "the model has another log density each time it is run at the same latents: "
+                    "what is random there is no sample site. Make it one, or switch it off "
+                    "(dropout: module.eval())."
+                )
+            if not narrow:
+                there = {name: value[None, None] for name, value in values.items()}
+                outside = out_of_reach(*traces)
+                outside = {name: value[None, None] for name, value in outside.items()}
+                check_reach(pair, batch, there, outside, traces)
+            at_once = replace(pair, vectorized=True)
+            try:
+                same = torch.allclose(at_once.log_joint(batch, drawn), log_p, rtol=1e-4, atol=1e-3)
+            except Exception:  # control flow that depends on values, or a function without a rule
+                same = False
+        return at_once if same else pair
+
+    def arguments(self, batch: Batch) -> Iterator[Batch]:
+        """Yield the arguments of the programs, data set by data set."""
+        for row in range(len(batch[0])):
+            yield tuple(argument[row] for argument in batch)
+
+    def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        """Draw latents from the guide; log q is ``(S, N)``, float64, for N data sets."""
+        return self._draw(self.guide, batch, samples)
+
+    def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
+        values, log_prior = self._draw(self.model, batch, samples)
+        return values, self.log_prior(batch, values) if self.summed else log_prior
+
+    def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
+        """Return log p(z) and log p(x, z) for given latents."""
+
+        def both(given: Values, *data: Tensor) -> Terms:
+            trace = self._trace("model", data, given)
+            prior = self._by_site("model", list(latent_sites(trace)))
+            joint = self._by_site("model", list(sample_sites(trace)))
+            return {"prior": _total(prior), "joint": _total(joint)}
+
+        terms = self._each(both, batch, values)
+        return terms["prior"], terms["joint"]
+
+    def divergence(self, batch: Batch, fixed: Values, values: Values) -> Tensor:
+        """Return KL(p(x|fixed) || p(x|values)) summed over the observed sites."""
+        if self.summed:
+            raise NotImplementedError("p(x|z) is a mixture")
+
+        def kl(given: Values, other: Values, *data: Tensor) -> Terms:
+            reference = dict(observed_sites(self._trace("model", data, other)))
+            terms = {}
+            for name, site in observed_sites(self._trace("model", data, given)):
+                term = kl_divergence(reference[name]["fn"], site["fn"])
+                term = scale_and_mask(term, mask=site["mask"])
+                terms[name] = term.expand(site["fn"].batch_shape).double().sum()
+            return {"kl": _total(terms)}
+
+        return self._each(kl, batch, values, fixed)["kl"]
+
+    def supports(self, batch: Batch) -> dict[str, Any]:
+        """Return the support of each latent that is drawn, from a run at a draw of the guide."""
+        model, _ = self._run_both(batch)
+        return {n: support_of(s["fn"]) for n, s in latent_sites(model) if n in self.latents}
+
+    def describe(self, batch: Batch) -> tuple[Values, dict[str, tuple[Any, Tensor]]]:
+        """As :meth:`Densities.describe`, with a dimension of data sets."""
+        (model, guide), (again, _) = self._run_both(batch), self._run_both(batch)
+        described, values = {}, {}
+        for name, site in latent_sites(model):
+            if name in self.latents:
+                mask = mask_of(site)
+                check_constant(name, mask, mask_of(again.nodes[name]))
+                support = known_support(name, site, guide.nodes[name])
+                described[name] = support, mask[None, None]
+                values[name] = site["value"][None, None]
+        check_any(described)
+        return values, described
+
+    def _run_both(self, batch: Batch) -> tuple[Trace, Trace]:
+        """Trace the model at a draw of the guide, and the guide, on the first data set."""
+        data = next(self.arguments(batch))
+        guide = run(self.guide, data)
+        values = {name: site["value"] for name, site in latent_sites(guide)}
+        return run(self.model, data, values), guide
+
+    def simulate(self, batch: Batch) -> tuple[Batch, Values]:
+        """Draw latents and data sets from the model, of the number and shapes of the given ones."""
+        places = self._places(tuple(argument[0] for argument in batch))
+        new = [argument.clone(memory_format=torch.contiguous_format) for argument in batch]
+        drawn: list[Values] = []
+        for row, data in enumerate(self.arguments(batch)):
+            values = {}
+            for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), data)):
+                if name in places:
+                    number, index = places[name]
+                    value = site["value"].to(new[number].dtype).expand(index.shape)
+                    new[number][row].view(-1)[index.flatten()] = value.flatten()
+                elif name in self.latents:
+                    values[name] = site["value"]
+            drawn.append(values)
+        together = {name: torch.stack([v[name] for v in drawn])[None] for name in drawn[0]}
+        return tuple(new), together
+
+    def by_site(self, role: Role, batch: Batch, values: Values) -> dict[str, Tensor]:
+        """Return the log densities of a program's sites one by one, each ``(S, N)``."""
+        counted = sample_sites if role == "model" else latent_sites
+        return self._terms_of(role, batch, values, counted)
+
+    def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:
+        terms = self._terms_of(role, batch, values, sites)
+        shape = next(iter(values.values())).shape[:2]
+        total = torch.zeros(shape, dtype=torch.float64, device=batch[0].device)
+        return sum(terms.values(), total)
+
+    def _terms_of(self, role: Role, batch: Batch, values: Values, sites: Any) -> dict[str, Tensor]:
+        def terms(given: Values, *data: Tensor) -> Terms:
+            return self._by_site(role, list(sites(self._trace(role, data, given))))
+
+        return self._each(terms, batch, values)
+
+    def _by_site(self, role: Role, sites: list[tuple[str, Any]]) -> Terms:
+        if role == "model" and self.summed:
+            return {name: d.double().sum() for name, _, d in sum_out(sites, self.plate_dims)}
+        return {name: log_prob(site).double().sum() for name, site in sites}
+
+    def _trace(self, role: Role, data: Batch, values: Values) -> Trace:
+        fn, names = (self.guide, ()) if role == "guide" else (self.model, self.summed)
+        handler = AllValues(names, self.plate_dims) if names else None
+        return run(fn, data, values, handler=handler)
+
+    def _draw(self, fn: Fn, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        columns, densities = [], []
+        for data in self.arguments(batch):
+            traces = [run(fn, data) for _ in range(samples)]
+            columns.append([dict(latent_sites(trace)) for trace in traces])
+            densities.append(
+                torch.stack([_total(self._by_site("guide", list(latent_sites(t)))) for t in traces])
+            )
+        log_q = torch.stack(densities, 1).to(batch[0].device)
+        if NONE in self.latents:
+            return {NONE: torch.zeros(samples, len(columns), device=batch[0].device)}, log_q
+        values = {
+            name: torch.stack(
+                [torch.stack([sites[name]["value"] for sites in c]) for c in columns], 1
+            )
+            for name in self.latents
+            if name in columns[0][0]
+        }
+        return values, log_q
+
+    def _each(
+        self, function: Callable[..., Terms], batch: Batch, *values: Values
+    ) -> dict[str, Tensor]:
+        """Apply a function of latents and data to every draw for every data set."""
+        none = [None] * len(batch)
+        if self.vectorized:
+            of_sets = torch.vmap(function, in_dims=(*[0] * len(values), *[0] * len(batch)))
+            of_draws = torch.vmap(of_sets, in_dims=(*[0] * len(values), *none))
+            result: dict[str, Tensor] = of_draws(*values, *batch)
+            return result
+        samples = len(next(iter(values[0].values())))
+        rows = []
+        for draw in range(samples):
+            columns = []
+            for row, data in enumerate(self.arguments(batch)):
+                here = ({name: v[draw, row] for name, v in given.items()} for given in values)
+                columns.append(function(*here, *data))
+            rows.append({name: torch.stack([c[name] for c in columns]) for name in columns[0]})
+        return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
+
+
+def _total(terms: Terms) -> Tensor:
+    return sum(terms.values(), torch.zeros((), dtype=torch.float64))
+
+
+def _check_shapes(model: Trace, guide: Trace) -> None:
+    """Check that the guide draws latents in the shapes in which the model does."""
+    ours = dict(latent_sites(model))
+    for name, site in latent_sites(guide):
+        shape = tuple(site["value"].shape)
+        if name in ours and shape != tuple(ours[name]["value"].shape):
+            raise ValueError(
+                f"latent site {name!r} has shape {shape} in the guide and "
+                f"{tuple(ours[name]['value'].shape)} in the model; they must be the same."
+            )
