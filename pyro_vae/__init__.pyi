@@ -32,9 +32,11 @@ from .evidence import (
     Comparison,
     Estimate,
     Evidence,
+    bridge,
     certify,
     compare,
     log_evidence,
+    log_predictive,
 )
 from .models import (
     VAE,
@@ -79,6 +81,7 @@ __all__ = [
     "UnreliableEvidence",
     "analysis",
     "as_program",
+    "bridge",
     "build_program",
     "certify",
     "checkpoint",
@@ -93,6 +96,7 @@ __all__ = [
     "load",
     "load_run",
     "log_evidence",
+    "log_predictive",
     "models",
     "networks",
     "objectives",

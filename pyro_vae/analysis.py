@@ -153,7 +153,9 @@ def active_units(
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
-    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
+    with evaluating(
+        model, guide, x, mask=mask, checked=False, narrow=True, each="active_units"
+    ) as evaluation:
         pair = evaluation.pair
 
         def work(block: Block) -> dict[str, tuple[Tensor, Tensor]]:
@@ -192,7 +194,9 @@ def kl_per_dimension(
         KL by latent site, shape ``(D,)``, float64. Sites are left out whose dimensions are not
         independent in guide and prior (a mixture, a flow), or for which torch has no closed form.
     """
-    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
+    with evaluating(
+        model, guide, x, mask=mask, checked=False, narrow=True, each="kl_per_dimension"
+    ) as evaluation:
         pair = evaluation.pair
 
         def work(block: Block) -> dict[str, Tensor]:
@@ -282,7 +286,9 @@ def rate(
     References:
         Hoffman and Johnson (2016). http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
     """
-    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
+    with evaluating(
+        model, guide, x, mask=mask, checked=False, narrow=True, each="rate"
+    ) as evaluation:
         pair = evaluation.pair
 
         def draw(block: Block) -> tuple[Values, Tensor, Tensor]:

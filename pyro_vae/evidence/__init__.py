@@ -3,10 +3,12 @@
 from .annealing import Annealing
 from .bias import convergence, delta_corrected, multilevel, unbiased_log_evidence
 from .bounds import Certificate, certify
+from .bridge import bridge
 from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
 from .export import to_csv, to_datatree, write_csv
 from .importance import log_evidence
+from .predictive import log_predictive
 from .result import Estimate, Evidence
 
 __all__ = [
@@ -15,6 +17,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evidence",
+    "bridge",
     "certify",
     "compare",
     "convergence",
@@ -22,6 +25,7 @@ __all__ = [
     "effective_sample_size",
     "jackknife",
     "log_evidence",
+    "log_predictive",
     "multilevel",
     "pareto_k",
     "standard_error",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..common.options import Method
 from ..common.seeding import seeded
 from ..data import AnyData
+from ..programs.arguments import bound
 from ..programs.evaluation import BLOCK, Block, evaluating
 from ..programs.pair import Pair, Values
 from ..programs.traces import Batch, Fn
@@ -125,7 +127,14 @@ def certify(
     settings = annealing or Annealing()
     simulated: list[Batch] = []
     drawn: list[Values] = []
-    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
+    x, (model, guide) = bound(x, model, guide)
+    ways: dict[str, Any] = {"mask": mask, "checked": False, "narrow": True}
+    with evaluating(model, guide, x, **ways, each="certify") as evaluation:
+        if not evaluation.amortized:
+            raise ValueError(
+                "certify simulates other data, and an automatic guide knows those alone that it "
+                "was trained on; take one that looks at the data, such as pv.amortize(model, x)."
+            )
         index = torch.arange(number) % len(evaluation)
         (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
         template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from .diagnostics import pareto_k_threshold
 
 __all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
 
-METHODS: tuple[Method, ...] = ("guide", "refined", "laplace", "annealed", "modes")
+METHODS = ("guide", "refined", "laplace", "annealed", "modes", "bridge")
 """Proposals; their numbers are those in ``Evidence.rung``."""
 
 DOUBTS = {
@@ -144,7 +144,8 @@ class Evidence:
         elbo: ELBO of the guide for each datum; where another proposal was asked for by name, its
             own (the mean of its log weights).
         draws: importance samples of each datum.
-        rung: number of the proposal used, in ``METHODS``: guide, refined, laplace, annealed, modes.
+        rung: number of the proposal used, in ``METHODS``: guide, refined, laplace, annealed, modes;
+            or bridge sampling.
         edge: share of the weight that lies on draws at the edge of a latent's support, where
             floating-point numbers end before the support does.
         samples: importance samples K for each datum.
@@ -180,7 +181,7 @@ class Evidence:
     data_sha256: str
     data: str = ""
     seconds: float = math.nan
-    method: str = "guide"
+    method: Method | Literal["bridge"] = "guide"
     precision: Precision = "float32"
     precision_bias: float = 0.0
     precision_bias_error: float = 0.0

@@ -6,15 +6,16 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..data.arrays import is_array
 from ..data.sources import signature_of
+from .module import ProgramModule
 from .traces import Fn
 
-__all__ = ["bound"]
+__all__ = ["bound", "of_data"]
 
 
 def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
@@ -52,8 +53,9 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     for leaf in leaves:
         _refuse_packed(leaf)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
+    constants = {n: leaf for n, leaf in enumerate(leaves) if n not in places}
 
-    def of_data(program: Fn) -> Fn:
+    def without(program: Fn) -> Fn:
         def run(*tensors: Tensor) -> Any:
             given = list(leaves)
             for place, tensor in zip(places, tensors, strict=False):
@@ -61,11 +63,61 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
             args, kwargs = tree_unflatten(given, form)
             return program(*args, **kwargs)
 
+        run.constants = constants  # type: ignore[attr-defined]
         run.__wrapped__ = program  # type: ignore[attr-defined]
         run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
         return run
 
-    return tuple(leaves[place] for place in places), tuple(map(of_data, programs))
+    return tuple(leaves[place] for place in places), tuple(map(without, programs))
+
+
+class OfData(ProgramModule):
+    """A module with two programs of data alone; its parameters and state are those of another.
+
+    Args:
+        program: the module.
+        model: its model, called with the data.
+        guide: its guide, likewise.
+    """
+
+    def __init__(self, program: nn.Module, model: Fn, guide: Fn) -> None:
+        super().__init__()
+        self.program = program
+        self.model, self.guide = model, guide
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return that of the program."""
+        return self.program.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Load that of the program."""
+        return self.program.load_state_dict(*args, **kwargs)
+
+
+def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
+    """Make a module of the data alone, where its programs are called with more than that.
+
+    Returns:
+        The module (the given one, if all arguments are data), training data, validation data.
+
+    Raises:
+        ValueError: arguments beside the validation data that differ from those of training.
+    """
+    train, programs = bound(train, program.model, program.guide)
+    constants = getattr(programs[0], "constants", None)
+    if valid is not None:
+        valid, others = bound(valid, program.model, program.guide)
+        beside = getattr(others[0], "constants", None)
+        if beside != constants:
+            raise ValueError(
+                f"training data come with {_shown(constants)} beside them, and validation data "
+                f"with {_shown(beside)}; give both the same."
+            )
+    return (program if constants is None else OfData(program, *programs)), train, valid
+
+
+def _shown(constants: dict[int, Any] | None) -> str:
+    return ", ".join(map(repr, (constants or {}).values())) or "nothing"
 
 
 def _is_data(leaf: Any) -> bool:

@@ -69,6 +69,7 @@ class Evaluation:
         checked: whether each block is held against the likelihood's support.
         watched: makes a program one that puts the modules it calls in ``eval()`` mode.
         data_set: number of data in the one data set that is a datum here; 0 where each is one.
+        amortized: false if the guide is an automatic one, with parameters for each of these data.
     """
 
     pair: Pair
@@ -79,6 +80,7 @@ class Evaluation:
     checked: bool
     watched: Callable[[Fn], Fn]
     data_set: int = 0
+    amortized: bool = True
 
     def __len__(self) -> int:
         return len(self.source)
@@ -165,6 +167,7 @@ def evaluating(
     mask: Tensor | None = None,
     checked: bool = True,
     narrow: bool = False,
+    each: str = "",
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
@@ -181,6 +184,7 @@ def evaluating(
         mask: True where a value of the data is observed, shape of the data or of a datum.
         checked: hold each block against the likelihood's support.
         narrow: allow a guide that cannot draw all that the model allows.
+        each: name of a function that is for data with latents of their own alone.
 
     Raises:
         TypeError: programs that are not callable; data of another kind; not as many arguments as
@@ -193,6 +197,7 @@ def evaluating(
     data, (model, guide) = bound(data, model, guide)
     with evaluation_mode(model, guide) as watched:
         kind: type[Pair] = Pair
+        marginals = None
         at_once = data_set(data, watched(model), watched(guide), automatic)
         if at_once is None:
             source = own = source_for(data, model, guide, finite=False)
@@ -200,6 +205,11 @@ def evaluating(
             if marginals is not None:
                 guide, more = marginals
                 model, source = _of_fewer(model, len(more)), source.beside(more)
+        elif each:
+            raise ValueError(
+                f"{each} is for data with latents of their own; latents of this model belong to "
+                "the whole data set. log_evidence(method='auto') estimates log p(data)."
+            )
         else:
             kind = Whole
             source = own = as_source(tuple(a[None] for a in at_once), _any_number)
@@ -226,7 +236,8 @@ def evaluating(
             check_hidden(model, guide, given)
         check = checked and mask is None
         size = 0 if at_once is None else len(at_once[0])
-        yield Evaluation(pair, source, own, device, Processes.join(), check, watched, size)
+        processes, amortized = Processes.join(), marginals is None
+        yield Evaluation(pair, source, own, device, processes, check, watched, size, amortized)
 
 
 def _of_fewer(program: Fn, number: int) -> Fn:

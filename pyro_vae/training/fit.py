@@ -20,6 +20,7 @@ from ..common.settings import TrainingSettings
 from ..config import Config
 from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
+from ..programs.arguments import of_data
 from ..programs.checks import check_parameters
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
@@ -78,7 +79,9 @@ def fit(
             moved to the device and trained in place.
         train: training data: a tensor or an array ``(N, *event_shape)``, ``Data``, a map-style
             dataset, or a loader or a list of batches (of which the programs take the leading
-            parts). Integers become numbers of the parameters' type where the programs want these.
+            parts); a tuple may hold what is the same for all data (numbers, ``None``), and a
+            dictionary gives arguments by name. Integers become numbers of the parameters' type
+            where the programs want these.
         valid: validation data, likewise.
         objective: by default ``ELBO()``.
         epochs: passes over the training data.
@@ -137,6 +140,7 @@ def fit(
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
+    program, train, valid = of_data(program, train, valid)
     own = list(program.parameters())
     if resume and out is None:
         raise ValueError("resume=True needs the run folder: out=...")

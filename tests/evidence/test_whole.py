@@ -304,7 +304,10 @@ class TestErrors:
         with pytest.raises(ValueError, match="compiled=True is for programs"):
             pv.log_evidence(r.model, r.guide, (r.x, r.y), compiled=True)
 
-    def test_packed_sequences(self):
-        packed = torch.nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
-        with pytest.raises(TypeError, match="give the padded tensor and the lengths"):
-            pv.log_evidence(lambda x, n: None, lambda x, n: None, (packed, 3))
+    @pytest.mark.parametrize(
+        "function", [pv.certify, pv.analysis.active_units, pv.analysis.kl_per_dimension]
+    )
+    def test_functions_of_each_datum(self, function):
+        r = Regression()
+        with pytest.raises(ValueError, match="is for data with latents of their own"):
+            function(r.model, r.guide, (r.x, r.y))

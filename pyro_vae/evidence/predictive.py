@@ -1,0 +1,149 @@
+"""Densities of new data given others: log p(x_new | data), where latents belong to all data."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+
+from ..common.errors import UnreliableEvidence
+from ..data import AnyData
+from ..programs.traces import Fn
+from .diagnostics import (
+    effective_sample_size,
+    jackknife,
+    log_mean_exp,
+    pareto_k,
+    standard_error,
+)
+from .importance import log_evidence
+from .result import METHODS, Evidence
+
+__all__ = ["log_predictive"]
+
+
+def log_predictive(
+    model: Fn,
+    x: AnyData,
+    draws: Mapping[str, Tensor],
+    *,
+    guide: Fn | None = None,
+    samples: int = 100,
+    method: str = "guide",
+    seed: int = 0,
+) -> Evidence:
+    r"""Estimate :math:`\log p(x_n \mid D)` of each new datum from posterior draws given data D.
+
+    .. math:: \log \hat p(x_n \mid D) = \log \frac{1}{S} \sum_s p(x_n \mid \theta_s), \qquad
+        \theta_s \sim p(\theta \mid D)
+
+    The latents :math:`\theta` that belong to all data are fixed at each draw in turn; what a datum
+    has of its own is integrated by :func:`log_evidence`, with a guide for it. Without latents of
+    its own each term is exact. Sums over new data are the expected log predictive density that
+    models are compared by.
+
+    Args:
+        model: Pyro program of the new data.
+        x: new data, as for :func:`log_evidence`.
+        draws: draws of the posterior by site, ``(S, *shape)``, such as those of
+            :func:`sample_posterior` or of ``pyro.infer.MCMC.get_samples()``.
+        guide: Pyro program of a datum's own latents; it may draw others, too, which are left out.
+        samples: importance samples for a datum's own latents, at each draw.
+        method: their proposal.
+        seed: seed of these.
+
+    Returns:
+        Evidence of N values, whose K are the S draws: the error knows their number, and takes them
+        for independent.
+
+    Raises:
+        ValueError: draws of different numbers, or of sites that the model does not have.
+
+    Warns:
+        UnreliableEvidence: estimates are to doubt.
+    """
+    start = time.perf_counter()
+    numbers = {len(value) for value in draws.values()}
+    if len(numbers) != 1 or numbers == {0}:
+        raise ValueError(
+            f"draws have {sorted(numbers)} rows; expected one number for every latent site."
+        )
+    names = set(draws)
+
+    def fixed(program: Fn, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        with (
+            pyro.poutine.block(hide_fn=lambda site: site["name"] in names),
+            pyro.poutine.condition(data=dict(values)),
+        ):
+            program(*args, **kwargs)
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        """Draw nothing: a datum has no latents of its own."""
+
+    rows = []
+    for number in range(numbers.pop()):
+        values = {name: value[number] for name, value in draws.items()}
+        own: Fn = nothing if guide is None else partial(fixed, guide, values)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnreliableEvidence)  # said of the whole, below
+            try:
+                given = log_evidence(
+                    partial(fixed, model, values),
+                    own,
+                    x,
+                    samples=samples if guide is not None else 1,
+                    method=method,  # type: ignore[arg-type]
+                    search=False,
+                    seed=seed + number,
+                    progress=False,
+                )
+            except ValueError as error:
+                if guide is not None:
+                    raise
+                raise ValueError(
+                    f"{error} Or add it to the draws, which hold {sorted(names)}, if it belongs to "
+                    "all data; else give a guide of what a datum has of its own."
+                ) from error
+        if given.data_set:
+            raise ValueError(
+                "latents of the model belong to all data and are not in the draws, which hold "
+                f"{sorted(names)}; add them."
+            )
+        rows.append(given)
+    terms = torch.stack([evidence.log_px for evidence in rows])
+    inner = torch.stack([evidence.standard_error for evidence in rows]).nan_to_num(0.0)
+    log_px = log_mean_exp(terms)
+    shares = terms.softmax(0)
+    spread = standard_error(terms)
+    noise = (shares * inner).square().sum(0)
+    evidence = Evidence(
+        log_px=log_px,
+        standard_error=(spread.square() + noise).sqrt(),
+        ess=effective_sample_size(terms),
+        pareto_k=pareto_k(terms),
+        jackknife=jackknife(terms),
+        elbo=terms.mean(0),
+        draws=torch.full_like(log_px, len(terms)),
+        rung=torch.full_like(log_px, METHODS.index("guide")),
+        samples=len(terms),
+        seed=seed,
+        event_size=rows[0].event_size,
+        data_sha256=rows[0].data_sha256,
+        data=rows[0].data,
+        seconds=time.perf_counter() - start,
+    )
+    doubtful = int(evidence.unreliable().sum())
+    if doubtful:
+        warnings.warn(
+            f"log p(x | data) of {doubtful} of {len(evidence)} data is {evidence.verdict}: they "
+            "are far from what most draws expect. Take more draws.",
+            UnreliableEvidence,
+            stacklevel=2,
+        )
+    return evidence

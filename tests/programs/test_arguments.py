@@ -1,0 +1,137 @@
+"""Programs called with more than data: by name, nested, with what is the same for all data."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae as pv
+
+X = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+LABELS = (X.sum(1) > 0).float()
+
+
+class Program(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder, self.decoder = nn.Linear(3, 4).double(), nn.Linear(2, 3).double()
+
+    def model(self, x, scale=1.0, *, labels=None, extra=None):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decoder(z), scale).to_event(1), obs=x)
+            if labels is not None:
+                pyro.sample("labels", dist.Bernoulli(logits=z[..., 0]), obs=labels)
+            if extra is not None:
+                pyro.sample("extra", dist.Normal(z[..., 1], 1.0), obs=extra["parts"][0])
+
+    def guide(self, x, scale=1.0, *, labels=None, extra=None):
+        loc, raw = self.encoder(x).chunk(2, -1)
+        with pyro.plate("data", len(x)):
+            scales = nn.functional.softplus(raw)
+            pyro.sample("z", dist.Normal(loc, scales).to_event(1))
+
+
+class Fixed:
+    """The same programs with the other arguments filled in, as a reference."""
+
+    def __init__(self, program, **beside):
+        self.program, self.beside = program, beside
+
+    def model(self, x):
+        self.program.model(x, **self.beside)
+
+    def guide(self, x):
+        self.program.guide(x, **self.beside)
+
+
+def log_px(program, data, **options):
+    options = {"samples": 200, "method": "laplace", **options}
+    return pv.log_evidence(program.model, program.guide, data, **options)
+
+
+def test_numbers_and_none_are_the_same_for_all_data():
+    program, x = Program(), X.double()
+    expected = log_px(Fixed(program, scale=0.5), x).log_px
+    assert not torch.allclose(expected, log_px(program, x).log_px)
+    for data in ((x, 0.5), {"x": x, "scale": 0.5}, {"x": x, "scale": 0.5, "labels": None}):
+        found = log_px(program, data)
+        torch.testing.assert_close(found.log_px, expected)
+        assert len(found) == 40
+    given = (x, torch.tensor(0.5).double())  # without dimensions, it is no datum
+    torch.testing.assert_close(log_px(program, given).log_px, expected)
+
+
+def test_rows_in_nested_arguments():
+    program, x = Program(), X.double()
+
+    class Nested:
+        def model(self, x, extra):
+            program.model(x, extra={"parts": [extra]})
+
+        def guide(self, x, extra):
+            program.guide(x)
+
+    expected = log_px(Nested(), (x, LABELS.double())).log_px
+    data = {"extra": {"parts": [LABELS.double(), "a name"]}, "x": x}
+    torch.testing.assert_close(log_px(program, data).log_px, expected)
+
+
+def test_training_uses_every_argument():
+    x = X.double()
+    for beside in ({"labels": LABELS.double()}, {"scale": 0.5}):
+        one, two = Program(), Program()
+        pv.fit(one, {"x": x, **beside}, epochs=2, batch_size=40, seed=3)
+        torch.manual_seed(0)
+        fixed = Fixed(two, **beside)
+        start = Program().decoder.weight
+        optimizer = torch.optim.Adam(two.parameters(), lr=1e-3)
+        loss, _ = pv.ELBO().terms(fixed.model, fixed.guide, x)
+        loss.backward()
+        optimizer.step()
+        assert not torch.equal(one.decoder.weight, start)
+        assert list(one.state_dict()) == list(two.state_dict())
+    plain, labelled = Program(), Program()
+    losses = [
+        pv.fit(program, data, epochs=1, seed=0).epochs[0].train_elbo
+        for program, data in ((plain, x), (labelled, {"x": x, "labels": LABELS.double()}))
+    ]
+    assert losses[1] < losses[0] - 0.3  # a label costs some .7 nats more
+
+
+def test_validation_with_other_arguments_is_refused():
+    x = X.double()
+    with pytest.raises(ValueError, match=r"training data come with 0\.5 .* data with 0\.7"):
+        pv.fit(Program(), (x, 0.5), valid=(x, 0.7), epochs=1)
+
+
+def test_certify_keeps_them():
+    program, x = Program(), X.double()
+    options = {"number": 8, "samples": 100, "seed": 1}
+    one = pv.certify(program.model, program.guide, (x, 0.5), **options)
+    fixed = Fixed(program, scale=0.5)
+    two = pv.certify(fixed.model, fixed.guide, x, **options)
+    torch.testing.assert_close(one.lower, two.lower)
+    torch.testing.assert_close(one.evidence.log_px, two.evidence.log_px)
+
+
+def test_handlers_as_decorators():
+    """``poutine.scale(scale=...)`` over a function has no signature of its own."""
+    program, x = Program(), X.double()
+    expected = log_px(program, x).log_px
+
+    @pyro.poutine.scale(scale=0.1)
+    def model(x):
+        program.model(x)
+
+    found = pv.log_evidence(model, program.guide, x, samples=200, method="laplace")
+    torch.testing.assert_close(found.log_px, expected)
+
+
+def test_a_sequence_that_is_packed_is_refused():
+    packed = nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
+    for data in (packed, (packed, 1), {"x": packed}):
+        with pytest.raises(TypeError, match="give the padded tensor and the lengths"):
+            log_px(Program(), data)
