@@ -41,6 +41,7 @@ from .models import (
     ConditionalVAE,
     HierarchicalVAE,
     SemiSupervisedVAE,
+    amortize,
     build_program,
     partially_labelled,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "SemiSupervisedVAE",
     "Study",
     "UnreliableEvidence",
+    "amortize",
     "analysis",
     "as_program",
     "build_program",

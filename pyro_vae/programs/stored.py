@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ..common.seeding import seeded
+from .module import ProgramModule
 from .modules import modules_of
 from .traces import Fn
 
@@ -36,7 +39,8 @@ def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
         args: arguments of both for one run, in which parameters are created.
 
     Returns:
-        Module with the methods ``model`` and ``guide``.
+        Module with the methods ``model`` and ``guide``. A deep copy has parameters of its own, with
+        which the same functions run.
 
     Raises:
         ValueError: there is nothing to learn.
@@ -44,11 +48,12 @@ def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
     return _Functions(model, guide, args)
 
 
-class _Functions(nn.Module):
+class _Functions(ProgramModule):
     def __init__(self, model: Fn, guide: Fn, args: tuple[Any, ...]) -> None:
         super().__init__()
         self._model, self._guide = (model,), (guide,)  # in tuples: modules come in once, below
         self.parts = nn.ModuleList(modules_of(model, guide))
+        self._originals = _Originals(self.parts)
         own = {id(parameter) for parameter in self.parts.parameters()}
         self.stored = nn.ParameterList()
         self.places: dict[str, int] = {}
@@ -67,22 +72,54 @@ class _Functions(nn.Module):
             raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
 
     @property
-    def model(self) -> Fn:
+    def model(self) -> Fn:  # type: ignore[override]
         return self._with_parameters("_model")
 
     @property
-    def guide(self) -> Fn:
+    def guide(self) -> Fn:  # type: ignore[override]
         return self._with_parameters("_guide")
 
     def _with_parameters(self, role: str) -> Fn:
         """Return a function as it was given, of this module's parameters."""
 
         def program(*args: Any) -> Any:
-            with _Given(self):
+            with _Given(self), self._originals.as_in(self.parts):
+                self._show_parameters("parts")
                 return getattr(self, role)[0](*args)
 
         program.__signature__ = inspect.signature(getattr(self, role)[0])  # type: ignore[attr-defined]
         return program
+
+
+class _Originals:
+    """The modules that functions close over, which a deep copy of their program shares."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = tuple(modules)
+
+    def __deepcopy__(self, memo: Any) -> _Originals:
+        return self
+
+    @contextmanager
+    def as_in(self, parts: Iterable[nn.Module]) -> Iterator[None]:
+        """Let the modules have the parameters, buffers and mode of their copies for a while."""
+        pairs = [
+            (vars(mine), vars(theirs))
+            for original, part in zip(self.modules, parts, strict=True)
+            if original is not part
+            for mine, theirs in zip(original.modules(), part.modules(), strict=True)
+        ]
+        kept = [{name: mine[name] for name in _STATE} for mine, _ in pairs]
+        try:
+            for mine, theirs in pairs:
+                mine.update({name: theirs[name] for name in _STATE})
+            yield
+        finally:
+            for (mine, _), before in zip(pairs, kept, strict=True):
+                mine.update(before)
+
+
+_STATE = ("_parameters", "_buffers", "training")
 
 
 class _Given(Messenger):
