@@ -226,7 +226,8 @@ class AmortizedGuide(nn.Module):
     def forward(self, *batch: Tensor) -> None:
         """Draw the latents, given the model's arguments."""
         if self.outside is not None:
-            self.outside(*batch)
+            with _local_parameters():
+                self.outside(*batch)
         seen = [self.encoder(*batch)]
         plates = self._plates(len(batch[0]))
         for place, latent in enumerate(self.latents.local):
@@ -340,7 +341,13 @@ def _guide_of_globals(
             "datum; give a guide for them, globals_guide=pyro.infer.autoguide.AutoNormal, or make "
             "them parameters (pyro.param, or of a module)."
         )
-    return make(poutine.block(model, expose=list(names)))
+    with _local_parameters():
+        return make(poutine.block(model, expose=list(names)))
+
+
+def _local_parameters() -> Any:
+    """Pyro's modules have parameters of their own meanwhile, and none in its global store."""
+    return pyro.settings.context(module_local_params=True)
 
 
 def _dtype(model: Fn, batch: Batch) -> torch.dtype:

@@ -54,11 +54,11 @@ class _Functions(ProgramModule):
         self._model, self._guide = (model,), (guide,)  # in tuples: modules come in once, below
         self.parts = nn.ModuleList(modules_of(model, guide))
         self._originals = _Originals(self.parts)
-        own = {id(parameter) for parameter in self.parts.parameters()}
         self.stored = nn.ParameterList()
         self.places: dict[str, int] = {}
         with seeded("pilot", 0), torch.no_grad(), pyro.validation_enabled(False):
             traces = [poutine.trace(fn, param_only=True).get_trace(*args) for fn in (guide, model)]
+        own = {id(parameter) for parameter in self.parts.parameters()}
         for trace in traces:
             for name, site in trace.nodes.items():
                 if site["type"] != "param" or name in self.places:
@@ -119,6 +119,7 @@ class _Originals:
                 mine.update(before)
 
 
+_OF_MODULE = "$$$"  # between the name of a module and that of its parameter
 _STATE = ("_parameters", "_buffers", "training")
 
 
@@ -132,6 +133,8 @@ class _Given(Messenger):
     def _pyro_param(self, message: Any) -> None:
         place = self.functions.places.get(message["name"])
         if place is None:
+            if _OF_MODULE in message["name"]:  # of pyro.module: one of the parts', shown as such
+                message["value"], message["done"], message["stop"] = message["args"][1], True, True
             return
         unconstrained: Tensor = self.functions.stored[place]
         constraint = message["kwargs"].get("constraint", constraints.real)

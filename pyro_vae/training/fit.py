@@ -21,10 +21,12 @@ from ..config import Config
 from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.checks import check_parameters
+from ..programs.enumeration import left_out
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support
+from ..programs.traces import plate_dims, run_both
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -80,7 +82,8 @@ def fit(
             dataset, or a loader or a list of batches (of which the programs take the leading
             parts). Integers become numbers of the parameters' type where the programs want these.
         valid: validation data, likewise.
-        objective: by default ``ELBO()``.
+        objective: by default ``ELBO()``, or ``EnumeratedELBO`` where the guide leaves out discrete
+            latents that the model marks ``infer={"enumerate": "parallel"}``.
         epochs: passes over the training data.
         batch_size: data per step. The last step of an epoch takes what is left; a single datum
             joins the step before if the program has batch normalization.
@@ -130,10 +133,9 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    goal: Any = ELBO() if objective is None else objective
-    if not hasattr(goal, "terms"):
+    if objective is not None and not hasattr(objective, "terms"):
         raise TypeError(
-            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {goal!r}. Those of "
+            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
@@ -159,6 +161,7 @@ def fit(
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
     with seeded("check", settings.seed), evaluation_mode(*programs):
+        goal = _goal(program, objective, training)
         _check_source(program, goal, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
@@ -186,6 +189,22 @@ def fit(
         for module, flag in flags.items():
             module.training = flag
     return loop.history
+
+
+def _goal(module: Any, objective: Any, source: Source) -> Any:
+    """The objective; one that sums discrete latents out where the guide leaves them out."""
+    with pyro.validation_enabled(False):
+        traces = run_both(module.model, module.guide, next(source.batches(_CHECKED_AT_ONCE)))
+    summed = left_out(*traces)
+    if not summed or isinstance(objective, EnumeratedELBO):
+        return ELBO() if objective is None else objective
+    plates = plate_dims(*traces)
+    if objective is not None:
+        raise ValueError(
+            f"{objective!r} cannot sum out {', '.join(map(repr, summed))}, which the guide leaves "
+            f"out; use objective=pv.EnumeratedELBO(plates={plates}), or add them to the guide."
+        )
+    return EnumeratedELBO(plates=plates)
 
 
 def _check_source(
