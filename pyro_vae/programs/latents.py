@@ -11,7 +11,7 @@ import pyro
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
 from .checks import is_delta, kind, run_fewer
@@ -205,11 +205,12 @@ def _latent(name: str, sites: list[Any], plates: dict[str, Plate], data: Plate) 
         raise ValueError(f"latent site {name!r} has a support that changes; {advice}.")
     if any(isinstance(bound, Tensor) and bound.requires_grad for bound in _bounds(supports[0])):
         raise ValueError(f"latent site {name!r} has a support that is learned; {advice}.")
+    support = _of_numbers(supports[0])
     try:
-        transform = biject_to(supports[0])
+        transform = biject_to(support)
     except NotImplementedError:
         raise ValueError(
-            f"latent site {name!r} has the support {supports[0]}, which no bijection of torch "
+            f"latent site {name!r} has the support {support}, which no bijection of torch "
             "reaches from real numbers; transform a latent of real numbers in the model, or write "
             "a guide."
         ) from None
@@ -250,7 +251,7 @@ def _latent(name: str, sites: list[Any], plates: dict[str, Plate], data: Plate) 
         plates=tuple(frame.name for frame in frames),
         inner=batch,
         shape=shape,
-        support=supports[0],
+        support=support,
         transform=transform,
         loc=loc.to(draws[0].dtype),
         scale=scale.to(draws[0].dtype),
@@ -275,6 +276,22 @@ def _bounds(support: Any) -> list[Any]:
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
     return [getattr(support, name, None) for name in ("lower_bound", "upper_bound")]
+
+
+def _of_numbers(support: Any) -> Any:
+    """Support of bounds that are no tensors, which would belong to a device."""
+    if isinstance(support, constraints.independent):
+        base = _of_numbers(support.base_constraint)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    bounds = {
+        name: float(getattr(support, name))
+        for name in ("lower_bound", "upper_bound")
+        if isinstance(getattr(support, name, None), Tensor)
+    }
+    for name in ("lower_bound", "upper_bound") if bounds else ():
+        if hasattr(support, name):
+            bounds.setdefault(name, getattr(support, name))
+    return type(support)(**bounds) if bounds else support
 
 
 def _ends(support: Any) -> list[Any]:
