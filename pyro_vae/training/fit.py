@@ -26,7 +26,7 @@ from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support
-from ..programs.traces import plate_dims, run_both
+from ..programs.traces import Batch, plate_dims, run_both
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -161,8 +161,7 @@ def fit(
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
     with seeded("check", settings.seed), evaluation_mode(*programs):
-        goal = _goal(program, objective, training)
-        _check_source(program, goal, training, own, what="training data")
+        goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
     loop = Loop(program, training, validation, goal, settings, target, processes)
@@ -191,10 +190,10 @@ def fit(
     return loop.history
 
 
-def _goal(module: Any, objective: Any, source: Source) -> Any:
+def _goal(module: Any, objective: Any, batch: Batch) -> Any:
     """The objective; one that sums discrete latents out where the guide leaves them out."""
     with pyro.validation_enabled(False):
-        traces = run_both(module.model, module.guide, next(source.batches(_CHECKED_AT_ONCE)))
+        traces = run_both(module.model, module.guide, batch)
     summed = left_out(*traces)
     if not summed or isinstance(objective, EnumeratedELBO):
         return ELBO() if objective is None else objective
@@ -209,14 +208,17 @@ def _goal(module: Any, objective: Any, source: Source) -> Any:
 
 def _check_source(
     module: Any,
-    objective: Objective,
+    objective: Any,
     source: Source,
     own: list[Tensor],
     *,
     learn: bool = True,
     what: str,
-) -> None:
-    """Check data against the likelihood's support: all if held in memory, else the first batch."""
+) -> Any:
+    """Check data against the likelihood's support: all if held in memory, else the first batch.
+
+    Returns the objective, or one in its place if there is none.
+    """
     first = 0
     for batch in source.batches(_CHECKED_AT_ONCE):
         check_type(batch[0], module)
@@ -225,6 +227,7 @@ def _check_source(
             check_parameters(module, own, batch)
             check_hidden(module.model, module.guide, batch)
             if learn:
+                objective = _goal(module, objective, batch)
                 with pyro.validation_enabled(False):
                     objective.prepare(module.model, module.guide, *batch)
                     _say_sampled_kl(module, objective, batch)
@@ -233,6 +236,7 @@ def _check_source(
             break
     if first == 0:
         raise ValueError(f"{what} gave no batch.")
+    return objective
 
 
 def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
