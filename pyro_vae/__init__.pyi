@@ -43,6 +43,7 @@ from .models import (
     ConditionalVAE,
     HierarchicalVAE,
     SemiSupervisedVAE,
+    amortize,
     build_program,
     partially_labelled,
 )
@@ -79,6 +80,7 @@ __all__ = [
     "SemiSupervisedVAE",
     "Study",
     "UnreliableEvidence",
+    "amortize",
     "analysis",
     "as_program",
     "bridge",

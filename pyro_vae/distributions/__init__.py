@@ -1,12 +1,14 @@
 """Pyro distributions that priors, posteriors and likelihoods are made of."""
 
 from .base import LastDraw, bound
+from .constrained import ConstrainedDistribution
 from .flows import FLOWS, FlowDistribution, FlowKind, FlowTransform
 from .vectors import BlockAutoregressive, NormalMixture
 
 __all__ = [
     "FLOWS",
     "BlockAutoregressive",
+    "ConstrainedDistribution",
     "FlowDistribution",
     "FlowKind",
     "FlowTransform",

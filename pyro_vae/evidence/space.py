@@ -12,7 +12,7 @@ from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
 from ..programs.pair import Pair, Values
-from ..programs.supports import is_discrete
+from ..programs.supports import is_discrete, shared
 from ..programs.traces import Batch
 
 __all__ = ["Edges", "Space"]
@@ -71,7 +71,7 @@ class Space:
                     "the guide, or sum it out of the model."
                 )
             try:
-                transform = biject_to(_shared(name, support))
+                transform = biject_to(shared(name, support))
             except NotImplementedError:
                 raise ValueError(
                     f"latent site {name!r} has the support {support}, which no bijection of torch "
@@ -234,32 +234,3 @@ def _resolution(value: Tensor, bound: Any) -> Tensor:
 
 def _is_identity(transform: Any) -> bool:
     return isinstance(transform, torch.distributions.ComposeTransform) and not transform.parts
-
-
-def _shared(name: str, support: Any) -> Any:
-    """Support with scalar bounds, since one bijection serves all data."""
-    if type(support).__name__ == "MixtureSameFamilyConstraint":  # that of its components
-        return _shared(name, support.base_constraint)
-    if isinstance(support, constraints.independent):
-        return constraints.independent(
-            _shared(name, support.base_constraint), support.reinterpreted_batch_ndims
-        )
-    for bound in ("lower_bound", "upper_bound"):
-        value = getattr(support, bound, None)
-        if isinstance(value, Tensor) and value.numel() > 1:
-            if not (value == value.flatten()[0]).all():
-                raise ValueError(
-                    f"latent site {name!r} has a support whose {bound.replace('_', ' ')} is not "
-                    "the same everywhere; use method='guide'."
-                )
-            support = _with_bound(support, bound, value.flatten()[0])
-    return support
-
-
-def _with_bound(support: Any, bound: str, value: Tensor) -> Any:
-    bounds = {
-        key: value if key == bound else getattr(support, key)
-        for key in ("lower_bound", "upper_bound")
-        if hasattr(support, key)
-    }
-    return type(support)(**bounds)

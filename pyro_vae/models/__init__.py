@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..common.registry import lookup
 from ..config import Config
+from .amortized import amortize
 from .base import Model
 from .conditional import ConditionalVAE
 from .hierarchical import HierarchicalVAE
@@ -31,6 +32,7 @@ __all__ = [
     "Model",
     "Parts",
     "SemiSupervisedVAE",
+    "amortize",
     "build_program",
     "one_hot",
     "partially_labelled",

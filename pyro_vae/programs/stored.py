@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -13,6 +15,7 @@ from torch.distributions import constraints, transform_to
 
 from ..common.seeding import seeded
 from ..data.sources import signature_of
+from .module import ProgramModule
 from .modules import modules_of
 from .traces import Fn
 
@@ -36,7 +39,8 @@ def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
         args: arguments of both for one run, in which parameters are created.
 
     Returns:
-        Module with the methods ``model`` and ``guide``.
+        Module with the methods ``model`` and ``guide``. A deep copy has parameters of its own, with
+        which the same functions run.
 
     Raises:
         ValueError: there is nothing to learn.
@@ -44,17 +48,18 @@ def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
     return _Functions(model, guide, args)
 
 
-class _Functions(nn.Module):
+class _Functions(ProgramModule):
     def __init__(self, model: Fn, guide: Fn, args: tuple[Any, ...]) -> None:
         super().__init__()
         self._model, self._guide = (model,), (guide,)  # in tuples: modules come in once, below
         self.parts = nn.ModuleList(modules_of(model, guide))
-        own = {id(parameter) for parameter in self.parts.parameters()}
+        self._originals = _Originals(self.parts)
         self.stored = nn.ParameterList()
         self.places: dict[str, int] = {}
         self.constraints: dict[str, Any] = {}
         with seeded("pilot", 0), torch.no_grad(), pyro.validation_enabled(False):
             traces = [poutine.trace(fn, param_only=True).get_trace(*args) for fn in (guide, model)]
+        own = {id(parameter) for parameter in self.parts.parameters()}
         stored = pyro.get_param_store()._constraints  # get_state() strips the parameters
         for trace in traces:
             for name, site in trace.nodes.items():
@@ -71,22 +76,55 @@ class _Functions(nn.Module):
             raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
 
     @property
-    def model(self) -> Fn:
+    def model(self) -> Fn:  # type: ignore[override]
         return self._with_parameters("_model")
 
     @property
-    def guide(self) -> Fn:
+    def guide(self) -> Fn:  # type: ignore[override]
         return self._with_parameters("_guide")
 
     def _with_parameters(self, role: str) -> Fn:
         """Return a function as it was given, of this module's parameters."""
 
-        def program(*args: Any) -> Any:
-            with _Given(self):
-                return getattr(self, role)[0](*args)
+        def program(*args: Any, **kwargs: Any) -> Any:
+            with _Given(self), self._originals.as_in(self.parts):
+                self._show_parameters("parts")
+                return getattr(self, role)[0](*args, **kwargs)
 
         program.__signature__ = signature_of(getattr(self, role)[0])  # type: ignore[attr-defined]
         return program
+
+
+class _Originals:
+    """The modules that functions close over, which a deep copy of their program shares."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = tuple(modules)
+
+    def __deepcopy__(self, memo: Any) -> _Originals:
+        return self
+
+    @contextmanager
+    def as_in(self, parts: Iterable[nn.Module]) -> Iterator[None]:
+        """Let the modules have the parameters, buffers and mode of their copies for a while."""
+        pairs = [
+            (vars(mine), vars(theirs))
+            for original, part in zip(self.modules, parts, strict=True)
+            if original is not part
+            for mine, theirs in zip(original.modules(), part.modules(), strict=True)
+        ]
+        kept = [{name: mine[name] for name in _STATE} for mine, _ in pairs]
+        try:
+            for mine, theirs in pairs:
+                mine.update({name: theirs[name] for name in _STATE})
+            yield
+        finally:
+            for (mine, _), before in zip(pairs, kept, strict=True):
+                mine.update(before)
+
+
+_OF_MODULE = "$$$"  # between the name of a module and that of its parameter
+_STATE = ("_parameters", "_buffers", "training")
 
 
 class _Given(Messenger):
@@ -99,6 +137,8 @@ class _Given(Messenger):
     def _pyro_param(self, message: Any) -> None:
         place = self.functions.places.get(message["name"])
         if place is None:
+            if _OF_MODULE in message["name"]:  # of pyro.module: one of the parts', shown as such
+                message["value"], message["done"], message["stop"] = message["args"][1], True, True
             return
         unconstrained: Tensor = self.functions.stored[place]
         # Asked for again, a parameter keeps the constraint that it was made with.

@@ -17,7 +17,15 @@ from torch.distributions import (
     constraints,
 )
 
-__all__ = ["bounds", "differs", "is_discrete", "is_everywhere", "just_outside", "support_of"]
+__all__ = [
+    "bounds",
+    "differs",
+    "is_discrete",
+    "is_everywhere",
+    "just_outside",
+    "shared",
+    "support_of",
+]
 
 
 def support_of(fn: Any) -> Any | None:
@@ -156,3 +164,40 @@ def differs(p: Any, q: Any) -> bool:
         q = q.base_constraint
     known = type(q).__module__.startswith(("torch.", "pyro."))
     return known and q.event_dim > 0 and type(p) is not type(q)
+
+
+def shared(name: str, support: Any, *, advice: str = "use method='guide'") -> Any:
+    """Support of a site with scalar bounds, since one bijection serves all data.
+
+    Args:
+        name: the site.
+        support: its support.
+        advice: what the message says to do.
+
+    Raises:
+        ValueError: a bound that is not the same everywhere.
+    """
+    if type(support).__name__ == "MixtureSameFamilyConstraint":  # that of its components
+        return shared(name, support.base_constraint, advice=advice)
+    if isinstance(support, constraints.independent):
+        base = shared(name, support.base_constraint, advice=advice)
+        return constraints.independent(base, support.reinterpreted_batch_ndims)
+    for bound in ("lower_bound", "upper_bound"):
+        value = getattr(support, bound, None)
+        if isinstance(value, Tensor) and value.numel() > 1:
+            if not (value == value.flatten()[0]).all():
+                raise ValueError(
+                    f"latent site {name!r} has a support whose {bound.replace('_', ' ')} is not "
+                    f"the same everywhere; {advice}."
+                )
+            support = _with_bound(support, bound, value.flatten()[0])
+    return support
+
+
+def _with_bound(support: Any, bound: str, value: Tensor) -> Any:
+    bounds = {
+        key: value if key == bound else getattr(support, key)
+        for key in ("lower_bound", "upper_bound")
+        if hasattr(support, key)
+    }
+    return type(support)(**bounds)

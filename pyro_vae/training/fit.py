@@ -22,10 +22,12 @@ from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
 from ..programs.arguments import of_data
 from ..programs.checks import check_parameters
+from ..programs.enumeration import left_out
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support
+from ..programs.traces import Batch, plate_dims, run_both
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -83,7 +85,8 @@ def fit(
             dictionary gives arguments by name. Integers become numbers of the parameters' type
             where the programs want these.
         valid: validation data, likewise.
-        objective: by default ``ELBO()``.
+        objective: by default ``ELBO()``, or ``EnumeratedELBO`` where the guide leaves out discrete
+            latents that the model marks ``infer={"enumerate": "parallel"}``.
         epochs: passes over the training data.
         batch_size: data per step. The last step of an epoch takes what is left; a single datum
             joins the step before if the program has batch normalization.
@@ -133,10 +136,9 @@ def fit(
         precision=precision,
         seed=seed,
     )
-    goal: Any = ELBO() if objective is None else objective
-    if not hasattr(goal, "terms"):
+    if objective is not None and not hasattr(objective, "terms"):
         raise TypeError(
-            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {goal!r}. Those of "
+            f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
     check_programs(program)
@@ -163,7 +165,7 @@ def fit(
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
     with seeded("check", settings.seed), evaluation_mode(*programs):
-        _check_source(program, goal, training, own, what="training data")
+        goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
     loop = Loop(program, training, validation, goal, settings, target, processes)
@@ -192,16 +194,35 @@ def fit(
     return loop.history
 
 
+def _goal(module: Any, objective: Any, batch: Batch) -> Any:
+    """The objective; one that sums discrete latents out where the guide leaves them out."""
+    with pyro.validation_enabled(False):
+        traces = run_both(module.model, module.guide, batch)
+    summed = left_out(*traces)
+    if not summed or isinstance(objective, EnumeratedELBO):
+        return ELBO() if objective is None else objective
+    plates = plate_dims(*traces)
+    if objective is not None:
+        raise ValueError(
+            f"{objective!r} cannot sum out {', '.join(map(repr, summed))}, which the guide leaves "
+            f"out; use objective=pv.EnumeratedELBO(plates={plates}), or add them to the guide."
+        )
+    return EnumeratedELBO(plates=plates)
+
+
 def _check_source(
     module: Any,
-    objective: Objective,
+    objective: Any,
     source: Source,
     own: list[Tensor],
     *,
     learn: bool = True,
     what: str,
-) -> None:
-    """Check data against the likelihood's support: all if held in memory, else the first batch."""
+) -> Any:
+    """Check data against the likelihood's support: all if held in memory, else the first batch.
+
+    Returns the objective, or one in its place if there is none.
+    """
     first = 0
     for batch in source.batches(_CHECKED_AT_ONCE):
         check_type(batch[0], module)
@@ -210,6 +231,7 @@ def _check_source(
             check_parameters(module, own, batch)
             check_hidden(module.model, module.guide, batch)
             if learn:
+                objective = _goal(module, objective, batch)
                 with pyro.validation_enabled(False):
                     objective.prepare(module.model, module.guide, *batch)
                     _say_sampled_kl(module, objective, batch)
@@ -218,6 +240,7 @@ def _check_source(
             break
     if first == 0:
         raise ValueError(f"{what} gave no batch.")
+    return objective
 
 
 def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]) -> None:
