@@ -32,9 +32,11 @@ from .evidence import (
     Comparison,
     Estimate,
     Evidence,
+    PosteriorDraws,
     certify,
     compare,
     log_evidence,
+    sample_posterior,
 )
 from .models import (
     VAE,
@@ -71,6 +73,7 @@ __all__ = [
     "Interrupted",
     "Masked",
     "NonFiniteLoss",
+    "PosteriorDraws",
     "PyroVAEWarning",
     "Renyi",
     "Run",
@@ -102,6 +105,7 @@ __all__ = [
     "priors",
     "programs",
     "runs",
+    "sample_posterior",
     "study",
     "training",
 ]

@@ -7,6 +7,7 @@ from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
 from .export import to_csv, to_datatree, write_csv
 from .importance import log_evidence
+from .posterior import PosteriorDraws, sample_posterior
 from .result import Estimate, Evidence
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evidence",
+    "PosteriorDraws",
     "certify",
     "compare",
     "convergence",
@@ -24,6 +26,7 @@ __all__ = [
     "log_evidence",
     "multilevel",
     "pareto_k",
+    "sample_posterior",
     "standard_error",
     "to_csv",
     "to_datatree",
