@@ -1,5 +1,6 @@
 from . import (
     analysis,
+    check,
     compiled,
     data,
     distributions,
@@ -84,6 +85,7 @@ __all__ = [
     "as_program",
     "build_program",
     "certify",
+    "check",
     "checkpoint",
     "compare",
     "compiled",

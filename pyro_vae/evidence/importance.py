@@ -24,7 +24,7 @@ from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
 
-__all__ = ["estimate", "log_evidence", "warn_if_unreliable"]
+__all__ = ["chunk_for", "estimate", "log_evidence", "warn_if_unreliable"]
 
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
 _DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
@@ -188,9 +188,10 @@ def estimate(
         )
     most = ladder.max_samples if ladder.adaptive else ladder.samples
     rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
-    default = max(1, _DEFAULT_ROWS.get(evaluation.device.type, 1024) // rows)
     mean_error = None if ladder.mean_error is None else ladder.mean_error * math.sqrt(n)
-    ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
+    ladder = replace(
+        ladder, chunk=chunk or chunk_for(evaluation.device, rows), mean_error=mean_error
+    )
     missed = Search()
     if search:
         few = replace(ladder, keep=0)
@@ -253,6 +254,11 @@ def estimate(
 
 
 _MEASURED = (*COLUMNS, "added")
+
+
+def chunk_for(device: torch.device, rows: int) -> int:
+    """Samples of so many data that go through the model at once, by default."""
+    return max(1, _DEFAULT_ROWS.get(device.type, 1024) // rows)
 
 
 def _error_of_mean(values: Tensor) -> float:
