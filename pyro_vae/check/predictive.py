@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..common.options import Method
+from ..common.options import Latents, Method
 from ..common.registry import check_choice
 from ..common.seeding import derive, seeded
 from ..common.tables import align
@@ -23,10 +23,9 @@ from .uniformity import binomial_cdf
 if TYPE_CHECKING:
     from ..plots import Figure
 
-__all__ = ["Check", "Latents", "Predictive", "predictive"]
+__all__ = ["Check", "Predictive", "predictive"]
 
-Latents = Literal["posterior", "prior"]
-CLASSIFIER = "told apart"
+CLASSIFIER = "told apart by a classifier"
 _LEVEL = 0.05
 _MOST_VALUES = 2**24  # of replicates, in memory at once
 
@@ -94,7 +93,8 @@ class Predictive:
         for check in self.checks:
             centre = f"{check.replicated.mean():.4g} ± {check.replicated.std():.2g}"
             mark = "misfit" if check.name in found else ""
-            rows.append([check.name, f"{check.observed:.4g}", centre, f"{check.p_value:.3f}", mark])
+            p = f"{check.p_value:.3f}" if check.p_value >= 0.0005 else "< 0.001"
+            rows.append([check.name, f"{check.observed:.4g}", centre, p, mark])
         doubts = (
             f"; draws of {self.share_doubtful:.0%} of the data are to doubt"
             if self.share_doubtful
@@ -214,9 +214,9 @@ def predictive(
             "p-value is 2 / (replicates + 1)."
         )
     with evaluating(model, guide, x, narrow=True) as evaluation:
-        first = next(evaluation.blocks())
-        number, support = next(iter(evaluation.pair.observed(first.batch).items()))
-        summed = evaluation.pair.summed
+        batch = next(evaluation.blocks()).batch
+        number, support = next(iter(evaluation.pair.observed(batch).items()))
+        kind, summed = kind_of(support, batch[number]), evaluation.pair.summed
     if latents == "posterior" and summed:
         raise ValueError(
             f"latents {', '.join(map(repr, summed))} are summed out and have no draws of the "
@@ -231,7 +231,6 @@ def predictive(
         data = torch.cat([b.batch[number][: b.count].cpu() for b in evaluation.blocks()])
         if len(data) < 2:
             raise ValueError(f"statistics need at least 2 data; got {len(data)}.")
-        kind = kind_of(support)
         chosen = statistics or default_statistics(kind, dimensions=data[0].numel())
         observed = {name: _number(name, function(data)) for name, function in chosen.items()}
         values: dict[str, list[float]] = {name: [] for name in chosen}

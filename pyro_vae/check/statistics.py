@@ -22,12 +22,12 @@ _MOST_DIMENSIONS = 256  # whose correlations are looked at
 _FOLDS = 5
 
 
-def kind_of(support: Any | None) -> Kind:
-    """Kind of the data of a site, from its support."""
-    found = None if support is None else bounds(support, torch.zeros(()))
+def kind_of(support: Any | None, x: Tensor) -> Kind:
+    """Kind of data, from the support of the site that observes them."""
+    found = None if support is None else bounds(support, x)
     if found is None:  # vectors, bounds that differ, or nothing known
         return "binary" if _is_boolean(support) else "real"
-    low, high = (bound.item() for bound in found)
+    low, high = found[0].amin().item(), found[1].amax().item()
     if is_discrete(support) and low >= 0:
         return "binary" if high <= 1 else "counts"
     return "positive" if low >= 0 and high == float("inf") else "real"

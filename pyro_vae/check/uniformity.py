@@ -65,7 +65,7 @@ class Uniformity:
         counts = torch.searchsorted(columns, grid, right=True)
         least = self.tails.gather(1, counts.T).amin(0)
         lower = torch.searchsorted(self.simulated, least, right=True)
-        return (1 + lower) / (1 + len(self.simulated))
+        return (1 + lower.double()) / (1 + len(self.simulated))
 
     def band(self, level: float) -> tuple[Tensor, Tensor]:
         """Limits of F at the grid, each ``(T,)``, that hold for all of it with a probability.
@@ -77,7 +77,7 @@ class Uniformity:
         inside = (self.tails >= least).double()
         low = inside.argmax(1)
         high = self.number - inside.flip(1).argmax(1)
-        return low / self.number, high / self.number
+        return low.double() / self.number, high.double() / self.number
 
 
 def binomial_cdf(number: int, probability: Tensor) -> Tensor:

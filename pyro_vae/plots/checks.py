@@ -63,7 +63,7 @@ def predictive_checks(
         axes = figure.add_subplot(rows, columns, index + 1)
         _replicates(axes, values, observed[name], ORANGE if name in misfits else TEAL)
         p = p_values[name]
-        said = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+        said = f"p = {p:.3f}" if p >= 0.0005 else "p < 0.001"
         axes.set_title(name)
         colour, weight = (ORANGE, "bold") if name in misfits else (MUTED, "normal")
         axes.set_xlabel(said, color=colour, weight=weight)
