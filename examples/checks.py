@@ -51,11 +51,10 @@ def main(smoke: bool = False) -> dict[str, float]:
     x, test = cells(400 if smoke else 4000), cells(100 if smoke else 500)
     vaes = {name: train(name, x, epochs=10 if smoke else 60) for name in LIKELIHOODS}
     numbers, rows = {}, [["likelihood", "log p(x), nats per cell", "misfits", "variance"]]
-    warnings.simplefilter("ignore", pv.UnreliableEvidence)  # of single cells: the tables tell
     for name, vae in vaes.items():
         evidence = pv.log_evidence(vae.model, vae.guide, test, method="auto").mean()
         fit = pv.check.predictive(
-            vae.model, vae.guide, test, latents="prior", replicates=200 if smoke else 500
+            vae.model, vae.guide, test, latents="prior", replicates=300 if smoke else 500
         )
         print(f"Data of the {name} model?\n\n{fit}\n")
         print(f"figure: {pv.plots.save(fit.plot(), f'checks-{name}.png')}\n")
@@ -92,4 +91,5 @@ def deviations(check: pv.check.Check) -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--smoke", action="store_true", help="a few seconds")
+    warnings.simplefilter("ignore", pv.UnreliableEvidence)  # of single cells: the tables tell
     main(parser.parse_args().smoke)

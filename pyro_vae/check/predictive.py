@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -84,7 +85,9 @@ class Predictive:
     @property
     def verdict(self) -> str:
         """``"no misfit seen"``, or ``"misfit: "`` and the statistics that show it."""
-        found = self.misfits()
+        found, least = self.misfits(), math.ceil(2 * len(self.checks) / _LEVEL) - 1
+        if not found and self.replicates < least:
+            return f"too few replicates to see misfit: take {least} for {len(self.checks)} tests"
         return f"misfit: {', '.join(found)}" if found else "no misfit seen"
 
     def __str__(self) -> str:
@@ -182,7 +185,8 @@ def predictive(
             to one number. By default those of :func:`default_statistics` for the kind of data that
             the support of the observed site shows.
         latents: draw replicates at draws of the ``"posterior"`` or of the ``"prior"``.
-        replicates: number R of replicated data sets; the least p-value is 2 / (R + 1).
+        replicates: number R of replicated data sets; the least p-value is 2 / (R + 1), and has to
+            be below 0.05 over the number of statistics for a verdict.
         classifier: also let a classifier tell the data from their replicates
             (:func:`~pyro_vae.check.statistics.told_apart`).
         method: proposal for draws of the posterior.

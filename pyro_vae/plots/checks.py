@@ -143,7 +143,8 @@ def _name(axes: Axes, x: Floats, y: Floats, name: str) -> None:
     text = axes.annotate(
         name, (x[place], y[place]), (0, 4 if up else -4), textcoords="offset points", color=ORANGE
     )
-    text.set(ha="center", va="bottom" if up else "top")
+    side = "left" if x[place] < 0.25 else "right" if x[place] > 0.75 else "center"
+    text.set(ha=side, va="bottom" if up else "top")
 
 
 def _replicates(axes: Axes, values: Floats, observed: float, colour: str) -> None:

@@ -57,8 +57,8 @@ def check_run(
     )
     content = {"predictive": fitted.summary(), "calibration": ranked.summary()}
     write_json(run.folder / CHECK, content)
-    for path, result in zip(check_figures(run.folder), (fitted, ranked), strict=True):
-        plots.save(result.plot(), path)
+    for path, figure in zip(check_figures(run.folder), (fitted.plot(), ranked.plot()), strict=True):
+        plots.save(figure, path)
     return fitted, ranked
 
 

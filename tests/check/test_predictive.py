@@ -242,9 +242,45 @@ def test_latents_that_are_summed_out_have_draws_of_the_prior_only():
     x = 4.0 * torch.randint(0, 2, (100,)) - 2 + math.sqrt(2) * torch.randn(100).double()
     with pytest.raises(ValueError, match="'c' are summed out"):
         pv.check.predictive(_summed, _near, x)
-    found = pv.check.predictive(_summed, _near, x, latents="prior", replicates=100)
+    found = pv.check.predictive(_summed, _near, x, latents="prior", replicates=200)
     assert found.verdict == "no misfit seen"
     assert found["variance"].replicated.mean() == pytest.approx(6, abs=0.5)  # 4 + 1 + 1
+
+
+def test_too_few_replicates_are_no_verdict(linear_gaussian):
+    lg = linear_gaussian
+    x = 3 * lg.x
+    few = pv.check.predictive(lg.model, lg.guide, x, latents="prior", replicates=100)
+    chosen = [check for check in few.checks if "apart" not in check.name]
+    assert min(check.p_value for check in chosen) == pytest.approx(2 / 101)
+    one = {"variance": lambda x: x.var()}
+    options = {"latents": "prior", "replicates": 39, "classifier": False}
+    assert pv.check.predictive(lg.model, lg.guide, x, one, **options).verdict == "misfit: variance"
+    options["replicates"] = 38
+    found = pv.check.predictive(lg.model, lg.guide, x, one, **options)
+    assert found.verdict == "too few replicates to see misfit: take 39 for 1 tests"
+
+
+def test_other_arguments_keep_their_values():
+    """The first argument that is observed is replicated; labels are compared, and stay."""
+
+    def model(y, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            shift = (y == torch.arange(3, device=y.device)[:, None]).double().mul(10.0)
+            pyro.sample("x", dist.Normal(z + shift[1], 1.0), obs=x)
+
+    def guide(y, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+
+    y = torch.tensor([0, 1]).repeat(20)
+    x = 10.0 * y + math.sqrt(2) * torch.randn(40).double()
+    spread = {"spread": lambda x: x[1::2].mean() - x[::2].mean()}
+    options = {"latents": "prior", "replicates": 100}
+    found = pv.check.predictive(model, guide, (y, x), spread, **options)["spread"]
+    assert found.replicated.mean() == pytest.approx(10, abs=4 * 2 / math.sqrt(20 * 100))
+    assert found.p_value > 0.01
 
 
 def test_wrong_input_is_refused(linear_gaussian):
