@@ -210,8 +210,10 @@ def test_a_classifier_tells_apart_what_differs_and_nothing_else():
     assert np.mean(p) == pytest.approx(0.5, abs=4 * math.sqrt(1 / 12 / 40) + 0.05)
     assert min(p) > 1e-4
     x = torch.randn(300, 3)
-    for other in (torch.randn(300, 3) + 0.7, 2 * torch.randn(300, 3)):  # of mean, of variance
-        share, p_value = told_apart(x, other)
+    pairs = [(x, torch.randn(300, 3) + 0.7), (x, 2 * torch.randn(300, 3))]  # of mean, of variance
+    pairs += [(x[:, :1], 3 * torch.randn(300, 1))]
+    for one, other in pairs:
+        share, p_value = told_apart(one, other)
         assert share > 0.6
         assert p_value < 1e-3
 

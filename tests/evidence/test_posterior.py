@@ -64,6 +64,19 @@ def test_draws_have_the_posteriors_moments(guide, method):
     assert offdiagonal.abs().max() < 5 * lg.covariance.max() / math.sqrt(11 * DRAWS)
 
 
+def test_ends_of_short_chains_are_weighted(no_unreliable_warning):
+    """Three temperatures from the prior leave the ends far from the posterior."""
+    lg = LinearGaussian(latent_dim=1, event_dim=1, scale=0.5)
+    annealing = pv.Annealing(chains=4000, temperatures=3, start="prior")
+    draws = pv.sample_posterior(
+        lg.model, lg.guide, lg.x, DRAWS, method="annealed", samples=4000, annealing=annealing
+    )
+    assert draws.ess.median() < 3000
+    means, squares = _in_errors(draws["z"], lg, draws.ess)
+    assert means.abs().max() < 4
+    assert squares.abs().max() < 4
+
+
 def test_the_guides_own_draws_would_fail():
     lg = LinearGaussian()
     draws = lg.posterior(lg.x, widen=1.3).sample((DRAWS,))
