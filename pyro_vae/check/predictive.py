@@ -209,7 +209,7 @@ def predictive(
     References:
         Meng (1994), Posterior predictive p-values. https://doi.org/10.1214/aos/1176325622
         Gelman, Meng and Stern (1996), Posterior predictive assessment of model fitness via
-        realized discrepancies. https://www.stat.columbia.edu/~gelman/research/published/A6n41.pdf
+        realized discrepancies. Statistica Sinica 6, 733-807.
     """
     check_choice("latents", latents, get_args(Latents))
     if not isinstance(replicates, int) or replicates < 20:
