@@ -1,5 +1,6 @@
 from . import (
     analysis,
+    check,
     compiled,
     data,
     distributions,
@@ -32,11 +33,13 @@ from .evidence import (
     Comparison,
     Estimate,
     Evidence,
+    PosteriorDraws,
     bridge,
     certify,
     compare,
     log_evidence,
     log_predictive,
+    sample_posterior,
 )
 from .models import (
     VAE,
@@ -74,6 +77,7 @@ __all__ = [
     "Interrupted",
     "Masked",
     "NonFiniteLoss",
+    "PosteriorDraws",
     "PyroVAEWarning",
     "Renyi",
     "Run",
@@ -86,6 +90,7 @@ __all__ = [
     "bridge",
     "build_program",
     "certify",
+    "check",
     "checkpoint",
     "compare",
     "compiled",
@@ -108,6 +113,7 @@ __all__ = [
     "priors",
     "programs",
     "runs",
+    "sample_posterior",
     "study",
     "training",
 ]

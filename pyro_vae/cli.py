@@ -19,7 +19,7 @@ import tyro
 
 from .common.errors import Interrupted
 from .common.registry import suggestion
-from .common.settings import EvaluationSettings, Sampling
+from .common.settings import CheckSettings, EvaluationSettings, Sampling
 from .config import Config, parse_setting
 
 __all__ = ["main"]
@@ -147,6 +147,26 @@ class Evaluate(_Command):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Check(_Command):
+    """Check a run: does its model make data like the test data, and is its encoder calibrated?"""
+
+    folder: RunFolder
+    """Run folder."""
+    settings: Flat[CheckSettings] = dataclasses.field(default_factory=CheckSettings)
+    place: Flat[_Place] = dataclasses.field(default_factory=_Place)
+
+    def run(self) -> None:
+        """Run the command."""
+        from .runs.check import CHECK, check_figures, check_run
+
+        fitted, ranked = check_run(self.folder, self.settings, **vars(self.place))
+        print(f"Does the model make data like these?\n\n{fitted}\n")
+        print(f"Does the encoder find the latents of simulated data?\n\n{ranked}\n")
+        for path in (self.folder / CHECK, *check_figures(self.folder)):
+            print(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare(_Command):
     """Compare evaluated runs on the same data: paired differences with standard errors."""
 
@@ -248,6 +268,7 @@ _COMMANDS: dict[str, type[_Command]] = {
     "demo": Demo,
     "fit": Fit,
     "evaluate": Evaluate,
+    "check": Check,
     "compare": Compare,
     "study": Study,
     "sample": Sample,

@@ -56,6 +56,42 @@ def test_fit_evaluate_compare_sample_plot(tmp_path, capsys):
     assert all((one / "figures" / name).stat().st_size > 5000 for name in names)
 
 
+def test_check(tmp_path, capsys):
+    run("fit", "--out", tmp_path / "r", *_SMALL)
+    few = ("--number", 40, "--replicates", 40, "--simulations", 50, "--samples", 100)
+    assert run("check", tmp_path / "r", *few) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "told apart by a classifier",
+        "too few replicates",
+        "90 % covers",
+        "z[1]",
+        "check.json",
+    ):
+        assert text in out
+    found = json.loads((tmp_path / "r" / "check.json").read_text())
+    assert found["predictive"]["number_of_data"] == 40
+    assert found["predictive"]["latents"] == "posterior"
+    assert 0 < found["predictive"]["statistics"]["mean"]["p_value"] <= 1
+    assert list(found["calibration"]["dimensions"]) == ["z[0]", "z[1]", "log p(x|z)"]
+    for name in ("predictive", "calibration"):
+        assert (tmp_path / "r" / "figures" / f"{name}.png").stat().st_size > 10_000
+    assert run("check", tmp_path / "r", *few, "--latents", "prior") == 0
+    assert "draws of the prior" in capsys.readouterr().out
+    assert run("check", tmp_path / "r", "--simulations", 5) != 0
+    assert "at least 50" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("program", ["conditional", "semi-supervised"])
+def test_check_of_programs_with_labels(program, tmp_path, capsys):
+    labels = ["--labels", 50] if program == "semi-supervised" else []
+    run("fit", "--out", tmp_path / "r", "--program", program, *labels, *_SMALL)
+    few = ("--number", 40, "--replicates", 40, "--simulations", 50, "--samples", 100)
+    assert run("check", tmp_path / "r", *few, "--method", "guide") == 0
+    assert "calibrated: guide" in capsys.readouterr().out
+    assert (run("check", tmp_path / "r", *few) == 0) == (program == "conditional")
+
+
 def test_evaluate_gives_the_same_numbers_whatever_the_chunk(tmp_path, capsys):
     assert run("fit", "--out", tmp_path / "r", *_SMALL) == 0
     values = []

@@ -18,6 +18,7 @@ __all__ = [
     "Activation",
     "Binarize",
     "Gradient",
+    "Latents",
     "LikelihoodName",
     "Method",
     "Must",
@@ -76,6 +77,7 @@ Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "non
 Schedule = Literal["constant", "one-cycle", "cosine"]
 KL = Literal["sampled", "analytic"]
 Precision = Literal["float32", "bfloat16"]
+Latents = Literal["posterior", "prior"]
 Method = Literal["guide", "refined", "laplace", "annealed", "modes", "auto"]
 """Proposal of importance sampling: a rung of the ladder, or ``"auto"`` to climb it per datum."""
 

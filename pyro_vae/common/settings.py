@@ -7,9 +7,18 @@ from typing import Annotated
 
 import tyro
 
-from .options import NOT_NEGATIVE, POSITIVE, Method, Precision, Schedule, at_least, check_values
+from .options import (
+    NOT_NEGATIVE,
+    POSITIVE,
+    Latents,
+    Method,
+    Precision,
+    Schedule,
+    at_least,
+    check_values,
+)
 
-__all__ = ["EvaluationSettings", "Sampling", "TrainingSettings"]
+__all__ = ["CheckSettings", "EvaluationSettings", "Sampling", "TrainingSettings"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,3 +92,26 @@ class EvaluationSettings(Sampling):
     """Compile log p(x, z) first: pays off from millions of samples on."""
     precision: Precision = "float32"
     """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """How a run is checked."""
+
+    number: Annotated[int, tyro.conf.arg(metavar="N"), at_least(2)] = 500
+    """Check with the first N test data only."""
+    replicates: Annotated[int, at_least(20)] = 500
+    """Data sets that the model makes, among which the test data should be an ordinary one."""
+    latents: Latents = "posterior"
+    """Latents of these: draws given each test datum, or of the prior."""
+    simulations: Annotated[int, at_least(50)] = 500
+    """Data simulated from the model, to see whether the encoder finds their latents."""
+    method: Method = "auto"
+    """Proposal for draws of the posterior: guide, refined, laplace, modes, annealed or auto."""
+    samples: Annotated[int, at_least(100)] = 1000
+    """Its draws for each datum, of which those of the posterior are resampled by their weights."""
+    seed: int = 0
+    """Seed of all draws."""
+
+    def __post_init__(self) -> None:
+        check_values(self)

@@ -8,6 +8,7 @@ from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
 from .export import to_csv, to_datatree, write_csv
 from .importance import log_evidence
+from .posterior import PosteriorDraws, sample_posterior
 from .predictive import log_predictive
 from .result import Estimate, Evidence
 
@@ -17,6 +18,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evidence",
+    "PosteriorDraws",
     "bridge",
     "certify",
     "compare",
@@ -28,6 +30,7 @@ __all__ = [
     "log_predictive",
     "multilevel",
     "pareto_k",
+    "sample_posterior",
     "standard_error",
     "to_csv",
     "to_datatree",

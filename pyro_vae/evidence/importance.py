@@ -15,7 +15,8 @@ from ..common.errors import UnreliableEvidence
 from ..common.options import Method, Precision
 from ..common.registry import check_choice
 from ..data import AnyData, fingerprint_of
-from ..programs.evaluation import BLOCK, Block, evaluating
+from ..programs.evaluation import BLOCK, Block, Evaluation, evaluating
+from ..programs.pair import Values
 from ..programs.traces import Fn
 from .annealing import Annealing
 from .compiled import CompiledPair
@@ -23,11 +24,10 @@ from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
 
-__all__ = ["log_evidence"]
+__all__ = ["chunk_for", "estimate", "log_evidence", "warn_if_unreliable"]
 
 _MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
 _DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
-_OF_DATA_SETS = 2**16  # data in all the data sets that go through the model at once
 
 
 def log_evidence(
@@ -141,7 +141,6 @@ def log_evidence(
     check_choice("precision", precision, get_args(Precision))
     if precision != "float32" and not compiled:
         raise ValueError("precision is of a compiled evaluation; add compiled=True (--compiled).")
-    start = time.perf_counter()
     ladder = Ladder(
         method=method,
         samples=samples,
@@ -154,78 +153,123 @@ def log_evidence(
     )
     narrow = method != "guide" or bool(defensive)  # other draws than the guide's reach the rest
     with evaluating(model, guide, x, mask=mask, narrow=narrow) as evaluation:
-        pair, n = evaluation.pair, len(evaluation)
-        if pair.fixed_rows and method != "guide":
-            raise ValueError(
-                f"method {method!r} needs programs that take any number of data; theirs is "
-                f"{pair.fixed_rows}. Give the data plate size len(x)."
-            )
-        most = max_samples if ladder.adaptive else samples
-        rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
-        most_rows = _DEFAULT_ROWS.get(evaluation.device.type, 1024)
-        default = max(1, most_rows // rows)
-        if evaluation.data_set:
-            default = max(1, min(most_rows, _OF_DATA_SETS // evaluation.data_set))
-        mean_error = None if target_error is None else target_error * math.sqrt(n)
-        ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
-        missed = Search()
-        if search:
-            missed = look_for_missed(evaluation, ladder, seed)
-            if missed.found and method == "auto":  # nothing below would do
-                ladder = replace(ladder, lowest="modes")
-                missed = look_for_missed(evaluation, ladder, seed)
-        reference = None
-        if compiled and evaluation.data_set:
-            raise ValueError(
-                "compiled=True is for programs whose every site lies in one plate over the data; "
-                "these have latents of all the data: leave it out."
-            )
-        if compiled:
-            pair = CompiledPair.of(evaluation.pair, precision=precision)
-        if precision != "float32":
-            reference = CompiledPair.of(evaluation.pair)
-
-        def work(block: Block) -> dict[str, Tensor]:
-            key = (seed, block.first)
-            columns = {name: torch.empty(block.count, dtype=torch.float64) for name in _MEASURED}
-            for weighed in ladder.weigh(pair, block.batch, key):
-                keep = weighed.fitted.index < block.count  # the rest is padding
-                found = dict(weighed.columns)
-                if reference is not None and block.first < BLOCK:
-                    exact = ladder.again(weighed, reference, key).columns
-                    found["added"] = found["log_px"] - exact["log_px"]
-                for name, values in found.items():
-                    columns[name][weighed.fitted.index[keep].cpu()] = values[keep].cpu()
-                block.done(int(keep.sum()))
-            return columns
-
-        parts = evaluation.map(work, rows=rows, desc="log p(x)", progress=progress)
-        columns = {name: torch.cat([part[name] for part in parts]) for name in _MEASURED}
-        added = columns.pop("added")[: BLOCK if reference is not None else 0]
-        rounding = added.std().item() if len(added) > 1 else 0.0
-        columns["standard_error"] = columns["standard_error"].square().add(rounding**2).sqrt()
-        evidence = Evidence(
-            **columns,
-            samples=samples,
-            method=method,
-            seed=seed,
-            event_size=math.prod(next(evaluation.own.blocks(1))[0].shape[1:]),
-            data_sha256=fingerprint_of(evaluation.own),
-            data=evaluation.own.description,
-            seconds=time.perf_counter() - start,
+        evidence, _ = estimate(
+            evaluation,
+            ladder,
+            chunk=chunk,
+            compiled=compiled,
             precision=precision,
-            precision_bias=added.mean().item() if len(added) else 0.0,
-            precision_bias_error=_error_of_mean(added),
-            precision_noise=rounding,
-            search=missed,
-            data_set=evaluation.data_set,
+            search=search,
+            seed=seed,
+            progress=progress,
         )
-    _warn_if_unreliable(evidence)
+    warn_if_unreliable(evidence)
     _warn_if_short(evidence, target_error, datum_error)
     return evidence
 
 
+def estimate(
+    evaluation: Evaluation,
+    ladder: Ladder,
+    *,
+    chunk: int | None = None,
+    compiled: bool = False,
+    precision: Precision = "float32",
+    search: bool = True,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> tuple[Evidence, Values]:
+    """Weigh draws of every datum; see :func:`log_evidence` for the arguments.
+
+    Returns:
+        The evidence, and draws of the posterior, as many as ``ladder.keep`` asks for: by site, of
+        shape ``(keep, N, ...)``, on the CPU.
+    """
+    start = time.perf_counter()
+    pair, n, method = evaluation.pair, len(evaluation), ladder.method
+    if pair.fixed_rows and method != "guide":
+        raise ValueError(
+            f"method {method!r} needs programs that take any number of data; theirs is "
+            f"{pair.fixed_rows}. Give the data plate size len(x)."
+        )
+    most = ladder.max_samples if ladder.adaptive else ladder.samples
+    rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
+    mean_error = None if ladder.mean_error is None else ladder.mean_error * math.sqrt(n)
+    default = chunk_for(evaluation.device, evaluation.data_set or rows)
+    ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
+    missed = Search()
+    if search:
+        few = replace(ladder, keep=0)
+        missed = look_for_missed(evaluation, few, seed)
+        if missed.found and method == "auto":  # nothing below would do
+            ladder = replace(ladder, lowest="modes")
+            missed = look_for_missed(evaluation, replace(few, lowest="modes"), seed)
+    # what a guide draws besides is no latent of the model
+    latents = evaluation.pair.supports(next(evaluation.blocks()).batch) if ladder.keep else {}
+    reference = None
+    if compiled and evaluation.data_set:
+        raise ValueError(
+            "compiled=True is for programs whose every site lies in one plate over the data; "
+            "these have latents of all the data: leave it out."
+        )
+    if compiled:
+        pair = CompiledPair.of(evaluation.pair, precision=precision)
+    if precision != "float32":
+        reference = CompiledPair.of(evaluation.pair)
+
+    def work(block: Block) -> tuple[dict[str, Tensor], Values]:
+        key = (seed, block.first)
+        columns = {name: torch.empty(block.count, dtype=torch.float64) for name in _MEASURED}
+        draws: Values = {}
+        for weighed in ladder.weigh(pair, block.batch, key):
+            keep = weighed.fitted.index < block.count  # the rest is padding
+            index = weighed.fitted.index[keep].cpu()
+            found = dict(weighed.columns)
+            if reference is not None and block.first < BLOCK:
+                exact = ladder.again(weighed, reference, key).columns
+                found["added"] = found["log_px"] - exact["log_px"]
+            for name, values in found.items():
+                columns[name][index] = values[keep].cpu()
+            drawn = weighed.draws or {}
+            for name in (name for name in latents if name in drawn):
+                part = drawn[name].movedim(pair.data_axis, 1)[:, keep].cpu()
+                if name not in draws:
+                    draws[name] = part.new_empty(len(part), block.count, *part.shape[2:])
+                draws[name][:, index] = part
+            block.done(int(keep.sum()))
+        return columns, draws
+
+    parts = evaluation.map(work, rows=rows, desc="log p(x)", progress=progress)
+    columns = {name: torch.cat([part[name] for part, _ in parts]) for name in _MEASURED}
+    draws = {name: torch.cat([part[name] for _, part in parts], 1) for name in parts[0][1]}
+    added = columns.pop("added")[: BLOCK if reference is not None else 0]
+    rounding = added.std().item() if len(added) > 1 else 0.0
+    columns["standard_error"] = columns["standard_error"].square().add(rounding**2).sqrt()
+    evidence = Evidence(
+        **columns,
+        samples=ladder.samples,
+        method=method,
+        seed=seed,
+        event_size=math.prod(next(evaluation.own.blocks(1))[0].shape[1:]),
+        data_sha256=fingerprint_of(evaluation.own),
+        data=evaluation.own.description,
+        seconds=time.perf_counter() - start,
+        precision=precision,
+        precision_bias=added.mean().item() if len(added) else 0.0,
+        precision_bias_error=_error_of_mean(added),
+        precision_noise=rounding,
+        search=missed,
+        data_set=evaluation.data_set,
+    )
+    return evidence, draws
+
+
 _MEASURED = (*COLUMNS, "added")
+
+
+def chunk_for(device: torch.device, rows: int) -> int:
+    """Samples of so many data that go through the model at once, by default."""
+    return max(1, _DEFAULT_ROWS.get(device.type, 1024) // rows)
 
 
 def _error_of_mean(values: Tensor) -> float:
@@ -274,7 +318,7 @@ _CURES_OF_FITTED = {
 }
 
 
-def _warn_if_unreliable(evidence: Evidence) -> None:
+def warn_if_unreliable(evidence: Evidence) -> None:
     """Say which estimates are to doubt, why, and what to do."""
     empty = (evidence.log_px == -math.inf).nonzero().flatten()
     if len(empty):

@@ -19,6 +19,7 @@ from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size
 from .proposals import GuideProposal, NormalProposal, Proposal
 from .refinement import laplace, modes, moments_of_guide, moments_of_prior, refine
+from .resampling import picked, resampled
 from .result import METHODS
 from .space import Edges, Space
 from .weighing import (
@@ -69,6 +70,7 @@ class Ladder:
         max_samples: most draws of a datum.
         starts: places from which ``"modes"`` looks for modes.
         lowest: rung that ``"auto"`` begins at.
+        keep: draws of the posterior of each datum to keep, resampled by the weights.
     """
 
     method: Method = "guide"
@@ -79,6 +81,7 @@ class Ladder:
     pilot: int = 500
     starts: int = 12
     lowest: Method = "guide"
+    keep: int = 0
     mean_error: float | None = None
     datum_error: float | None = None
     max_samples: int = 100_000
@@ -226,25 +229,30 @@ class Ladder:
         """Log weights from fresh draws, which are other ones on every rung."""
         if METHODS[rung] != "annealed" or fitted.proposal is None:
             stream = (*key, rung, samples)
-            drawn = draw(fitted, samples, self.chunk, "evidence", stream)
+            drawn = draw(fitted, samples, self.chunk, "evidence", stream, keep=self.keep)
             weights = drawn.log_weights
             elbo = drawn.elbo if fitted.elbo is None else fitted.elbo
-            return Weighed(
-                rung, fitted, weights, elbo, drawn.edge, weights, drawn.strata, drawn.control
-            )
+            given = (rung, fitted, weights, elbo, drawn.edge, weights)
+            return Weighed(*given, drawn.strata, drawn.control, drawn.posterior)
         normal = fitted.proposal.centre.of(fitted.pair)
         if self.annealing.start != "laplace":
             moments = {"guide": moments_of_guide, "prior": moments_of_prior}[self.annealing.start]
             with seeded("moments", *key):
                 normal = moments(normal.space, fitted.batch)
         share = self.defensive or 0.0
-        given = (normal.space, fitted.batch, normal, self.annealing)
+        path = (normal.space, fitted.batch, normal, self.annealing)
         with seeded("tune", *key):
-            moves = tune(*given, prior_share=share)
+            moves = tune(*path, prior_share=share)
         with seeded("anneal", *key):
-            run = anneal(*given, moves, prior_share=share)
+            run = anneal(*path, moves, prior_share=share)
         values, _ = normal.space.values(run.ends)
         edge = edge_share(run.log_weights, Edges.of(fitted.pair, fitted.batch).hit(values))
         elbo = run.log_weights.mean(0) if fitted.elbo is None else fitted.elbo
         fitted = replace(fitted, proposal=normal, share=share)
-        return Weighed(rung, fitted, run.log_weights, elbo, edge, run.log_ratios, run.strata)
+        draws = None
+        if self.keep:
+            with seeded("resample", *key):
+                which = resampled(run.log_weights, self.keep)
+            draws = picked([(0, values)], which, fitted.pair.data_axis)
+        given = (rung, fitted, run.log_weights, elbo, edge, run.log_ratios)
+        return Weighed(*given, run.strata, draws=draws)

@@ -22,6 +22,7 @@ from .diagnostics import (
     standard_error,
 )
 from .proposals import GuideProposal, MixtureProposal, NormalProposal, Proposal
+from .resampling import picked, resampled, rows_of
 from .result import doubts_of
 from .space import Edges
 
@@ -94,6 +95,7 @@ class Weighed:
         strata: True for draws of the prior, ``(K,)``; none if it has no share.
         control: control variate of the mixture with the prior, ``(K, n)``; none likewise, and for
             annealed chains.
+        draws: draws of the posterior, resampled by the weights; none unless asked for.
     """
 
     rung: int
@@ -104,6 +106,7 @@ class Weighed:
     ends: Tensor
     strata: Tensor | None = None
     control: Tensor | None = None
+    draws: Values | None = None
 
     @cached_property
     def columns(self) -> dict[str, Tensor]:
@@ -150,6 +153,7 @@ class Weighed:
             self.ends[:, chosen],
             self.strata,
             None if self.control is None else self.control[:, chosen],
+            None if self.draws is None else rows_of(self.draws, chosen, self.fitted.pair.data_axis),
         )
 
 
@@ -163,6 +167,7 @@ class Drawn:
         edge: share of the weight on draws at the edge of a latent's support, ``(n,)``.
         strata: True for draws of the prior, ``(K,)``; none if it has no share.
         control: control variate of the mixture, ``(K, n)``; none likewise.
+        posterior: draws of the posterior, resampled by the weights; none unless asked for.
     """
 
     log_weights: Tensor
@@ -170,15 +175,21 @@ class Drawn:
     edge: Tensor
     strata: Tensor | None
     control: Tensor | None
+    posterior: Values | None = None
 
 
-def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, ...]) -> Drawn:
+def draw(
+    fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, ...], *, keep: int = 0
+) -> Drawn:
     """Weigh draws from a proposal.
 
     Draws from the prior are spread evenly over the others, and every draw is weighted by the
     mixture of both (Owen and Zhou, 2000, https://doi.org/10.1080/01621459.2000.10473909). Where the
     guide does not tell its density at draws that are not its own, each draw is weighted by what it
     was drawn from, which is unbiased, too, but bounds no weight.
+
+    So many draws as ``keep`` are resampled by their weights. They are drawn again by their seeds,
+    so that those of one part are in memory at a time.
     """
     pair, batch = fitted.pair, fitted.batch
     proposal: Proposal = fitted.proposal or GuideProposal(pair, batch)
@@ -237,12 +248,19 @@ def draw(fitted: Fitted, samples: int, chunk: int, stream: str, key: tuple[int, 
             except NonFiniteDensity as error:
                 rows = fitted.index[error.rows].tolist()
                 raise NonFiniteDensity(error.site, error.role, rows) from None
+    posterior = None
+    if keep:
+        with seeded("resample", *key):
+            which = resampled(log_weights, keep)
+        parts = ((begin, part(begin)[0]) for begin in range(0, samples, size))
+        posterior = picked(parts, which, pair.data_axis)
     return Drawn(
         log_weights,
         elbo / (samples - defensive),
         edge_share(log_weights, on_edge).masked_fill(coarse, 1.0),
         of_prior if defensive else None,
         control,
+        posterior,
     )
 
 

@@ -7,11 +7,13 @@ clipped to [0, 1].
 """
 
 from .charts import comparison, evidence_diagnostics, latent_space, learning_curves
+from .checks import calibration_curves, predictive_checks
 from .pictures import images, interpolation, manifold, picture_rows, reconstructions
 from .style import Figure, save
 
 __all__ = [
     "Figure",
+    "calibration_curves",
     "comparison",
     "evidence_diagnostics",
     "images",
@@ -20,6 +22,7 @@ __all__ = [
     "learning_curves",
     "manifold",
     "picture_rows",
+    "predictive_checks",
     "reconstructions",
     "save",
 ]

@@ -36,6 +36,7 @@ Role = Literal["model", "guide"]
 Sites = Iterable[tuple[str, Any]]
 
 ROLES: tuple[Role, ...] = ("guide", "model")
+_DENSE = torch.contiguous_format
 
 
 @dataclass(frozen=True)
@@ -188,7 +189,7 @@ class Densities(Layout):
             ValueError: an observed site whose values are no values of an argument.
         """
         places = self._places(batch)
-        new = [argument.clone(memory_format=torch.contiguous_format) for argument in batch]
+        new = [argument.clone(memory_format=_DENSE) for argument in batch]
         values = {}
         for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
             if name in places:
@@ -198,6 +199,44 @@ class Densities(Layout):
             elif name in self.latents:
                 values[name] = self.unfold(site["value"], self.latents[name], 1)
         return tuple(new), values
+
+    def replicate(self, batch: Batch, samples: int, values: Values | None = None) -> list[Tensor]:
+        """Draw data from the model at given latents, or, without, at draws of the prior.
+
+        Args:
+            batch: N data, which give number and shape.
+            samples: number of draws S.
+            values: draws of all latents that observations depend on.
+
+        Returns:
+            The arguments with their observed values drawn anew, each ``(S, N, ...)``.
+
+        Raises:
+            ValueError: an observed site whose values are no values of an argument.
+        """
+        places, free = self._places(batch), pyro.poutine.uncondition(self.model)
+        new = [a.expand(samples, *a.shape).clone(memory_format=_DENSE) for a in batch]
+        given = {name: value for name, value in (values or {}).items() if name != NONE}
+        if given and not self.vectorized:
+            given = {name: self.fold(value, self.latents[name]) for name, value in given.items()}
+        trace = self._run(free, batch, given, samples)
+        for name, (number, index) in places.items():
+            site: Any = trace.nodes[name]
+            drawn = site["value"].to(new[number].dtype)
+            if not self.vectorized:
+                drawn = self.unfold(drawn, site["fn"].event_dim, samples)
+            while drawn.dim() > index.dim() + 1:  # plates of one item, left of the observation's
+                drawn = drawn.squeeze(1)
+            drawn = drawn.expand(samples, *index.shape)
+            new[number].view(samples, -1)[:, index.flatten()] = drawn.reshape(samples, -1)
+        return new
+
+    def observed(self, batch: Batch) -> dict[int, Any]:
+        """Return the arguments that are observed, by number, each with the support of its site."""
+        places = self._places(batch)
+        sites: Any = run(self.model, batch).nodes
+        found = {number: support_of(sites[name]["fn"]) for name, (number, _) in places.items()}
+        return dict(sorted(found.items()))
 
     def _places(self, batch: Batch) -> dict[str, tuple[int, Tensor]]:
         """Which argument each site observes, and where each observed value is in it."""

@@ -156,11 +156,11 @@ def _is_alone(name: str) -> bool:
     if name in _ALONE or plain in _ALONE:
         return True
     words = (plain, plain.strip("_"), plain.removeprefix("special_"))
-    packets = (getattr(torch.ops.aten, word, None) for word in words)
+    packets: Any = (getattr(torch.ops.aten, word, None) for word in words)
     return any(
         torch.Tag.pointwise in getattr(packet, overload).tags
         for packet in packets
-        if packet is not None
+        if hasattr(packet, "overloads")  # not a method of every object, such as __eq__
         for overload in packet.overloads()
     )
 

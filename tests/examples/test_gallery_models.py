@@ -368,3 +368,31 @@ def test_representation_runs(representation, monkeypatch, tmp_path, capsys):
     assert numbers["code, normal prior - PCA, linear, all"] == pytest.approx(gap)
     assert numbers["pixels, linear, all"] > 0.7
     assert (tmp_path / "representation-digits.png").stat().st_size > 10_000
+
+
+def test_checks_see_the_wrong_likelihood_and_the_wrong_encoder(checks, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    numbers = checks.main(smoke=True)
+    for name in ("", "encoder-"):
+        for likelihood in checks.LIKELIHOODS:
+            assert (tmp_path / f"checks-{name}{likelihood}.png").stat().st_size > 10_000
+    assert numbers["misfits, poisson"] > numbers["misfits, negative-binomial"]
+    assert numbers["log p(x), negative-binomial"] > numbers["log p(x), poisson"]
+    error = math.sqrt(0.9 * 0.1 / 100)
+    assert numbers["90 % interval of weighted, poisson"] == pytest.approx(0.9, abs=4 * error)
+
+
+def test_counts_of_cells_are_more_dispersed_than_poissons(checks):
+    """Of a gamma-mixed Poisson variable: mean m, variance m + m^2 (1 / c + spread of the rates)."""
+    x = checks.cells(50_000).double()
+    square = checks.SLOPES.double().square()
+    mean = torch.exp(checks.RATES.double() + square / 2)
+    second = torch.exp(2 * checks.RATES.double() + 2 * square) * (1 + 1 / checks.CONCENTRATION)
+    variance = mean + second - mean.square()
+    assert ((x.mean(0) - mean) / (variance / len(x)).sqrt()).abs().max() < 4
+    torch.testing.assert_close(x.var(0), variance, rtol=0.15, atol=0)
+
+
+def test_deviations_are_counted_in_those_of_the_replicates(checks):
+    check = pv.check.Check("x", 7.0, torch.tensor([1.0, 3.0]).double(), 0.5)
+    assert checks.deviations(check) == pytest.approx(5 / math.sqrt(2))

@@ -23,6 +23,14 @@ HISTORY = {
 }
 
 
+CURVES = {
+    "ranks": {"guide": RNG.beta(0.5, 0.5, size=(200, 2)), "weighted": RNG.uniform(size=(200, 2))},
+    "inside": {"guide": [False, True], "weighted": [True, True]},
+    "band": ([0.25, 0.5, 0.75], [0.15, 0.4, 0.65], [0.35, 0.6, 0.85]),
+    "names": ("z[0]", "z[1]"),
+}
+
+
 def canvas(figure):
     return np.asarray(figure.axes[0].images[0].get_array())
 
@@ -51,6 +59,10 @@ CALLS = {
     ),
     "evidence_diagnostics": lambda: plots.evidence_diagnostics([-1.0, -2.0], [0.1, 0.9]),
     "interpolation": lambda: plots.interpolation(RNG.uniform(size=(5, 2, 8, 8))),
+    "predictive_checks": lambda: plots.predictive_checks(
+        {"mean": RNG.normal(size=50)}, {"mean": 0.1}, {"mean": 0.9}
+    ),
+    "calibration_curves": lambda: plots.calibration_curves(**CURVES),
 }
 
 
@@ -493,3 +505,44 @@ ONES = np.ones(2)
 def test_wrong_input_is_refused_with_what_was_expected_and_what_came(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_replicates_are_bars_and_the_data_a_line():
+    values = {"mean": RNG.normal(size=200), "most": RNG.poisson(30, size=200).astype(float)}
+    figure = plots.predictive_checks(
+        values, {"mean": 0.1, "most": 90.0}, {"mean": 0.9, "most": 0.0}, misfits=["most"]
+    )
+    for axes, (name, given) in zip(figure.axes, values.items(), strict=True):
+        bars = [p for p in axes.patches if isinstance(p, Rectangle)]
+        assert sum(bar.get_height() for bar in bars) == 200
+        assert bars[0].get_x() <= given.min()
+        assert axes.get_title(loc="left") == name
+        (line,) = axes.lines
+        low, high = axes.get_xlim()
+        assert low < line.get_xdata()[0] < high
+    usual, misfit = (to_hex(axes.lines[0].get_color()) for axes in figure.axes)
+    assert (usual, misfit) == (style.TEAL, style.ORANGE)
+    assert figure.axes[1].get_xlabel() == "p < 0.001"
+    assert "1 of 2 statistics tell of misfit" in figure.get_suptitle()
+    width = figure.axes[1].patches[0].get_width()  # of whole numbers
+    assert width == pytest.approx(round(width))
+
+
+def test_ranks_are_curves_in_their_band():
+    figure = plots.calibration_curves(**CURVES)
+    left, middle, right = figure.axes
+    coloured = [to_hex(line.get_color()) for line in left.lines]
+    assert coloured.count(style.ORANGE) == coloured.count(style.BLUE) == 1
+    assert [text.get_text() for text in left.texts] == ["z[0]"]
+    assert not middle.texts
+    assert "guide: 1 of 2" in left.get_title(loc="left")
+    ranks = CURVES["ranks"]["guide"][:, 0]
+    (bad,) = (line for line in left.lines if to_hex(line.get_color()) == style.ORANGE)
+    expected = [(ranks <= t).mean() - t for t in (0.25, 0.5, 0.75)]
+    assert bad.get_ydata()[1:-1].tolist() == pytest.approx(expected)
+    _, guide, weighted = (line.get_ydata() for line in right.lines)
+    half = (abs(CURVES["ranks"]["guide"] - 0.5) <= 0.25).mean()
+    assert guide[20] == pytest.approx(half)
+    assert guide[20] < weighted[20]
+    with pytest.raises(ValueError, match="two kinds of draws"):
+        plots.calibration_curves(CURVES["ranks"], {"guide": [True, True]}, band=CURVES["band"])
