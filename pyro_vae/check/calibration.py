@@ -230,8 +230,14 @@ def calibration(
         )
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1; got {level}.")
-    with evaluating(model, guide, x, checked=False, narrow=True) as evaluation:
+    ways: dict[str, Any] = {"checked": False, "narrow": True, "each": "calibration"}
+    with evaluating(model, guide, x, **ways) as evaluation:
         pair = evaluation.pair
+        if not evaluation.amortized:
+            raise ValueError(
+                "calibration simulates other data, and an automatic guide knows those alone that "
+                "it was trained on; take one that looks at them, such as pv.amortize(model, x)."
+            )
         if pair.fixed_rows and method != "guide":
             raise ValueError(
                 f"method {method!r} needs programs that take any number of data; theirs is "

@@ -233,6 +233,7 @@ def predictive(
         posterior = sample_posterior(model, guide, x, replicates, **given)  # type: ignore[arg-type]
     with evaluating(model, guide, x, narrow=True) as evaluation:
         data = torch.cat([b.batch[number][: b.count].cpu() for b in evaluation.blocks()])
+        data = data[0] if evaluation.data_set else data
         if len(data) < 2:
             raise ValueError(f"statistics need at least 2 data; got {len(data)}.")
         chosen = statistics or default_statistics(kind, dimensions=data[0].numel())
@@ -268,14 +269,17 @@ def _replicated(
         values = None
         if posterior is not None:
             values = {
-                name: value[part, rows].movedim(1, pair.data_axis).to(evaluation.device)
+                name: (value[part, None] if evaluation.data_set else value[part, rows])
+                .movedim(1, pair.data_axis)
+                .to(evaluation.device)
                 for name, value in posterior.values.items()
             }
         with seeded("replicate", seed, part.start, block.first):
             new = pair.replicate(block.batch, part.stop - part.start, values)
         return new[number][:, : block.count].cpu()
 
-    return torch.cat(evaluation.map(work), 1)
+    sets = torch.cat(evaluation.map(work), 1)
+    return sets[:, 0] if evaluation.data_set else sets
 
 
 def _two_sided(observed: float, replicated: Tensor) -> float:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
@@ -19,8 +17,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from ..common.checks import check_data
 from .arrays import Form, as_tensor, check_batches, is_array
 from .sets import Data, as_bytes
+from .signatures import signature_of, takes
 
-__all__ = ["AnyData", "Source", "as_source", "fingerprint_of", "signature_of", "takes"]
+__all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
 
 Batch = tuple[Tensor, ...]
 
@@ -394,29 +393,3 @@ def _reblocked(batches: Iterator[Batch], rows: int) -> Iterator[Batch]:
             held, count = [tuple(a[whole:] for a in joined)], count - whole
     if count:
         yield tuple(torch.cat(parts) for parts in zip(*held, strict=True))
-
-
-def signature_of(program: Callable[..., Any]) -> inspect.Signature:
-    """Signature of a program, or of the one that a handler of Pyro wraps."""
-    try:
-        return inspect.signature(program)
-    except ValueError:  # a handler as a decorator keeps the function among its arguments
-        inside = [part for part in getattr(program, "args", ()) if callable(part)]
-        if not inside:
-            raise
-        return signature_of(inside[-1])
-
-
-def takes(program: Callable[..., Any]) -> tuple[int, float]:
-    """Fewest and most positional arguments of a program that are data; at least one.
-
-    A parameter with a default counts only if the default is ``None``.
-    """
-    least, most = 0, 0.0
-    for parameter in signature_of(program).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            most = math.inf
-        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            least += parameter.default is parameter.empty
-            most += parameter.default in (parameter.empty, None)
-    return max(1, least), max(1, most)

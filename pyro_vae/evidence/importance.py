@@ -201,9 +201,10 @@ def estimate(
     if search:
         few = replace(ladder, keep=0)
         missed = look_for_missed(evaluation, few, seed)
-        if missed.found and method == "auto":  # nothing below would do
-            ladder = replace(ladder, lowest="modes")
-            missed = look_for_missed(evaluation, replace(few, lowest="modes"), seed)
+        if missed.found and method == "auto":  # nothing below would do, nor one start of chains
+            wide = replace(ladder.annealing, start="prior")
+            ladder = replace(ladder, lowest="modes", annealing=wide)
+            missed = look_for_missed(evaluation, replace(ladder, keep=0), seed)
     # what a guide draws besides is no latent of the model
     latents = evaluation.pair.supports(next(evaluation.blocks()).batch) if ladder.keep else {}
     reference = None

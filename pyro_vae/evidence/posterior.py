@@ -25,7 +25,8 @@ class PosteriorDraws:
 
     Attributes:
         values: by latent site, of shape ``(n, N, ...)``, on the CPU: inner plates and the event
-            follow the data.
+            follow the data. Where latents belong to the whole data set, in the site's own shape,
+            ``(n, ...)``.
         evidence: log p(x) by the same draws, with the effective sample size, k̂ and the verdict of
             each datum's weights.
     """
@@ -138,4 +139,6 @@ def sample_posterior(
             evaluation, ladder, chunk=chunk, search=search, seed=seed, progress=progress
         )
     warn_if_unreliable(evidence)
+    if evidence.data_set:
+        values = {name: value[:, 0] for name, value in values.items()}
     return PosteriorDraws(values, evidence)

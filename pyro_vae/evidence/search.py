@@ -13,7 +13,7 @@ from ..programs.evaluation import Evaluation
 from ..programs.pair import Values, pad
 from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
-from .diagnostics import log_mean_exp, standard_error
+from .diagnostics import log_mean_exp
 from .ladder import Ladder
 from .refinement import moments_of_prior
 from .result import Search
@@ -31,6 +31,7 @@ _MARGIN = 6.0  # nats above the largest log weight of all draws
 _LEAST_MISSED = 0.02  # of p(x)
 _MOST_SAMPLES = 1000
 _ANNEALING = Annealing(temperatures=60, chains=16, pilot_chains=4)
+_OF_DATA_SET = Annealing(temperatures=120, chains=64, pilot_chains=8)
 
 
 def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
@@ -104,8 +105,9 @@ def _look_at_given(
     space = Space.of(evaluation.pair, batch)
     with seeded("search: anneal", *key):
         base = moments_of_prior(space, batch, samples=200)
-        moves = tune(space, batch, base, _ANNEALING, prior_share=0.5)
-        chains = anneal(space, batch, base, _ANNEALING, moves, prior_share=0.5, last_moves=2)
+        settings = _OF_DATA_SET if evaluation.data_set else _ANNEALING
+        moves = tune(space, batch, base, settings, prior_share=0.5)
+        chains = anneal(space, batch, base, settings, moves, prior_share=0.5, last_moves=2)
     values, _ = space.values(chains.ends)
     count, missed, shortfall = 0, 0, 0.0
     for weighed in ladder.weigh(evaluation.pair, batch, key):
@@ -113,8 +115,8 @@ def _look_at_given(
         log_weights = chains.log_weights[:, weighed.fitted.index]
         estimate = log_mean_exp(weighed.log_weights)
         share = (log_mean_exp(log_weights.masked_fill(~misses, -math.inf)) - estimate).exp()
-        error = standard_error(weighed.log_weights).nan_to_num(0.0)
-        far = share > (3 * error).clamp_min(_LEAST_MISSED)
+        error = weighed.columns["standard_error"].nan_to_num(0.0)
+        far = share > error.clamp_min(_LEAST_MISSED)  # few chains: the share is mostly too low
         count += len(share)
         missed += int(far.sum())
         shortfall += share.log1p().where(far, 0.0).sum().item()

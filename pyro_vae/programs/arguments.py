@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ..data.arrays import is_array
-from ..data.sources import signature_of
+from ..data.signatures import signature_of
 from .module import ProgramModule
 from .traces import Fn
 

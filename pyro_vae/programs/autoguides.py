@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from math import prod
@@ -19,7 +19,7 @@ from torch.distributions import biject_to
 from ..common.seeding import seeded
 from .traces import Batch, Fn
 
-__all__ = ["of_each_datum", "set_up"]
+__all__ = ["density_of", "of_each_datum", "set_up"]
 
 
 def set_up(guide: Fn, data: Batch) -> None:
@@ -65,6 +65,36 @@ def of_each_datum(guide: Fn, rows: int) -> tuple[Fn, Batch] | None:
         sites += [site.after(start) for site in part.sites]
         start += size
     return _Marginals(tuple(sites)), (loc, tril)
+
+
+def density_of(guide: Fn) -> Callable[[Mapping[str, Tensor]], Tensor] | None:
+    """Return the log density of an automatic guide as a function of its latents, if it is known.
+
+    By itself such a guide tells the density of its own draws only, which come of auxiliary sites.
+    """
+    leaves = list(_leaves(guide))
+    if not all(
+        isinstance(leaf, autoguide.AutoNormal | autoguide.AutoContinuous) for leaf in leaves
+    ):
+        return None
+
+    def density(values: Mapping[str, Tensor]) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for leaf in leaves:
+            vector = []
+            for name, site in leaf.prototype_trace.iter_stochastic_nodes():
+                transform = biject_to(site["fn"].support)
+                u = transform.inv(values[name])
+                total = total - transform.log_abs_det_jacobian(u, values[name]).double().sum()
+                vector.append(u.reshape(-1))
+                if isinstance(leaf, autoguide.AutoNormal):
+                    normal = dist.Normal(*leaf._get_loc_and_scale(name))
+                    total = total + normal.log_prob(u).double().sum()
+            if not isinstance(leaf, autoguide.AutoNormal):
+                total = total + leaf.get_posterior().log_prob(torch.cat(vector)).double()
+        return total
+
+    return density
 
 
 @dataclass(frozen=True)

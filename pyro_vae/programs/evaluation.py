@@ -17,7 +17,7 @@ from ..common.checks import check_data
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source
 from .arguments import bound
-from .autoguides import of_each_datum
+from .autoguides import density_of, of_each_datum
 from .checks import NonFiniteDensity
 from .inputs import data_set, source_for
 from .layout import pad
@@ -231,6 +231,8 @@ def evaluating(
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
         pair = kind.inspect(model, guide, pilot, narrow=narrow)
+        if isinstance(pair, Whole):
+            pair = pair.knowing(pilot, density_of(automatic))
         rows = pair.fixed_rows or len(pilot[0])
         for given in pair.arguments(tuple(argument[:rows] for argument in pad(pilot, rows))):
             check_hidden(model, guide, given)

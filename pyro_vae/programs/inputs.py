@@ -9,7 +9,7 @@ from pyro.poutine.trace_struct import Trace
 from ..common.seeding import seeded
 from ..data import AnyData, Data, Source, as_source
 from ..data.arrays import Form, is_array
-from ..data.sources import takes
+from ..data.signatures import takes
 from .autoguides import set_up
 from .modules import device_of, modules_of
 from .traces import Batch, Fn, observed_sites, run_both

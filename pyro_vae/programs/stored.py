@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ..common.seeding import seeded
-from ..data.sources import signature_of
+from ..data.signatures import signature_of
 from .module import ProgramModule
 from .modules import modules_of
 from .traces import Fn

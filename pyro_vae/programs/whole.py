@@ -93,7 +93,13 @@ class Whole(Pair):
     Latents have the shape ``(samples, data sets, *shape of the site)``. Log densities of many draws
     are computed at once by ``torch.vmap`` where the model allows it (``vectorized``), one by one
     where it does not.
+
+    Args:
+        density: log density of the guide as a function of its latents, if it does not tell that of
+            draws that are not its own.
     """
+
+    density: Callable[[Values], Tensor] | None = None
 
     @property
     def data_axis(self) -> int:
@@ -173,6 +179,28 @@ class Whole(Pair):
         values, log_prior = self._draw(self.model, batch, samples)
         return values, self.log_prior(batch, values) if self.summed else log_prior
 
+    def knowing(self, batch: Batch, density: Callable[[Values], Tensor] | None) -> Whole:
+        """Return the pair with a log density of its guide, if it holds for the guide's draws."""
+        if density is None:
+            return self
+        with seeded("density", 0), torch.no_grad():
+            own = {name for name, _ in latent_sites(self._run_both(batch)[0])}
+            latents = {name: dim for name, dim in self.latents.items() if name in own}
+            pair = replace(self, density=density, latents=latents)
+            values, log_q = pair.propose(batch, 2)
+            try:
+                same = torch.allclose(pair.log_guide(batch, values), log_q, rtol=1e-4, atol=1e-3)
+            except Exception:  # a flow without an inverse, or one that vmap does not take
+                same = False
+        return pair if same else self
+
+    def log_guide(self, batch: Batch, values: Values) -> Tensor:
+        """Return log q(z|x) for given latents."""
+        if self.density is None:
+            return super().log_guide(batch, values)
+        density = self.density
+        return self._each(lambda given, *data: {"q": density(given)}, batch, values)["q"]
+
     def log_terms(self, batch: Batch, values: Values) -> tuple[Tensor, Tensor]:
         """Return log p(z) and log p(x, z) for given latents."""
 
@@ -233,17 +261,27 @@ class Whole(Pair):
         new = [argument.clone(memory_format=torch.contiguous_format) for argument in batch]
         drawn: list[Values] = []
         for row, data in enumerate(self.arguments(batch)):
-            values = {}
-            for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), data)):
-                if name in places:
-                    number, index = places[name]
-                    value = site["value"].to(new[number].dtype).expand(index.shape)
-                    new[number][row].view(-1)[index.flatten()] = value.flatten()
-                elif name in self.latents:
-                    values[name] = site["value"]
-            drawn.append(values)
+            trace = run(pyro.poutine.uncondition(self.model), data)
+            _put(trace, places, [argument[row] for argument in new])
+            sites: Any = trace.nodes
+            drawn.append({n: sites[n]["value"] for n in self.latents if n in sites})
         together = {name: torch.stack([v[name] for v in drawn])[None] for name in drawn[0]}
         return tuple(new), together
+
+    def replicate(self, batch: Batch, samples: int, values: Values | None = None) -> list[Tensor]:
+        """As :meth:`Densities.replicate`, with a dimension of data sets."""
+        places = self._places(next(self.arguments(batch)))
+        new = [a.expand(samples, *a.shape).clone(memory_format=_DENSE) for a in batch]
+        for row, data in enumerate(self.arguments(batch)):
+            for sample in range(samples):
+                given = {name: v[sample, row] for name, v in (values or {}).items() if name != NONE}
+                trace = run(pyro.poutine.uncondition(self.model), data, given)
+                _put(trace, places, [argument[sample, row] for argument in new])
+        return new
+
+    def observed(self, batch: Batch) -> dict[int, Any]:
+        """Return the arguments that are observed, by number, each with the support of its site."""
+        return super().observed(next(self.arguments(batch)))
 
     def by_site(self, role: Role, batch: Batch, values: Values) -> dict[str, Tensor]:
         """Return the log densities of a program's sites one by one, each ``(S, N)``."""
@@ -311,6 +349,17 @@ class Whole(Pair):
                 columns.append(function(*here, *data))
             rows.append({name: torch.stack([c[name] for c in columns]) for name in columns[0]})
         return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
+
+
+_DENSE = torch.contiguous_format
+
+
+def _put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Tensor]) -> None:
+    """Put what sites drew where they observe the arguments."""
+    for name, (number, index) in places.items():
+        site: Any = trace.nodes[name]
+        value = site["value"].to(arguments[number].dtype).expand(index.shape)
+        arguments[number].view(-1)[index.flatten()] = value.flatten()
 
 
 def _total(terms: Terms) -> Tensor:

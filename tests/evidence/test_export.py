@@ -93,7 +93,7 @@ def test_tree_keeps_every_number_and_setting(evidence):
         assert group["draws"].dtype == np.int64
         flags = group["rung"].attrs
         assert flags["flag_meanings"].split() == list(METHODS)
-        assert flags["flag_values"].tolist() == [0, 1, 2, 3, 4]
+        assert flags["flag_values"].tolist() == [0, 1, 2, 3, 4, 5]
     for node in (tree, again["log_evidence"]):
         expected = {"samples": 1000, "seed": 7, "method": "guide", "data": "digits, test"}
         expected |= {"data_sha256": "abc", "event_size": 6, "units": "nats"}

@@ -311,3 +311,40 @@ class TestErrors:
         r = Regression()
         with pytest.raises(ValueError, match="is for data with latents of their own"):
             function(r.model, r.guide, (r.x, r.y))
+
+
+def test_draws_of_the_posterior():
+    """Of a linear regression: normal, with known moments."""
+    r = Regression()
+    draws = pv.sample_posterior(r.model, r.guide, (r.x, r.y), 1000, samples=4000)
+    x = torch.cat([r.x, torch.ones(len(r.x), 1)], 1).double()
+    precision = x.T @ x / 0.25 + torch.eye(4).double()
+    mean, covariance = torch.linalg.solve(precision, x.T @ r.y.double() / 0.25), precision.inverse()
+    values = torch.cat([draws["w"], draws["b"][:, None]], 1).double()
+    assert values.shape == (1000, 4)
+    scale = covariance.diagonal().sqrt()
+    assert ((values.mean(0) - mean).abs() < 4 * scale / 1000**0.5).all()
+    assert ((values.var(0) / scale.square() - 1).abs() < 4 * (2 / 1000) ** 0.5).all()
+
+
+def test_predictive_checks():
+    """Replicates of a whole data set: right for its own model, wrong for counts that are not."""
+    pyro.set_rng_seed(0)
+    counts = {"Poisson": dist.Poisson(4.0).sample((80,)), "more": dist.Poisson(4.0).sample((80,))}
+    counts["more"] = dist.NegativeBinomial(2.0, torch.tensor(2.0 / 3.0)).sample((80,))
+
+    def model(x):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 0.5))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    def guide(x):
+        pyro.sample("rate", dist.Gamma(2.0 + x.sum(), 0.5 + len(x)))
+
+    found = {
+        name: pv.check.predictive(model, guide, x, replicates=400, classifier=False)
+        for name, x in counts.items()
+    }
+    assert not found["Poisson"].misfits()
+    assert "variance" in str(found["more"].misfits())
+    assert found["more"].verdict != found["Poisson"].verdict
