@@ -109,7 +109,9 @@ def agree(value: Tensor, error: Tensor, other: Tensor, its_error: Tensor) -> Ten
     return (value - other).abs() <= ERRORS * error.hypot(its_error) + ALLOWANCE + rounding
 
 
-def judged(case: Case, method: str, attempt: Callable[[], tuple[str, str]], limit: float) -> Verdict:
+def judged(
+    case: Case, method: str, attempt: Callable[[], tuple[str, str]], limit: float
+) -> Verdict:
     """Make an attempt within a time limit, and say what came of it."""
     start = time.perf_counter()
     try:
@@ -189,9 +191,7 @@ def training_of(brought: Brought) -> tuple[str, str]:
         "device": "cpu",
         "progress": False,
     }
-    still = pv.fit(
-        program, _argument(brought), epochs=EVALUATIONS, learning_rate=1e-12, **options
-    )
+    still = pv.fit(program, _argument(brought), epochs=EVALUATIONS, learning_rate=1e-12, **options)
     column = torch.tensor([e.train_elbo for e in still.epochs], dtype=torch.float64)
     elbo = column * len(brought)
     moments = [(t.mean(), t.std() / math.sqrt(len(t))) for t in (elbo, own)]
@@ -318,7 +318,11 @@ def report(verdicts: Sequence[Verdict]) -> str:
         "## Refused with the true cause",
         "",
         *(
-            [f"- {v.case}, `{v.method}`: {_cell(v.said)}" for v in verdicts if v.outcome == "refused"]
+            [
+                f"- {v.case}, `{v.method}`: {_cell(v.said)}"
+                for v in verdicts
+                if v.outcome == "refused"
+            ]
             or ["None."]
         ),
         "",

@@ -125,14 +125,18 @@ def train(
     steps: int = 300,
     objective: Any = None,
     learning_rate: float = 0.02,
-    **named: Any,
+    validated: bool = True,
 ) -> None:
-    """Train by ``pyro.infer.SVI``, with a step size that falls to a hundredth."""
+    """Train by ``pyro.infer.SVI``, with a step size that falls to a hundredth.
+
+    Programs written for MCMC may have batch dimensions outside plates: ``validated=False``.
+    """
     decay = 0.01 ** (1 / steps)
     optimizer = ClippedAdam({"lr": learning_rate, "lrd": decay})
     svi = SVI(model, guide, optimizer, objective or Trace_ELBO())
-    for _ in range(steps):
-        svi.step(*data, **named)
+    with pyro.validation_enabled(validated):
+        for _ in range(steps):
+            svi.step(*data)
     for program in (model, guide):  # as a user does before an evaluation
         owner = getattr(program, "__self__", program)
         if isinstance(owner, nn.Module):

@@ -11,18 +11,17 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.infer import TraceEnum_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide import AutoDiagonalNormal, AutoMultivariateNormal, AutoNormal
 from torch import Tensor
 
 import pyro_vae as pv
 
-from .base import DISCRETE, Brought, Source, case, train
+from .base import Brought, Source, case, train
 from .examples import ARGUMENT
-from .references import Reference, by_enumeration, by_quadrature, by_traces, by_weights, exactly
+from .references import Reference, by_enumeration, by_quadrature, by_traces, exactly
 from .tutorials import DELTA, GLOBAL
 
 __all__: list[str] = []
-
 
 
 def _axis(low: float, high: float, number: int) -> Tensor:
@@ -68,16 +67,16 @@ def _schools(y: Tensor, sigma: Tensor) -> Reference:
 
 @case(
     "eight_schools/mcmc.py",
-    "observed by `poutine.condition`; effects without a plate",
+    "observed by `poutine.condition`; written for MCMC, with effects outside plates",
     "examples/eight_schools/mcmc.py",
-    every=GLOBAL,
+    every=f"{GLOBAL}|to_event",
 )
 def _(source: Source) -> Brought:
     module = source.module()
     model = partial(module.conditioned_model, module.model)
     data = (module.data.sigma, module.data.y)
     guide = AutoMultivariateNormal(model)
-    train(model, guide, data, steps=600)
+    train(model, guide, data, steps=600, validated=False)
     return Brought(model, guide, data, _schools(data[1], data[0]))
 
 
@@ -137,7 +136,12 @@ def _with_logit() -> Reference:
 _BASEBALL: dict[str, tuple[str, Callable[..., Any], Callable[[], Reference], dict[str, str]]] = {
     "fully_pooled": ("one share for all", AutoNormal, _fully_pooled, {"every": GLOBAL}),
     "not_pooled": ("a share for each, by AutoNormal", AutoNormal, _not_pooled, {}),
-    "partially_pooled": ("AutoDiagonalNormal", AutoDiagonalNormal, _partially_pooled, {"every": GLOBAL}),
+    "partially_pooled": (
+        "AutoDiagonalNormal",
+        AutoDiagonalNormal,
+        _partially_pooled,
+        {"every": GLOBAL},
+    ),
     "partially_pooled_with_logit": ("AutoNormal", AutoNormal, _with_logit, {"every": GLOBAL}),
 }
 
@@ -175,7 +179,12 @@ def _by_scale(x: Tensor, y: Tensor) -> Reference:
 
 for _file in ("svi_torch.py", "svi_horovod.py"):
 
-    @case(_file, "a PyroModule with `forward(covariates, data=None)`, AutoNormal", f"examples/{_file}", every=GLOBAL)
+    @case(
+        _file,
+        "a PyroModule with `forward(covariates, data=None)`, AutoNormal",
+        f"examples/{_file}",
+        every=GLOBAL,
+    )
     def _(source: Source) -> Brought:
         model = source.module().Model(12)
         x = torch.randn(12)
@@ -211,12 +220,17 @@ def _(source: Source) -> Brought:
     return Brought(model, guide, data, by_traces(model, guide, data, samples=3000))
 
 
-@case("lkj.py", "a Cholesky factor of a correlation matrix as latent", "examples/lkj.py", every=GLOBAL)
+@case(
+    "lkj.py",
+    "a Cholesky factor of correlations as latent; written for MCMC",
+    "examples/lkj.py",
+    every=f"{GLOBAL}|to_event",
+)
 def _(source: Source) -> Brought:
     model = source.module().model
     y = torch.randn(10, 2)
     guide = AutoMultivariateNormal(model)
-    train(model, guide, (y,), steps=400)
+    train(model, guide, (y,), steps=400, validated=False)
     return Brought(model, guide, (y,), by_traces(model, guide, (y,), samples=3000))
 
 
@@ -313,7 +327,7 @@ def _gamma(source: Source, kind: str) -> Brought:
     else:
         guide = module.MyEasyGuide(family.model)
     train(family.model, guide, (x,), steps=500, objective=TraceMeanField_ELBO())
-    reference = by_weights(family.model, guide, [(x,)], samples=50_000)
+    reference = by_traces(family.model, guide, (x,), samples=3000)
     return Brought(family.model, guide, (x,), reference)
 
 
@@ -333,9 +347,7 @@ def _topics(source: Source, *, delta: bool) -> Brought:
     from argparse import Namespace
 
     module = source.module()
-    args = Namespace(
-        num_topics=2, num_words=5, num_docs=4, num_words_per_doc=6, layer_sizes="8"
-    )
+    args = Namespace(num_topics=2, num_words=5, num_docs=4, num_words_per_doc=6, layer_sizes="8")
     data = torch.randint(0, 5, (6, 4))
     guide: Any = partial(module.parametrized_guide, module.make_predictor(args))
     if not delta:
@@ -347,9 +359,7 @@ def _topics(source: Source, *, delta: bool) -> Brought:
     train(module.model, guide, (data, args), steps=150, objective=objective)
     reference = None
     if not delta:
-        reference = by_enumeration(
-            module.model, guide, [(data, args)], samples=800, plates=2
-        )
+        reference = by_enumeration(module.model, guide, [(data, args)], samples=800, plates=2)
     ours = pv.EnumeratedELBO(plates=2)
     return Brought(module.model, guide, (data, args), reference, objective, ours)
 
@@ -441,5 +451,3 @@ def _(source: Source) -> Brought:
         return dist.Normal(torch.zeros(()).double(), 1.0).log_prob(u) + normal.log_prob(y.double())
 
     return Brought(gpr.model, gpr.guide, (), by_quadrature(log_joint, _axis(-6, 6, 1000)))
-
-

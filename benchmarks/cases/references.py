@@ -163,4 +163,3 @@ def by_quadrature(log_joint: Callable[..., Tensor], *axes: Tensor) -> Reference:
         shape = [-1] + [1] * (terms.dim() - 1)
         terms = (terms + width.log().reshape(shape)).logsumexp(0)
     return exactly(terms, "quadrature")
-

@@ -37,11 +37,14 @@ def _markov(source: Source, name: str, guide: Any) -> Brought:
     """The example's call: sequences, lengths and its settings, with its guide or a normal one."""
     model = source.module().models[name]
     states = 4 if name in ("3", "4") else 2
-    args = Namespace(hidden_dim=states, nn_dim=4, nn_channels=1, jit=False, raftery_parameterization=False)
+    args = Namespace(
+        hidden_dim=states, nn_dim=4, nn_channels=1, jit=False, raftery_parameterization=False
+    )
     data = (_notes(), _LENGTHS, args)
     plates = 1 if name in ("0", "7") else 2
     objective = TraceEnum_ELBO(max_plate_nesting=plates, strict_enumeration_warning=name != "7")
     if name == "6":  # nothing but parameters and states
+
         def empty(*arguments: Any) -> None:
             pass
 
@@ -136,14 +139,17 @@ def _seals(source: Source, *, group: str | None, individual: str | None) -> Brou
     model, guide = module.model_generic, module.guide_generic
     train(model, guide, (config,), steps=60, objective=objective, learning_rate=0.01)
     drawn = "continuous" in (group, individual)
-    reference = by_enumeration(
-        model, guide, [(config,)], samples=300 if drawn else 1, plates=2
-    )
+    reference = by_enumeration(model, guide, [(config,)], samples=300 if drawn else 1, plates=2)
     ours = pv.EnumeratedELBO(plates=2)
     return Brought(model, guide, (config,), reference, objective, ours)
 
 
-for _group, _individual in ((None, None), ("discrete", None), ("continuous", None), (None, "continuous")):
+for _group, _individual in (
+    (None, None),
+    ("discrete", None),
+    ("continuous", None),
+    (None, "continuous"),
+):
     case(
         f"mixed_hmm/model.py, group {_group}, individual {_individual}",
         "all data in one dict; enumerated states; groups of individuals",

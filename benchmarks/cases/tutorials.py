@@ -137,7 +137,12 @@ def _(source: Source) -> Brought:
     return _local(model, guide, (x, y), lambda: decoder.log_px(y - x))
 
 
-@case("y=None, left out", "the label is a discrete latent then, summed out by the guide", auto=DISCRETE, certify=DISCRETE)
+@case(
+    "y=None, left out",
+    "the label is a discrete latent then, summed out by the guide",
+    auto=DISCRETE,
+    certify=DISCRETE,
+)
 def _(source: Source) -> Brought:
     decoder, encoder, classifier = Decoder(), Encoder(5), nn.Linear(3, 2)
 
@@ -497,7 +502,12 @@ class _Silent(dist.TorchDistribution):
 SUPPORT = r"support"
 
 
-@case("prior without support", "a prior whose class does not state its support", auto=SUPPORT, certify=SUPPORT)
+@case(
+    "prior without support",
+    "a prior whose class does not state its support",
+    auto=SUPPORT,
+    certify=SUPPORT,
+)
 def _(source: Source) -> Brought:
     decoder, encoder = Decoder(), Encoder()
 
@@ -516,7 +526,12 @@ def _(source: Source) -> Brought:
     return _local(model, guide, (x,), lambda: decoder.log_px(x))
 
 
-@case("flow prior of zuko", "`pyro.contrib.zuko` as in the tutorial of flow priors", auto=SUPPORT, certify=SUPPORT)
+@case(
+    "flow prior of zuko",
+    "`pyro.contrib.zuko` as in the tutorial of flow priors",
+    auto=SUPPORT,
+    certify=SUPPORT,
+)
 def _(source: Source) -> Brought:
     import zuko
     from pyro.contrib.zuko import ZukoToPyro
@@ -688,7 +703,9 @@ def _(source: Source) -> Brought:
     return _local(model, guide, (data,), reference)
 
 
-@case("one datum at a time", "`for i in pyro.plate(...)`, as in the first SVI tutorial", every=GLOBAL)
+@case(
+    "one datum at a time", "`for i in pyro.plate(...)`, as in the first SVI tutorial", every=GLOBAL
+)
 def _(source: Source) -> Brought:
     data = torch.tensor([1.0, 1.0, 0.0, 1.0])
 
@@ -738,7 +755,9 @@ def _regression_reference(x: Tensor, y: Tensor, top: float = 3.0) -> Reference:
 
 for _name in ("AutoDiagonalNormal", "AutoMultivariateNormal", "AutoNormal"):
 
-    @case(f"Bayesian regression, {_name}", "PyroModule with PyroSample weights, y=None", every=GLOBAL)
+    @case(
+        f"Bayesian regression, {_name}", "PyroModule with PyroSample weights, y=None", every=GLOBAL
+    )
     def _(source: Source, name: str = _name) -> Brought:
         x = torch.randn(10, 2)
         y = x @ torch.tensor([1.0, -0.5]) + 0.5 + 0.4 * torch.randn(10)
@@ -747,7 +766,9 @@ for _name in ("AutoDiagonalNormal", "AutoMultivariateNormal", "AutoNormal"):
         return _local(model, guide, (x, y), lambda: _regression_reference(x, y))
 
 
-@case("Bayesian regression, AutoDelta", "maximum a posteriori: no weights, no log p(D)", every=DELTA)
+@case(
+    "Bayesian regression, AutoDelta", "maximum a posteriori: no weights, no log p(D)", every=DELTA
+)
 def _(source: Source) -> Brought:
     x = torch.randn(10, 2)
     y = x @ torch.tensor([1.0, -0.5]) + 0.5 + 0.4 * torch.randn(10)
@@ -757,7 +778,11 @@ def _(source: Source) -> Brought:
     return Brought(model, guide, (x, y), None)
 
 
-@case("reparameterized by a config", "`poutine.reparam` with LocScaleReparam: other latents", every=GLOBAL)
+@case(
+    "reparameterized by a config",
+    "`poutine.reparam` with LocScaleReparam: other latents",
+    every=GLOBAL,
+)
 def _(source: Source) -> Brought:
     y = torch.tensor([2.8, 0.8, -0.3, 0.7])
 
@@ -836,9 +861,11 @@ def _mixture(make: Callable[..., Any], *, defined: bool) -> Brought:
     return Brought(model, guide, (x,), reference, objective, pv.EnumeratedELBO())
 
 
-case("gmm tutorial, AutoNormal", "global latents and enumerated assignments", every=f"{GLOBAL}|{ENUMERATED}")(
-    lambda source: _mixture(auto.AutoNormal, defined=True)
-)
+case(
+    "gmm tutorial, AutoNormal",
+    "global latents and enumerated assignments",
+    every=f"{GLOBAL}|{ENUMERATED}",
+)(lambda source: _mixture(auto.AutoNormal, defined=True))
 case("gmm tutorial, AutoDelta", "maximum a posteriori with enumerated assignments", every=DELTA)(
     lambda source: _mixture(auto.AutoDelta, defined=False)
 )
