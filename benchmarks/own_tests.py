@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import pyro.infer
@@ -21,6 +22,14 @@ OBJECTIVES_OF = "PYRO_CORPUS_OBJECTIVES"
 """Environment variable: ``"ours"`` puts the package's objectives in place of Pyro's."""
 
 
+def _set(elbo: Any, max_plate_nesting: float, others: Mapping[str, Any]) -> None:
+    """Set what the package finds out by itself, and Pyro's tests state."""
+    elbo.vectorize_particles = others.get("vectorize_particles", elbo.vectorize_particles)
+    elbo.strict_enumeration_warning = others.get("strict_enumeration_warning", True)
+    own = elbo.vectorize_particles and elbo.num_particles > 1
+    elbo.max_plate_nesting = max_plate_nesting + own  # the plate over particles
+
+
 class TraceELBO(pv.ELBO):
     """``pv.ELBO`` with the parameters of ``pyro.infer.Trace_ELBO``."""
 
@@ -28,7 +37,7 @@ class TraceELBO(pv.ELBO):
         self, num_particles: int = 1, max_plate_nesting: float = math.inf, **others: Any
     ) -> None:
         super().__init__(particles=num_particles)
-        self.max_plate_nesting = max_plate_nesting
+        _set(self, max_plate_nesting, others)
 
 
 class Renyi(pv.Renyi):
@@ -42,7 +51,7 @@ class Renyi(pv.Renyi):
         **others: Any,
     ) -> None:
         super().__init__(alpha=alpha, particles=num_particles)
-        self.max_plate_nesting = max_plate_nesting
+        _set(self, max_plate_nesting, others)
 
 
 class EnumeratedELBO(pv.EnumeratedELBO):
@@ -51,10 +60,9 @@ class EnumeratedELBO(pv.EnumeratedELBO):
     def __init__(
         self, num_particles: int = 1, max_plate_nesting: float = math.inf, **others: Any
     ) -> None:
-        if math.isinf(max_plate_nesting):
-            super().__init__(particles=num_particles)
-        else:
-            super().__init__(particles=num_particles, plates=int(max_plate_nesting))
+        plates = {} if math.isinf(max_plate_nesting) else {"plates": int(max_plate_nesting)}
+        super().__init__(particles=num_particles, **plates)
+        self.strict_enumeration_warning = others.get("strict_enumeration_warning", True)
 
 
 def pytest_configure() -> None:

@@ -20,12 +20,15 @@ from torch import Tensor, nn
 
 from .references import Reference
 
-__all__ = ["CASES", "DISCRETE", "Brought", "Case", "Program", "Source", "case", "train"]
+__all__ = ["ARGUMENT", "CASES", "DISCRETE", "Brought", "Case", "Program", "Source", "case", "train"]
 
 Program = Callable[..., Any]
 
 DISCRETE = r"discrete|no density|continuous"
 """Words of a refusal of a method that needs continuous latents."""
+
+ARGUMENT = r"must be a torch tensor.*got|is a dict|not tensors|no tensor"
+"""Words of a refusal of arguments that are no tensors."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Brought:
         ours: the package's objective in its place; by default ``pv.ELBO()``.
         options: keyword arguments of ``log_evidence``.
         number: of data, that ``fit`` takes its means over; by default the first argument's length.
+        scale: of the programs' densities, which the package's ELBO leaves out.
+        validated: False for programs written for MCMC, with batch dimensions outside plates.
+        trains: False where ``pyro.infer.SVI`` cannot train them either.
     """
 
     model: Program
@@ -51,6 +57,9 @@ class Brought:
     ours: Any = None
     options: Mapping[str, Any] = field(default_factory=dict)
     number: int | None = None
+    scale: float = 1.0
+    validated: bool = True
+    trains: bool = True
 
     def __len__(self) -> int:
         if self.number is not None:

@@ -13,13 +13,10 @@ from torch import Tensor
 
 import pyro_vae as pv
 
-from .base import DISCRETE, Brought, Source, case, train
+from .base import ARGUMENT, DISCRETE, Brought, Source, case, train
 from .references import by_traces, by_weights, exactly
 
 __all__: list[str] = []
-
-ARGUMENT = r"argument|not (a )?tensor|tensors"
-"""Words of a refusal of arguments that are no tensors."""
 
 
 def _pictures(number: int = 6, side: int = 28) -> Tensor:
@@ -59,7 +56,7 @@ def _semi_supervised(source: Source, *, labelled: bool) -> Brought:
     guide = config_enumerate(vae.guide, "parallel", expand=True)
     objective = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
     train(vae.model, guide, data, steps=150, objective=objective, learning_rate=0.005)
-    reference = by_traces(vae.model, guide, data, samples=2000, number=len(x))
+    reference = by_traces(vae.model, guide, data, samples=1000, number=len(x))
     ours = pv.EnumeratedELBO()
     return Brought(vae.model, guide, data, reference, objective, ours)
 
@@ -91,7 +88,7 @@ def _(source: Source) -> Brought:
     x = y.clone()
     x[:, :14, :14] = -1
     train(net.model, net.guide, (x, y), steps=150, learning_rate=0.003)
-    reference = by_traces(net.model, net.guide, (x, y), samples=2000, number=len(x))
+    reference = by_traces(net.model, net.guide, (x, y), samples=1000, number=len(x))
     return Brought(net.model, net.guide, (x, y), reference)
 
 
@@ -125,8 +122,8 @@ def _air(source: Source, *data: Any, **settings: Any) -> Brought:
         **settings,
     )
     x = _pictures(4, 12)
-    train(air.model, air.guide, (x, *data), steps=60, learning_rate=0.001)
-    reference = by_traces(air.model, air.guide, (x, *data), samples=2000, number=len(x))
+    train(air.model, air.guide, (x, *data), steps=600, learning_rate=0.005)
+    reference = by_traces(air.model, air.guide, (x, *data), samples=1000, number=len(x))
     return Brought(air.model, air.guide, (x, *data), reference)
 
 
@@ -134,6 +131,7 @@ case(
     "air.py",
     "latents masked by discrete ones; an int as argument; baselines",
     "examples/air/air.py",
+    every=ARGUMENT,
     auto=DISCRETE,
     certify=DISCRETE,
 )(lambda source: _air(source, 4))
@@ -141,6 +139,7 @@ case(
     "air.py, batch_size=None",
     "the same with None as argument",
     "examples/air/air.py",
+    every=ARGUMENT,
     auto=DISCRETE,
     certify=DISCRETE,
 )(lambda source: _air(source, None))
@@ -154,9 +153,9 @@ def _scanvi(source: Source, *, labelled: bool) -> Brought:
         data = (x, torch.eye(3)[torch.arange(6) % 3])
     guide = config_enumerate(scanvi.guide, "parallel", expand=True)
     objective = TraceEnum_ELBO(max_plate_nesting=1, strict_enumeration_warning=False)
-    train(scanvi.model, guide, data, steps=100, objective=objective, learning_rate=0.005)
+    train(scanvi.model, guide, data, steps=500, objective=objective, learning_rate=0.01)
     scanvi.eval()
-    reference = by_traces(scanvi.model, guide, data, samples=1500, number=len(x))
+    reference = by_traces(scanvi.model, guide, data, samples=800, number=len(x))
     return Brought(scanvi.model, guide, data, reference, objective, pv.EnumeratedELBO())
 
 
@@ -213,7 +212,7 @@ def _(source: Source) -> Brought:
     "autoname/mixture.py",
     "one discrete latent for each datum, named in a loop, and an int as argument",
     "examples/contrib/autoname/mixture.py",
-    every=r"plate",
+    every=f"plate|{ARGUMENT}",
     auto=DISCRETE,
     certify=DISCRETE,
 )

@@ -24,6 +24,8 @@ __all__ = [
     "log_mean",
 ]
 
+ROUGH = 10.0  # effective draws
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -33,11 +35,13 @@ class Reference:
         value: of each datum ``(N,)``, or of all data together ``(1,)``, in nats, float64.
         error: standard errors, of the same shape.
         how: where it comes from.
+        ess: least effective sample size of a mean of weights.
     """
 
     value: Tensor
     error: Tensor
     how: str
+    ess: float = math.inf
 
 
 def exactly(value: Tensor | float, how: str = "exact") -> Reference:
@@ -47,12 +51,17 @@ def exactly(value: Tensor | float, how: str = "exact") -> Reference:
 
 
 def log_mean(log_weights: Tensor, how: str) -> Reference:
-    """Log mean of the weights ``(K, N)`` with its standard error."""
+    """Log mean of the weights ``(K, N)`` with its standard error.
+
+    The error of so few effective draws says nothing; 2 nats are stated then.
+    """
     weights = log_weights.detach().double()
     number = len(weights)
     value = weights.logsumexp(0) - math.log(number)
     error = (weights - value).exp().std(0) / math.sqrt(number)
-    return Reference(value, error, how)
+    ess = 1 / weights.softmax(0).square().sum(0)
+    error = torch.where(ess < ROUGH, error.clamp(min=2.0), error)
+    return Reference(value, error, how, ess.min().item())
 
 
 @torch.no_grad()
@@ -61,7 +70,7 @@ def by_weights(
     guide: Callable[..., Any],
     batches: Sequence[Sequence[Any]],
     *,
-    samples: int = 5000,
+    samples: int = 3000,
     plates: int = 1,
 ) -> Reference:
     """Pyro's ``vectorized_importance_weights`` of each batch of arguments: one datum, or all."""

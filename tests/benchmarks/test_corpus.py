@@ -126,14 +126,16 @@ def test_only_a_raise_of_the_package_refuses(guide, outcome):
 
 
 def test_time_limit():
-    def sleep():
+    def work():
+        start = time.process_time()
         try:
-            time.sleep(20)
+            while time.process_time() - start < 20:
+                pass
         except Exception:  # an answer of its own does not take it
             return "right", ""
         return "right", ""
 
-    verdict = corpus.judged(_case(lambda source: None), "guide", sleep, 0.2)
+    verdict = corpus.judged(_case(lambda source: None), "guide", work, 0.2)
     assert verdict.outcome == "slow"
     assert verdict.seconds < 5
 
