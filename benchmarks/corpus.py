@@ -270,9 +270,12 @@ HEAD = ("case", "method", "outcome", "s", "what it said")
 
 def row(verdict: Verdict, width: int = 160) -> list[str]:
     """One line of the table."""
-    said = verdict.said if len(verdict.said) <= width else f"{verdict.said[: width - 1]}…"
-    seconds = f"{verdict.seconds:.1f}"
+    seconds, said = f"{verdict.seconds:.1f}", _clipped(verdict.said, width)
     return [verdict.case, verdict.method, verdict.outcome, seconds, said]
+
+
+def _clipped(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 SUMMARY_HEAD = ("method", *OUTCOMES)
@@ -348,7 +351,7 @@ def _line(verdicts: Sequence[Verdict]) -> Callable[[str], list[str]]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return _clipped(text, 300).replace("|", "\\|")
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:

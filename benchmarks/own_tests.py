@@ -50,8 +50,8 @@ class Renyi(pv.Renyi):
         max_plate_nesting: float = math.inf,
         **others: Any,
     ) -> None:
-        super().__init__(alpha=alpha, particles=num_particles)
-        _set(self, max_plate_nesting, others)
+        super().__init__(alpha=alpha, particles=num_particles)  # always in one vectorized pass
+        _set(self, max_plate_nesting, {**others, "vectorize_particles": self.vectorize_particles})
 
 
 class EnumeratedELBO(pv.EnumeratedELBO):

@@ -406,6 +406,24 @@ def _(source: Source) -> Brought:
     return _local(model, guide, (x,), reference)
 
 
+@case("parameter read again by its name", "a constraint that is stated the first time only")
+def _(source: Source) -> Brought:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
+        slope = pyro.param("slope", torch.tensor(0.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x, pyro.param("scale")))
+
+    x = torch.randn(NUMBER)
+    exact = dist.Normal(0.0, math.sqrt(1.25)).log_prob(x).double()
+    return _local(model, guide, (x,), lambda: exact)
+
+
 @case("no latents", "log p(x) is the likelihood itself", every=r"no latent")
 def _(source: Source) -> Brought:
     def model(x: Tensor) -> None:
@@ -426,7 +444,7 @@ def _(source: Source) -> Brought:
     return _local(model, guide, (x,), reference)
 
 
-@case("latent outside its support's edge", "a Gamma latent and a LogNormal guide")
+@case("Gamma latent", "a positive latent of each datum and a LogNormal guide")
 def _(source: Source) -> Brought:
     def model(x: Tensor) -> None:
         with pyro.plate("data", len(x)):

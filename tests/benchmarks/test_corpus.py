@@ -79,6 +79,7 @@ def test_number_that_disagrees_is_wrong(reference):
     assert _outcome(lambda source: _brought(reference=reference)).outcome == "wrong"
 
 
+@pytest.mark.search
 def test_doubted_number_is_flagged():
     def narrow(x):
         with pyro.plate("data", len(x)):
@@ -222,7 +223,7 @@ def test_failures_of_a_test_run(tmp_path):
 
 def test_objectives_take_parameters_of_pyro():
     elbo = own_tests.TraceELBO(num_particles=3, max_plate_nesting=2, vectorize_particles=True)
-    assert (elbo.num_particles, elbo.max_plate_nesting) == (3, 2)
+    assert (elbo.num_particles, elbo.max_plate_nesting) == (3, 3)  # one for the particles
     assert own_tests.Renyi(alpha=0.5, num_particles=4).num_particles == 4
     assert own_tests.EnumeratedELBO(max_plate_nesting=2).max_plate_nesting == 2
 
