@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -105,6 +106,8 @@ def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
     """
     train, programs = bound(train, program.model, program.guide)
     constants = getattr(programs[0], "constants", None)
+    if constants is not None and train == ():  # the programs hold their data
+        train = (torch.zeros(1),)
     if valid is not None:
         valid, others = bound(valid, program.model, program.guide)
         beside = getattr(others[0], "constants", None)

@@ -79,12 +79,14 @@ def data_set(data: AnyData, model: Fn, guide: Fn, automatic: Fn) -> Batch | None
     if not all(map(is_array, arguments)):
         return None
     tensors = Form("x", _type_of(model, guide), False).tensors(arguments)
+    if not tensors:  # the programs hold their data
+        return (torch.zeros(1),)
     if not all(tensor.numel() for tensor in tensors):
         return None
     set_up(automatic, tensors)
     if not is_of_all(model, guide, tensors):
         return None
-    return tensors or (torch.zeros(1),)
+    return tensors
 
 
 def _type_of(*programs: Fn) -> torch.dtype | None:

@@ -119,7 +119,26 @@ def run(
                 f"{error}. Give the data plate size len(x), and call .to_event() on "
                 "distributions whose right-most dimensions belong to one datum."
             ) from error
-    return tracer.trace
+    return _sized(tracer.trace)
+
+
+def _sized(trace: Trace) -> Trace:
+    """Give plates without a size the size that their sites have there."""
+    for _, site in sample_sites(trace):
+        stack, fn = site["cond_indep_stack"], site["fn"]
+        if all(frame.size != -1 for frame in stack):
+            continue
+        shape = getattr(site["value"], "shape", torch.Size())
+        shape = shape[: len(shape) - fn.event_dim]
+        with suppress(RuntimeError):  # what does not broadcast is said elsewhere
+            shape = torch.broadcast_shapes(shape, fn.batch_shape)
+        site["cond_indep_stack"] = tuple(
+            frame._replace(size=shape[frame.dim] if len(shape) >= -frame.dim else 1)
+            if frame.size == -1 and frame.dim is not None
+            else frame
+            for frame in stack
+        )
+    return trace
 
 
 def _rows(batch: Batch) -> int:
@@ -129,7 +148,8 @@ def _rows(batch: Batch) -> int:
 def run_both(model: Fn, guide: Fn, batch: Batch) -> tuple[Trace, Trace]:
     """Trace the guide, and the model at its draws; returns the model's trace, then the guide's."""
     drawn = poutine.trace(guide).get_trace(*batch)
-    return poutine.trace(poutine.replay(model, drawn)).get_trace(*batch), drawn
+    traced = poutine.trace(poutine.replay(model, drawn)).get_trace(*batch)
+    return _sized(traced), _sized(drawn)
 
 
 def sample_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
