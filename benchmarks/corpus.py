@@ -9,7 +9,7 @@ the answers against Pyro's own; ``--out docs/corpus.md`` writes the table as a d
 from __future__ import annotations
 
 import argparse
-import linecache
+import dis
 import math
 import os
 import platform
@@ -97,11 +97,19 @@ def limited(seconds: float) -> Iterator[None]:
 
 def refuses(problem: BaseException) -> bool:
     """Whether an exception is a sentence of the package: raised by a ``raise`` of its modules."""
-    last = traceback.extract_tb(problem.__traceback__)[-1]
-    line = linecache.getline(last.filename, last.lineno or 0).strip()
-    own = Path(last.filename).is_relative_to(Path(pv.__file__).parent)
-    kinds = (ValueError, TypeError, pv.NonFiniteLoss)
-    return own and isinstance(problem, kinds) and line.startswith("raise")
+    last = problem.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is None:
+        return False
+    code = last.tb_frame.f_code
+    own = Path(code.co_filename).is_relative_to(Path(pv.__file__).parent)
+    raised = any(
+        step.offset == last.tb_lasti and step.opname == "RAISE_VARARGS"
+        for step in dis.get_instructions(code)
+    )
+    kinds = (ValueError, TypeError, NotImplementedError, pv.NonFiniteLoss)
+    return own and raised and isinstance(problem, kinds)
 
 
 def agree(value: Tensor, error: Tensor, other: Tensor, its_error: Tensor) -> Tensor:

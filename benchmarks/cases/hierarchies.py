@@ -21,7 +21,7 @@ import pyro_vae as pv
 
 from .base import ARGUMENT, Brought, Source, case, train
 from .references import Reference, by_enumeration, by_quadrature, by_traces, exactly, log_mean
-from .tutorials import DELTA, ENUMERATED, GLOBAL
+from .tutorials import DELTA, ENUMERATED, GLOBAL, OTHER_DATA
 
 __all__: list[str] = []
 
@@ -139,7 +139,12 @@ def _with_logit() -> Reference:
 
 _BASEBALL: dict[str, tuple[str, Callable[..., Any], Callable[[], Reference], dict[str, str]]] = {
     "fully_pooled": ("one share for all", AutoNormal, _fully_pooled, {"every": GLOBAL}),
-    "not_pooled": ("a share for each, by AutoNormal", AutoNormal, _not_pooled, {}),
+    "not_pooled": (
+        "a share for each, by AutoNormal",
+        AutoNormal,
+        _not_pooled,
+        {"certify": OTHER_DATA},
+    ),
     "partially_pooled": (
         "AutoDiagonalNormal",
         AutoDiagonalNormal,
@@ -270,9 +275,29 @@ def _(source: Source) -> Brought:
     data = (prior, observed, 12)
     objective = TraceEnum_ELBO(max_plate_nesting=1)
     train(module.model, module.guide, data, objective=objective)
-    reference = by_enumeration(module.model, module.guide, [data], samples=500)
+    reference = exactly(_over_hidden(observed["A"].long(), observed["C"].long()))
     ours = pv.EnumeratedELBO()
     return Brought(module.model, module.guide, data, reference, objective, ours, number=12)
+
+
+def _over_hidden(a: Tensor, c: Tensor) -> Tensor:
+    """Log p(D) of A -> B -> C with uniform priors: the sum over all B, whose labels may be swapped.
+
+    Given B, each row of probabilities is integrated out: n! m! / (n + m + 1)!.
+    """
+    hidden = torch.cartesian_prod(*[torch.arange(2)] * len(a))
+
+    def drawn(given: Tensor, value: Tensor) -> Tensor:
+        total = torch.zeros(len(hidden), dtype=torch.float64)
+        for row in (0, 1):
+            ones = ((given == row) & (value == 1)).sum(-1).double()
+            zeros = ((given == row) & (value == 0)).sum(-1).double()
+            total = total + _log_beta(1 + ones, 1 + zeros)
+        return total
+
+    ones = a.sum().double()
+    first = _log_beta(1 + ones, 1 + len(a) - ones)
+    return first + (drawn(a.expand_as(hidden), hidden) + drawn(hidden, c)).logsumexp(0)
 
 
 # Capture and recapture.

@@ -32,7 +32,15 @@ from .references import (
 
 __all__: list[str] = []
 
-GLOBAL = r"global latent|shared by all|log p\(D\)|whole data set"
+GLOBAL = r"global latent|shared by all|log p\((D|data)\)|whole data set"
+"""Words of a refusal of a method that takes no latents of all data together."""
+
+JOINT = r"of all data together"
+"""Words of a refusal of a guide that does not factor over the data."""
+
+OTHER_DATA = r"automatic guide knows"
+"""Words of a refusal of other data than those that an AutoGuide was trained on."""
+
 DELTA = r"Delta|point (mass|estimate)"
 NUMBER = 6
 
@@ -626,9 +634,12 @@ _AUTOGUIDES: dict[str, Callable[..., Any]] = {
 }
 
 for _name, _make in _AUTOGUIDES.items():
-    case(f"{_name}, local", "an AutoGuide of latents inside the data plate")(
-        lambda source, make=_make: _autoguided(make)
-    )
+    case(
+        f"{_name}, local",
+        "an AutoGuide of latents inside the data plate",
+        every=JOINT,
+        certify=OTHER_DATA,
+    )(lambda source, make=_make: _autoguided(make))
 
 case("AutoDelta, local", "a point mass in place of q: no weights, no log p(x)", every=DELTA)(
     lambda source: Brought(**{**vars(_autoguided(auto.AutoDelta)), "reference": None})
