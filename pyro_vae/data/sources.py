@@ -223,8 +223,11 @@ class _InMemory(Source):
     ) -> Iterator[Batch]:
         if self.data is None:  # the order of a DataLoader with this generator, which seeds workers
             torch.empty((), dtype=torch.int64).random_(generator=generator)
-        order = torch.randperm(len(self), generator=generator).to(self.tensors[0].device)
-        for index in order.split(_sizes(len(self), size, least)):
+        order = torch.randperm(len(self), generator=generator)
+        sizes = _sizes(len(self), size, least)
+        if len(sizes) == 1:  # programs may have parameters for each row
+            order = torch.arange(len(self))
+        for index in order.to(self.tensors[0].device).split(sizes):
             rows = index[share]
             x = (
                 self.tensors[0].index_select(0, rows)

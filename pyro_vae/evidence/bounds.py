@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +14,21 @@ from ..common.seeding import seeded
 from ..data import AnyData
 from ..programs.arguments import bound
 from ..programs.evaluation import BLOCK, Block, evaluating
-from ..programs.pair import Pair, Values
+from ..programs.masks import fill
+from ..programs.pair import Values
 from ..programs.traces import Batch, Fn
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
-from .importance import log_evidence
-from .refinement import laplace, moments_of_guide, refine
+from .importance import estimate, warn_if_unreliable
+from .ladder import Ladder
+from .proposals import NormalProposal
+from .refinement import laplace, moments_of_guide, moments_of_prior, refine
 from .result import Evidence
 from .space import Space
 
 __all__ = ["Certificate", "certify"]
+
+_DATA, _DATA_SETS = 100, 8
 
 _MARGIN = 3.0  # standard errors
 
@@ -86,7 +91,7 @@ def certify(
     guide: Fn,
     x: AnyData,
     *,
-    number: int = 100,
+    number: int | None = None,
     samples: int = 1000,
     method: Method = "auto",
     annealing: Annealing | None = None,
@@ -107,7 +112,8 @@ def certify(
         guide: Pyro program.
         x: data, as for ``log_evidence``; only their number and shape are used, and the values of
             arguments that are not observed (conditions).
-        number: data to simulate; arguments are repeated if there are fewer.
+        number: data to simulate, by default 100, or 8 whole data sets where latents belong to all
+            the data; arguments are repeated if there are fewer.
         samples: importance samples of the estimate to certify.
         method: its proposal.
         annealing: settings of the bounds.
@@ -122,68 +128,67 @@ def certify(
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
         Wu et al. (2017). https://arxiv.org/abs/1611.04273
     """
-    if number < 1:
+    if number is not None and number < 1:
         raise ValueError(f"number of data to simulate must be at least 1; got {number}.")
     settings = annealing or Annealing()
     simulated: list[Batch] = []
     drawn: list[Values] = []
     x, (model, guide) = bound(x, model, guide)
-    ways: dict[str, Any] = {"mask": mask, "checked": False, "narrow": True}
-    with evaluating(model, guide, x, **ways, each="certify") as evaluation:
+    with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
         if not evaluation.amortized:
             raise ValueError(
                 "certify simulates other data, and an automatic guide knows those alone that it "
                 "was trained on; take one that looks at the data, such as pv.amortize(model, x)."
             )
+        if number is None:
+            number = _DATA_SETS if evaluation.data_set else _DATA
         index = torch.arange(number) % len(evaluation)
         (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
         template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)
-        pair = evaluation.pair
+        pair, seen = evaluation.pair, None
         if mask is not None:  # data are simulated as a whole, and bounded as far as observed
-            *plain, mask = template
+            *plain, seen = template
             template = tuple(plain)
-            pair = Pair.inspect(model, guide, template[:BLOCK])
+            pair = type(pair).inspect(model, guide, tuple(a[:BLOCK] for a in template))
         for first in range(0, number, BLOCK):
             part = tuple(argument[first : first + BLOCK] for argument in template)
             with seeded("simulate", seed, first):
                 batch, values = pair.simulate(part)
             simulated.append(batch)
             drawn.append(values)
-    data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
-
-    with evaluating(model, guide, data, mask=mask, checked=False, narrow=True) as evaluation:
+        data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
+        evaluation = evaluation.on(data if seen is None else fill(data, seen))
 
         def work(block: Block) -> tuple[Tensor, ...]:
             space = Space.of(evaluation.pair, block.batch)
             u = space.vector(drawn[block.first // BLOCK])[0]
-            return _both_bounds(space, block.batch, u, settings, seed, block.first)
+            # the guide of a whole data set is mostly made for the given one
+            start = moments_of_prior if evaluation.data_set else moments_of_guide
+            return _both_bounds(space, block.batch, u, start, settings, (seed, block.first))
 
         parts = evaluation.map(work, rows=BLOCK, desc="bounds", progress=progress)
-    lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
-    evidence = log_evidence(
-        model,
-        guide,
-        data if len(data) > 1 else data[0],
-        samples=samples,
-        method=method,
-        annealing=annealing,
-        mask=mask,
-        seed=seed,
-        progress=progress,
-    )
+        lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
+        ladder = Ladder(method=method, samples=samples, annealing=settings)
+        evidence, _ = estimate(evaluation, ladder, seed=seed, progress=progress)
+    warn_if_unreliable(evidence)
     return Certificate(lower, upper, lower_error, upper_error, evidence, settings)
 
 
 def _both_bounds(
-    space: Space, batch: Batch, u: Tensor, settings: Annealing, seed: int, first: int
+    space: Space,
+    batch: Batch,
+    u: Tensor,
+    start: Callable[[Space, Batch], NormalProposal],
+    settings: Annealing,
+    key: tuple[int, int],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lower bound, its error, upper bound, its error, each ``(n,)``, on the CPU."""
-    with seeded("bounds: fit", seed, first):
-        base = laplace(space, batch, refine(space, batch, moments_of_guide(space, batch)))
+    with seeded("bounds: fit", *key):
+        base = laplace(space, batch, refine(space, batch, start(space, batch)))
         moves = tune(space, batch, base, settings)
-    with seeded("bounds: forward", seed, first):
+    with seeded("bounds: forward", *key):
         forward = anneal(space, batch, base, settings, moves).log_weights.cpu()
-    with seeded("bounds: reverse", seed, first):
+    with seeded("bounds: reverse", *key):
         backward = -anneal_reverse(space, batch, base, settings, moves, u).cpu()
     return (
         log_mean_exp(forward),

@@ -24,7 +24,7 @@ from ..common.seeding import seeded
 from ..programs.traces import DataPlate, Fn, data_plate, latent_sites, sample_sites
 from .gradients import PathGradient
 
-__all__ = ["Objective", "ParticlePlate", "Traces"]
+__all__ = ["Objective", "ParticlePlate", "Traces", "count_plates", "rows_of"]
 
 _PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate over particles
 
@@ -138,13 +138,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         """
         if self.num_particles == 1:
             return
-        logger, level = logging.getLogger("pyro"), logging.getLogger("pyro").level
-        logger.setLevel(logging.WARNING)
-        try:
-            with seeded("plates", 0):
-                self._guess_max_plate_nesting(model, guide, args, {})
-        finally:
-            logger.setLevel(level)
+        count_plates(self, model, guide, args)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the loss as a differentiable scalar, as Pyro's classes do."""
@@ -153,7 +147,8 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Return the loss and backpropagate it, as Pyro's classes do."""
         loss: Tensor = self.differentiable_loss(model, guide, *args, **kwargs)
-        loss.backward()
+        if loss.requires_grad:  # not of programs without parameters
+            loss.backward()
         return loss.item()
 
     @torch.no_grad()
@@ -168,7 +163,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         if self.gradient == "reparameterized" or not torch.is_grad_enabled():
             ((model_trace, guide_trace),) = self._get_traces(model, guide, args, {})
             _check_reparameterized(guide_trace)
-            return Traces(model_trace, guide_trace, None, _number(args))
+            return Traces(model_trace, guide_trace, None, rows_of(args))
         path = PathGradient()
         model, guide = map(self._vectorized_num_particles, (model, path(guide)))
         drawn = poutine.trace(guide).get_trace(*args)
@@ -180,7 +175,7 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
         model_trace = prune_subsample_sites(model_trace)
         model_trace.compute_log_prob()
-        return Traces(model_trace, guide_trace, path, _number(args))
+        return Traces(model_trace, guide_trace, path, rows_of(args))
 
     def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         model_trace, guide_trace = get_importance_trace(
@@ -218,7 +213,19 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
         )
 
 
-def _number(args: tuple[Any, ...]) -> int | None:
+def count_plates(objective: Any, model: Fn, guide: Fn, args: tuple[Tensor, ...]) -> None:
+    """Let an objective of Pyro count the dimensions of the programs' plates, without a word."""
+    logger, level = logging.getLogger("pyro"), logging.getLogger("pyro").level
+    logger.setLevel(logging.WARNING)
+    try:
+        with seeded("plates", 0), torch.no_grad():
+            objective._guess_max_plate_nesting(model, guide, args, {})
+    finally:
+        logger.setLevel(level)
+
+
+def rows_of(args: tuple[Any, ...]) -> int | None:
+    """Return the number of rows of the first argument, if it has any."""
     return len(args[0]) if args and isinstance(args[0], Tensor) and args[0].dim() else None
 
 

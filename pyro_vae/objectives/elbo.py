@@ -112,7 +112,7 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
         traces = self._trace(model, guide, args)
         closed = self._closed_forms(traces)
         observed, kl = self._split(traces, closed)
-        elbo = (observed - kl).detach() / observed_scale(traces.model)
+        elbo = (observed - kl).detach() / observed_scale(traces.model, traces.rows)
         if self.free_bits:
             kl = self._floored(traces, closed)
         particles = self.num_particles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..programs.traces import (
     observed_sites,
     sample_sites,
 )
+from .base import count_plates, rows_of
 
 __all__ = ["EnumeratedELBO"]
 
@@ -40,7 +42,8 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
 
     Args:
         particles: draws of the latents that are not summed out, in one vectorized pass.
-        plates: number of nested plates of the programs, 1 for the plate over the data alone.
+        plates: number of nested plates of the programs, 1 for the plate over the data alone; by
+            default they are counted in a run of the programs.
 
     Raises:
         ValueError: fewer than one particle or plate.
@@ -49,19 +52,23 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
         Kingma et al. (2014), equation 7. https://arxiv.org/abs/1406.5298
     """
 
-    def __init__(self, *, particles: int = 1, plates: int = 1) -> None:
-        for name, value in (("particles", particles), ("plates", plates)):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+    def __init__(self, *, particles: int = 1, plates: int | None = None) -> None:
+        for name, value, least in (("particles", particles, 1), ("plates", plates, 0)):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}.")
         super().__init__(
-            num_particles=particles, vectorize_particles=True, max_plate_nesting=plates
+            num_particles=particles,
+            vectorize_particles=True,
+            max_plate_nesting=math.inf if plates is None else plates,
         )
 
     def __repr__(self) -> str:
         return f"EnumeratedELBO(particles={self.num_particles})"
 
-    def prepare(self, *args: Any) -> None:
-        """Do nothing: the number of nested plates was given."""
+    def prepare(self, model: Fn, guide: Fn, *args: Tensor) -> None:
+        """Count the nested plates of the programs, if their number was not given."""
+        if math.isinf(self.max_plate_nesting):
+            count_plates(self, model, guide, args)
 
     def terms(
         self,
@@ -76,12 +83,13 @@ class EnumeratedELBO(TraceEnum_ELBO):  # type: ignore[misc, unused-ignore]
         weighs the terms of the latent sites, enumerated ones included (sites enumerated in the
         model alone have none). The ELBO leaves regularizers out.
         """
+        self.prepare(model, guide, *args)
         loss: Tensor | float = 0.0
         elbo: Tensor | float = 0.0
         for model_trace, guide_trace in self._get_traces(model, guide, args, {}):
             bound = _expectation(model_trace, guide_trace)
             extra = _regularizers(model_trace)
-            elbo = elbo + (bound - extra).detach() / observed_scale(model_trace)
+            elbo = elbo + (bound - extra).detach() / observed_scale(model_trace, rows_of(args))
             if isinstance(kl_weight, Tensor) or kl_weight != 1:
                 _weigh_latents(model_trace, guide_trace, kl_weight)
                 bound = _expectation(model_trace, guide_trace)

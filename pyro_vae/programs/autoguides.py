@@ -138,7 +138,8 @@ class _Site:
 
     def of_each(self, values: Tensor) -> Tensor:
         """Rearrange values of the unconstrained shape, shape ``(N, size)``."""
-        return values.movedim(self.axis, 0).flatten(1)
+        values = values.movedim(self.axis, 0)
+        return values.reshape(len(values), -1)
 
 
 @dataclass(frozen=True)
@@ -215,15 +216,17 @@ def _parts(guide: Any, rows: int) -> Iterator[_Part]:
             f"the guide is an {kind}, a point estimate, which has no density to weigh draws by; "
             "use AutoNormal or AutoMultivariateNormal."
         )
-    sites = [s for _, s in guide.prototype_trace.iter_stochastic_nodes()]
     if isinstance(guide, autoguide.AutoNormal):
-        for site in sites:
+        trace: Any = guide.prototype_trace
+        for _, site in trace.iter_stochastic_nodes():
             loc, scale = guide._get_loc_and_scale(site["name"])
             place = _place(site, loc.shape, rows, kind)
             scale = scale.expand(loc.shape)
             yield _Part((place,), place.of_each(loc), place.of_each(scale).diag_embed())
         return
     posterior = _normal_posterior(guide, kind)
+    if not isinstance(guide, autoguide.AutoContinuous):
+        raise _unknown(guide, kind)
     size = posterior.loc.shape[-1]
     placed, indices, start = [], [], 0
     for site, index in guide._unpack_latent(torch.arange(size)):
@@ -239,20 +242,22 @@ def _normal_posterior(guide: Any, kind: str) -> Any:
     """The normal distribution of the vector of all latents."""
     try:
         posterior = guide.get_posterior()
-    except (AttributeError, NotImplementedError, TypeError):
+    except (AttributeError, KeyError, NotImplementedError, TypeError):
         posterior = None
     base = posterior.base_dist if isinstance(posterior, dist.Independent) else posterior
     normal = (dist.Normal, dist.MultivariateNormal, dist.LowRankMultivariateNormal)
     if not isinstance(base, normal):
-        hint = " (of its laplace_approximation)" * isinstance(
-            guide, autoguide.AutoLaplaceApproximation
-        )
-        raise ValueError(
-            f"the guide is an {kind}, a density of the latents of all data together, from which "
-            "that of one datum does not follow; use AutoNormal, AutoDiagonalNormal, "
-            f"AutoMultivariateNormal{hint} or AutoLowRankMultivariateNormal."
-        )
+        raise _unknown(guide, kind)
     return base
+
+
+def _unknown(guide: Any, kind: str) -> ValueError:
+    hint = " (of its laplace_approximation)" * isinstance(guide, autoguide.AutoLaplaceApproximation)
+    return ValueError(
+        f"the guide is an {kind}, a density of the latents of all data together, from which that "
+        "of one datum does not follow; use AutoNormal, AutoDiagonalNormal, "
+        f"AutoMultivariateNormal{hint} or AutoLowRankMultivariateNormal."
+    )
 
 
 def _factor(posterior: Any, index: Tensor) -> Tensor:

@@ -90,6 +90,11 @@ class Evaluation:
         """Data in a block: 64, or what the programs insist on."""
         return self.pair.fixed_rows or BLOCK
 
+    def on(self, data: Batch) -> Evaluation:
+        """Return the same programs with other data, arguments as the programs get them."""
+        source = as_source(data, _any_number)
+        return replace(self, source=source, own=source, checked=False)
+
     def blocks(self, rows: int | None = None, *, index: Tensor | None = None) -> Iterator[Block]:
         """All data, block by block; or those at ascending positions ``index``."""
         rows = rows or self.rows

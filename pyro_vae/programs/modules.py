@@ -41,7 +41,9 @@ def modules_of(*programs: Fn) -> list[nn.Module]:
         if isinstance(item, nn.Module):
             found[id(item)] = item
             continue
-        if not callable(item):
+        if not callable(item):  # an object with modules, of which a program is a method
+            held = getattr(item, "__dict__", {}).values()
+            stack += [part for part in held if isinstance(part, nn.Module)]
             continue
         stack += [getattr(item, name, None) for name in ("__self__", "__wrapped__", "func", "fn")]
         function = getattr(item, "__func__", item)

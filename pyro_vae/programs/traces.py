@@ -73,7 +73,7 @@ class _Set(Messenger):  # type: ignore[misc, unused-ignore]
         if site_is_subsample(msg) and msg["value"] is None:
             fn = msg["fn"]
             size = fn.size if fn.subsample_size is None else fn.subsample_size
-            if fn.subsample_size not in (None, self.rows):
+            if fn.subsample_size not in (None, self.rows, fn.size):
                 raise FixedRows(msg["name"], size)
             first = fn.size - size if self.last else 0
             msg["value"] = torch.arange(first, first + size, device=fn.device)
@@ -171,13 +171,22 @@ def observed_sites(trace: Trace) -> Iterator[tuple[str, Any]]:
     return ((name, site) for name, site in sample_sites(trace) if site["is_observed"])
 
 
-def observed_scale(trace: Trace) -> float | Tensor:
+def observed_scale(trace: Trace, rows: int | None = None) -> float | Tensor:
     """Scale of the observed sites: how many data of the whole set one of the batch stands for.
 
-    Regularizers, which are terms of a loss but no part of the bound, do not count.
+    Regularizers, which are terms of a loss but no part of the bound, do not count. Where a plate
+    takes a subsample of the batch itself, each of its ``rows`` counts as far as it is likely to be
+    taken.
     """
-    scales = (s["scale"] for _, s in observed_sites(trace) if not is_regularizer(s))
-    return next(scales, 1.0)
+    for _, site in observed_sites(trace):
+        if is_regularizer(site):
+            continue
+        scale: float | Tensor = site["scale"]
+        for frame in site["cond_indep_stack"]:
+            if rows and frame.full_size == rows and frame.size < rows:
+                scale = scale * frame.size / rows
+        return scale
+    return 1.0
 
 
 def is_regularizer(site: Any) -> bool:

@@ -48,8 +48,8 @@ Terms = dict[str, Tensor]
 def is_of_all(model: Fn, guide: Fn, data: Batch) -> bool:
     """Whether a model has latents that belong to all the data, so that p(data) has no factors.
 
-    That is, sites that share no plate. A latent with a row for each datum and no plate is taken for
-    one whose plate was forgotten.
+    That is, sites that share no plate. Where all latents without a plate have a row for each datum,
+    their plate is taken to be forgotten.
 
     Args:
         model: Pyro program.
@@ -75,7 +75,7 @@ _FEW = 3
 def _shares_no_plate(trace: Trace, rows: int) -> bool:
     sites = [(site, site["cond_indep_stack"]) for _, site in sample_sites(trace)]
     latents = [site for site, stack in sites if not site["is_observed"] and not stack]
-    if rows and any(rows in site["fn"].batch_shape for site in latents):
+    if rows and latents and all(rows in site["fn"].batch_shape for site in latents):
         return False
     if latents or not any(True for _ in latent_sites(trace)):
         return not all(stack for _, stack in sites)
@@ -227,7 +227,10 @@ class Whole(Pair):
                 terms[name] = term.expand(site["fn"].batch_shape).double().sum()
             return {"kl": _total(terms)}
 
-        return self._each(kl, batch, values, fixed)["kl"]
+        try:
+            return self._each(kl, batch, values, fixed)["kl"]
+        except RuntimeError as error:  # a closed form that looks at values, as of two binomials
+            raise NotImplementedError(str(error)) from error
 
     def supports(self, batch: Batch) -> dict[str, Any]:
         """Return the support of each latent that is drawn, from a run at a draw of the guide."""

@@ -205,7 +205,7 @@ def _goal(module: Any, objective: Any, batch: Batch) -> Any:
     if objective is not None:
         raise ValueError(
             f"{objective!r} cannot sum out {', '.join(map(repr, summed))}, which the guide leaves "
-            f"out; use objective=pv.EnumeratedELBO(plates={plates}), or add them to the guide."
+            f"out; use objective=pv.EnumeratedELBO(), or add them to the guide."
         )
     return EnumeratedELBO(plates=plates)
 

@@ -305,7 +305,7 @@ class TestErrors:
             pv.log_evidence(r.model, r.guide, (r.x, r.y), compiled=True)
 
     @pytest.mark.parametrize(
-        "function", [pv.certify, pv.analysis.active_units, pv.analysis.kl_per_dimension]
+        "function", [pv.analysis.active_units, pv.analysis.kl_per_dimension, pv.check.calibration]
     )
     def test_functions_of_each_datum(self, function):
         r = Regression()
@@ -348,3 +348,16 @@ def test_predictive_checks():
     assert not found["Poisson"].misfits()
     assert "variance" in str(found["more"].misfits())
     assert found["more"].verdict != found["Poisson"].verdict
+
+
+def test_certify_data_sets():
+    """Both bounds of log p of simulated data sets hold the exact one, and are near."""
+    r = Regression(number=8, features=2)
+    certificate = pv.certify(r.model, r.guide, (r.x, r.y), number=4, samples=500)
+    assert len(certificate.evidence) == 4
+    assert certificate.evidence.data_set == 8
+    low, high = certificate.interval()
+    mean = certificate.evidence.corrected()
+    assert (high - low < 1.5).all()
+    error = 4 * certificate.evidence.standard_error + 0.05
+    assert ((low - error < mean) & (mean < high + error)).all()
