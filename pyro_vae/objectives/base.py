@@ -13,6 +13,7 @@ from typing import Any
 import pyro.infer
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.enum import get_importance_trace
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
@@ -21,7 +22,9 @@ from pyro.util import check_if_enumerated, check_model_guide_match
 from torch import Tensor
 
 from ..common.seeding import seeded
+from ..programs.checks import check_shape
 from ..programs.traces import DataPlate, Fn, data_plate, latent_sites, sample_sites
+from ..programs.whole import shares_no_plate
 from .gradients import PathGradient
 
 __all__ = ["Objective", "ParticlePlate", "Traces", "count_plates", "rows_of"]
@@ -70,8 +73,33 @@ class ParticlePlate(DataPlate):
     def spread(self, weights: Tensor, event_dim: int) -> Tensor:
         """Reshape weights ``(K, N)``, K > 1, to broadcast with a site's value."""
         shape = [1] * int(self.batch_dims)
-        shape[0], shape[self.dim] = self.particles, self.rows
+        shape[self.dim] = self.rows
+        shape[0] = self.particles
         return weights.reshape(*shape, *[1] * event_dim)
+
+    def density(self, name: str, site: Any) -> Tensor:
+        """Return the log density of a site without its scale, shape ``(K, N)``, float64."""
+        masked = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+        check_shape(name, site, masked, self.rows, self.dim)
+        return self.per_datum(masked)
+
+
+@dataclass(frozen=True)
+class WholePlate(ParticlePlate):
+    """All data as one, where latents belong to them all: N is 1, and scales stay with the sites."""
+
+    def per_datum(self, density: Tensor, event_dim: int = 0) -> Tensor:
+        """Sum over all dimensions but particles: shape ``(K, 1)``, float64."""
+        if event_dim:
+            density = density.flatten(-event_dim).sum(-1)
+        if density.dim() < self.batch_dims:  # the same for all particles
+            return density.sum(dtype=torch.float64).expand(self.particles, 1)
+        return density.reshape(self.particles, -1).sum(1, dtype=torch.float64)[:, None]
+
+    def density(self, name: str, site: Any) -> Tensor:
+        """Return the log density of a site, shape ``(K, 1)``, float64."""
+        masked = scale_and_mask(site["unscaled_log_prob"], scale=site["scale"], mask=site["mask"])
+        return self.per_datum(masked)
 
 
 class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
@@ -191,7 +219,13 @@ class Objective(pyro.infer.ELBO):  # type: ignore[misc, unused-ignore]
             return self._trace(model, guide, args)
 
     def _data_plate(self, traces: Traces) -> ParticlePlate:
-        """Find the plate over the data, which must contain all sites, with one scale."""
+        """Find the plate over the data, which must contain all sites, with one scale.
+
+        If latents belong to all the data, these are one.
+        """
+        if shares_no_plate(traces.model, traces.rows or 0, inside=_PARTICLES):
+            particles = self.num_particles
+            return WholePlate(-1, 1, 1.0, particles, self.max_plate_nesting)
         plate = data_plate(traces.model, traces.guide, inside=_PARTICLES, rows=traces.rows)
         sites = [*sample_sites(traces.model), *sample_sites(traces.guide)]
         scale = sites[0][1]["scale"]

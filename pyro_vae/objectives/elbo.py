@@ -200,5 +200,6 @@ class ELBO(Objective, Trace_ELBO):  # type: ignore[misc, unused-ignore]
                 kl = kl_divergence(q["fn"], p["fn"])
             except NotImplementedError:
                 continue
+            kl = torch.as_tensor(kl)  # a plain zero where all is masked
             found[name] = scale_and_mask(kl, scale=p["scale"], mask=p["mask"]).sum()
         return found

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from ..common.options import Gradient
-from ..programs.checks import check_match, check_shape
+from ..programs.checks import check_match
 from ..programs.traces import Fn, sample_sites
 from .base import Objective, ParticlePlate, Traces
 
@@ -82,7 +80,9 @@ class Renyi(Objective):
     ) -> tuple[Tensor, Tensor]:
         """Run both programs once and return the loss and the unweighted ELBO.
 
-        See :meth:`Objective.terms`. Every site must lie in one plate over the data, with one scale.
+        See :meth:`Objective.terms`. Every site must lie in one plate over the data, with one scale;
+        where latents belong to all the data, these are one datum, with one weight for each draw,
+        and scales stand inside the logarithm.
 
         Raises:
             ValueError: a site outside the data plate, or with another scale; sites that do not
@@ -109,12 +109,7 @@ class Renyi(Objective):
 
     def _log_weights(self, traces: Traces, plate: ParticlePlate) -> tuple[Tensor, Tensor]:
         """Return log p(x|z) and log p(z) - log q(z|x) without scales, shape ``(K, N)``."""
-
-        def density(name: str, site: Any) -> Tensor:
-            masked = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
-            check_shape(name, site, masked, plate.rows, plate.dim)
-            return plate.per_datum(masked)
-
+        density = plate.density
         model, guide = dict(sample_sites(traces.model)), dict(sample_sites(traces.guide))
         observed = [density(n, site) for n, site in model.items() if site["is_observed"]]
         prior = [density(n, site) for n, site in model.items() if not site["is_observed"]]

@@ -39,7 +39,7 @@ from .traces import (
     sample_sites,
 )
 
-__all__ = ["Whole", "is_of_all"]
+__all__ = ["Whole", "is_of_all", "shares_no_plate"]
 
 Terms = dict[str, Tensor]
 
@@ -65,19 +65,26 @@ def is_of_all(model: Fn, guide: Fn, data: Batch) -> bool:
                 trace, _ = run_both(model, guide, part)
         except Exception:  # programs of all the data at once, or with something else to say
             continue
-        return _shares_no_plate(trace, number)
+        return shares_no_plate(trace, number)
     return False
 
 
 _FEW = 3
 
 
-def _shares_no_plate(trace: Trace, rows: int) -> bool:
-    sites = [(site, site["cond_indep_stack"]) for _, site in sample_sites(trace)]
+def shares_no_plate(model: Trace, rows: int, *, inside: str = "") -> bool:
+    """Whether latents of a traced model belong to all the data; see :func:`is_of_all`.
+
+    A plate called ``inside``, around everything, does not count.
+    """
+    sites = [
+        (site, [frame for frame in site["cond_indep_stack"] if frame.name != inside])
+        for _, site in sample_sites(model)
+    ]
     latents = [site for site, stack in sites if not site["is_observed"] and not stack]
     if rows and latents and all(rows in site["fn"].batch_shape for site in latents):
         return False
-    if latents or not any(True for _ in latent_sites(trace)):
+    if latents or not any(True for _ in latent_sites(model)):
         return not all(stack for _, stack in sites)
     if not all(stack for _, stack in sites):
         return False

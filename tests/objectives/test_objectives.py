@@ -10,7 +10,7 @@ import torch
 from functorch.compile import aot_function, nop
 from pyro import poutine
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
-from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.distributions import kl_divergence
 
@@ -887,14 +887,6 @@ def test_wrong_programs_for_weights_per_datum(linear_gaussian):
     with pytest.raises(ValueError, match="has a tensor as scale"):
         objective.terms(poutine.scale(truth.model, scale=tensor), truth.guide, truth.x)
 
-    def outside(x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
-        with pyro.plate("data", len(x)):
-            pyro.sample("x", truth.likelihood(z), obs=x)
-
-    with pytest.raises(ValueError, match="'z' of the model is outside the data plate"):
-        objective.terms(outside, AutoDiagonalNormal(outside), truth.x)
-
 
 def test_density_at_its_own_draws_only():
     """A planar flow has no inverse, so its density cannot be taken at a leaf."""
@@ -948,3 +940,113 @@ def test_the_data_plate_may_lie_in_another():
         torch.manual_seed(0)
         bounds.append(IWAE(particles=5).terms(*programs(order), x)[0])
     torch.testing.assert_close(*bounds)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+@pytest.mark.parametrize("particles", [1, 4])
+def test_renyi_of_a_whole_data_set_is_that_of_pyro(alpha, particles):
+    """Latents of all the data: one weight for each draw."""
+    x = torch.linspace(-1, 2, 7)
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mu, 0.5), obs=x)
+
+    def guide(x):
+        pyro.sample("mu", dist.Normal(0.3, 0.4))
+
+    options = {"num_particles": particles, "vectorize_particles": True, "max_plate_nesting": 1}
+    pyros = pyro.infer.RenyiELBO(alpha=alpha, **options)
+    results = []
+    for objective in (pv.Renyi(particles=particles, alpha=alpha), pyros):
+        pyro.set_rng_seed(0)
+        results.append(objective.loss(model, guide, x))
+    assert results[0] == pytest.approx(results[1], rel=1e-5)
+
+
+def test_doubly_reparameterized_gradient_of_a_whole_data_set():
+    """The same expectation as the plain gradient, with less spread."""
+    x = torch.linspace(-1, 2, 7)
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(mu, 0.5), obs=x)
+
+    loc = torch.tensor(0.3, requires_grad=True)
+
+    def guide(x):
+        pyro.sample("mu", dist.Normal(loc, 0.4))
+
+    spread, mean = [], []
+    for gradient in ("reparameterized", "dreg"):
+        objective, slopes = pv.IWAE(particles=5, gradient=gradient), []
+        for seed in range(300):
+            pyro.set_rng_seed(seed)
+            loss, _ = objective.terms(model, guide, x)
+            slopes.append(torch.autograd.grad(loss, loc)[0])
+        mean.append(torch.stack(slopes).mean())
+        spread.append(torch.stack(slopes).std())
+    error = (spread[0] ** 2 + spread[1] ** 2).sqrt() / 300**0.5
+    assert abs(mean[0] - mean[1]) < 4 * error
+    assert spread[1] < 0.8 * spread[0]
+
+
+def test_enumerated_elbo_counts_its_plates_and_takes_none():
+    data = torch.tensor([-1.0, 0.5, 2.0])
+
+    def model(x):
+        k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        mean = (2 * k).unsqueeze(-1) * torch.ones(3)
+        pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x)
+
+    losses = [
+        objective.loss(model, lambda x: None, data)
+        for objective in (
+            pv.EnumeratedELBO(),
+            pv.EnumeratedELBO(plates=0),
+            pyro.infer.TraceEnum_ELBO(max_plate_nesting=0),
+        )
+    ]
+    likelihood = torch.stack([dist.Normal(2.0 * k, 1.0).log_prob(data).sum() for k in (0, 1)])
+    exact = (likelihood + torch.tensor([0.7, 0.3]).log()).logsumexp(0)
+    assert losses == pytest.approx([-exact.item()] * 3, rel=1e-6)
+
+
+def test_analytic_kl_of_a_latent_that_is_masked_away():
+    x = torch.zeros(4)
+
+    def model(x):
+        with pyro.plate("data", 4):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0).mask(False))
+            pyro.sample("x", dist.Normal(0 * z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 4):
+            pyro.sample("z", dist.Normal(0.0, 2.0).mask(False))
+
+    exact = -dist.Normal(0.0, 1.0).log_prob(x).sum().item()
+    assert pv.ELBO(kl="analytic").loss(model, guide, x) == pytest.approx(exact, rel=1e-6)
+
+
+def test_subsample_of_the_batch_counts_for_all_of_it():
+    """``pyro.plate("data", 6, 4)`` inside a program that is given six data."""
+    x = torch.linspace(-1, 1, 6)
+
+    def model(x):
+        with pyro.plate("data", 6, 4) as index:
+            z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[index])
+
+    def guide(x):
+        with pyro.plate("data", 6, 4) as index:
+            pyro.sample("z", dist.Normal(x[index] / 2, 0.5**0.5))
+
+    values = []
+    for seed in range(400):
+        pyro.set_rng_seed(seed)
+        values.append(pv.ELBO().terms(model, guide, x)[1])
+    values = torch.stack(values)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x).sum()  # the guide is the posterior
+    assert abs(values.mean() - exact) < 4 * values.std() / 400**0.5
