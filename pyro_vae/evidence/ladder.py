@@ -159,9 +159,16 @@ class Ladder:
         return self._estimate(weighed.rung, fitted, len(weighed.log_weights), key)
 
     def ratio(self, weighed: Weighed, values: Values) -> Tensor:
-        """Log ratio of p(x, z) to the proposal at given latents, ``(S, n)``."""
+        """Log ratio of p(x, z) to the proposal at given latents, ``(S, n)``.
+
+        For a guide that does not tell its density there, a normal of its moments stands in.
+        """
         fitted = weighed.fitted
         proposal: Proposal = fitted.proposal or GuideProposal(fitted.pair, fitted.batch)
+        if fitted.proposal is None and not knows_density(fitted.pair, fitted.batch):
+            with seeded("moments", 0):
+                space = Space.of(fitted.pair, fitted.batch)
+                proposal = moments_of_guide(space, fitted.batch)
         log_prior, log_joint = fitted.pair.log_terms(fitted.batch, values)
         share = 0.0 if METHODS[weighed.rung] == "annealed" else fitted.share
         # a density that is no number there is none

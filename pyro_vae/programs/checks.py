@@ -11,6 +11,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import biject_to
 
 from .supports import bounds, differs, is_discrete, just_outside, support_of
 from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run, run_both, sample_sites
@@ -111,7 +112,7 @@ def check_densities(model: Trace, guide: Trace) -> None:
                 f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "
                 f"{tuple(p.event_shape)} in the model; they must be the same."
             )
-        if auxiliary and not is_delta(q):
+        if auxiliary and not is_delta(q) and not _only_parameterize(model, guide, auxiliary):
             raise ValueError(
                 f"the guide's latent site {name!r} is random beside its auxiliary sites "
                 f"{auxiliary}, so its density is not known; sum these out, or make {name!r} a "
@@ -127,6 +128,19 @@ def check_densities(model: Trace, guide: Trace) -> None:
                 f"the guide's latent site {name!r} is a Delta (a point estimate), which has no "
                 "density to weigh draws by; use a guide that is random there."
             )
+
+
+def _only_parameterize(model: Trace, guide: Trace, auxiliary: list[str]) -> bool:
+    """Whether auxiliary sites have just as many dimensions as the latents that are made of them."""
+    guide_sites, made = dict(latent_sites(guide)), 0
+    for name, site in latent_sites(model):
+        if name in guide_sites and is_delta(guide_sites[name]["fn"]):
+            try:
+                transform = biject_to(support_of(site["fn"]))
+                made += transform.inv(guide_sites[name]["value"]).numel()
+            except (NotImplementedError, TypeError, AttributeError):
+                return False
+    return made == sum(guide_sites[name]["value"].numel() for name in auxiliary)
 
 
 def check_masks(model: Trace, guide: Trace) -> None:

@@ -393,3 +393,33 @@ def _branching(x):
 def test_what_cannot_be_amortized_is_said(model, message):
     with pytest.raises(ValueError, match=message):
         amortize(model, torch.randn(10))
+
+
+@pytest.mark.search
+def test_latents_of_all_data_beside_those_of_each():
+    """x_n ~ N(w z_n, 1): p(w, -w) is the same, so that one mode alone is log 2 short."""
+    torch.manual_seed(0)
+    x = 1.5 * torch.randn(20, 1) * torch.tensor([1.0, -0.7]) + torch.randn(20, 2)
+
+    def model(x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] * w, 1.0).to_event(1), obs=x)
+
+    program = pv.amortize(model, x, globals_guide=AutoNormal)
+    pv.fit(program, x, epochs=400, learning_rate=0.02, schedule="one-cycle")
+    line = torch.linspace(-6, 6, 241).double()
+    w = torch.stack(torch.meshgrid(line, line, indexing="ij"), -1)
+    covariance = w[..., :, None] * w[..., None, :] + torch.eye(2).double()
+    density = dist.Normal(0.0, 1.0).log_prob(w).sum(-1)
+    density = density + sum(
+        dist.MultivariateNormal(torch.zeros(2).double(), covariance).log_prob(row)
+        for row in x.double()
+    )
+    exact = (density.logsumexp((0, 1)) + 2 * (line[1] - line[0]).log()).item()
+    with pytest.warns(pv.UnreliableEvidence, match="misses"):
+        one_mode = pv.log_evidence(program.model, program.guide, x, method="laplace")
+    assert one_mode.mean().value < exact - 0.4
+    both = pv.log_evidence(program.model, program.guide, x, method="auto")
+    assert abs(both.mean().value - exact) < 4 * both.mean().mc_error
