@@ -182,7 +182,7 @@ class TestCompany:
         auto(x)
         torch.nn.init.normal_(auto.locs.z_unconstrained)
         assert Pair.inspect(ALONE[0], auto, (x,)).fixed_rows == 7
-        with pytest.raises(ValueError, match="for a datum when the data beside it are others"):
+        with pytest.raises(ValueError, match=r"Shape mismatch inside plate\('data'\)"):
             Pair.inspect(ALONE[0], auto, (torch.cat([x, x + 1]),))  # whose place says nothing
 
     def test_what_does_not_run_is_said_as_it_was(self):
