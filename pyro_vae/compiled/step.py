@@ -16,7 +16,13 @@ from ..common.seeding import seeded
 from .constants import Constants
 from .functions import attempt, compile_function, state_of
 
-__all__ = ["CompiledGradients", "CompiledStep", "Gradients"]
+__all__ = ["NOTHING_TO_LEARN", "CompiledGradients", "CompiledStep", "Gradients"]
+
+NOTHING_TO_LEARN = (
+    "the loss depends on no parameter of the program, so that nothing would be learned: the "
+    "programs compute with none, or with others, such as those of modules that they hold in a "
+    "list. Make them parts of the program."
+)
 
 _MOST_COMPILATIONS = 8
 
@@ -41,6 +47,8 @@ class Gradients:
         loss, elbo = self.objective.terms(
             self.program.model, self.program.guide, *batch, kl_weight=kl_weight
         )
+        if not loss.requires_grad:
+            raise ValueError(NOTHING_TO_LEARN)
         (loss / len(batch[0])).backward()
         result: Tensor = elbo
         return result

@@ -21,7 +21,7 @@ from ..common.files import write_text
 from ..common.processes import Processes
 from ..common.seeding import derive, seeded
 from ..common.settings import TrainingSettings
-from ..compiled import CompiledGradients, Gradients
+from ..compiled.step import NOTHING_TO_LEARN, CompiledGradients, Gradients
 from ..config import Config
 from ..data import Source
 from ..objectives import Objective, kl_weight
@@ -148,6 +148,8 @@ class Loop:
         rows = len(batch[0])
         if rows:
             elbo = self._elbo(batch)
+            if self.steps == 0 and all(p.grad is None for p in self.learned):
+                raise ValueError(NOTHING_TO_LEARN)
         else:  # fewer data than processes
             self.optimizer.zero_grad(set_to_none=True)
             elbo = torch.zeros((), device=self.device)
