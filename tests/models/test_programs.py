@@ -688,8 +688,8 @@ def test_enumeration_in_the_model_is_a_mixture():
 def test_enumeration_needs_particles_and_plates():
     with pytest.raises(ValueError, match="particles must be at least 1; got 0"):
         EnumeratedELBO(particles=0)
-    with pytest.raises(ValueError, match="plates must be at least 1; got 0"):
-        EnumeratedELBO(plates=0)
+    with pytest.raises(ValueError, match="plates must be at least 0; got -1"):
+        EnumeratedELBO(plates=-1)
     assert repr(EnumeratedELBO(particles=2)) == "EnumeratedELBO(particles=2)"
 
 
