@@ -233,16 +233,8 @@ def calibration(
     ways: dict[str, Any] = {"checked": False, "narrow": True, "each": "calibration"}
     with evaluating(model, guide, x, **ways) as evaluation:
         pair = evaluation.pair
-        if not evaluation.amortized:
-            raise ValueError(
-                "calibration simulates other data, and an automatic guide knows those alone that "
-                "it was trained on; take one that looks at them, such as pv.amortize(model, x)."
-            )
-        if pair.fixed_rows and method != "guide":
-            raise ValueError(
-                f"method {method!r} needs programs that take any number of data; theirs is "
-                f"{pair.fixed_rows}. Give the data plate size len(x), or use method='guide'."
-            )
+        evaluation.check_amortized("calibration")
+        evaluation.check_method(method)
         chunk = chunk_for(evaluation.device, evaluation.rows)
         ladder = Ladder(method=method, samples=samples, chunk=chunk, keep=draws)
         parts = list(_passes(evaluation, ladder, simulations, seed, progress))

@@ -256,8 +256,7 @@ def unbiased_log_evidence(
     check_choice("method", method, ("guide", "laplace"))
     with evaluating(model, guide, x, mask=mask) as evaluation:
         pair = evaluation.pair
-        if pair.fixed_rows and method != "guide":
-            raise ValueError(f"{method!r} wants any number of data: give the plate size len(x).")
+        evaluation.check_method(method)
         chunk = max(1, _ROWS.get(evaluation.device.type, 2048) // evaluation.rows)
         evaluation.map(lambda block: None)  # holds all data against the support, in their order
 

@@ -135,11 +135,7 @@ def certify(
     drawn: list[Values] = []
     x, (model, guide) = bound(x, model, guide)
     with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
-        if not evaluation.amortized:
-            raise ValueError(
-                "certify simulates other data, and an automatic guide knows those alone that it "
-                "was trained on; take one that looks at the data, such as pv.amortize(model, x)."
-            )
+        evaluation.check_amortized("certify")
         if number is None:
             number = _DATA_SETS if evaluation.data_set else _DATA
         index = torch.arange(number) % len(evaluation)

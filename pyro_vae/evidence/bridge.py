@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..common.errors import UnreliableEvidence
 from ..common.seeding import seeded
-from ..data import AnyData, fingerprint_of
+from ..data import AnyData
 from ..programs.evaluation import evaluating
 from ..programs.traces import Fn
-from .diagnostics import pareto_k
+from .diagnostics import log_mean_exp, pareto_k
 from .proposals import NormalProposal
 from .result import METHODS, Evidence
 from .space import Space
@@ -116,12 +116,9 @@ def bridge(
             rung=torch.full_like(one, METHODS.index("bridge")),
             samples=len(rest),
             seed=seed,
-            event_size=math.prod(next(evaluation.own.blocks(1))[0].shape[1:]),
-            data_sha256=fingerprint_of(evaluation.own),
-            data=evaluation.own.description,
+            **evaluation.identity(),
             seconds=time.perf_counter() - start,
             method="bridge",
-            data_set=evaluation.data_set,
         )
     if evidence.verdict != "trusted":
         warnings.warn(
@@ -189,12 +186,12 @@ def _iterate(posterior: Tensor, normal: Tensor, chains: int) -> tuple[float, flo
         bottom = math.log(1 - share) + log_r
         top = theirs - torch.logaddexp(math.log(share) + theirs, torch.full_like(theirs, bottom))
         low = -torch.logaddexp(math.log(share) + ours, torch.full_like(ours, bottom))
-        new = (_log_mean(top) - _log_mean(low)).item()
+        new = (log_mean_exp(top) - log_mean_exp(low)).item()
         converged = abs(new - log_r) < 1e-10 * max(1.0, abs(new))
         log_r = new
         if converged:
             break
-    relative = [(v - _log_mean(v)).exp() for v in (top, low)]  # of mean one
+    relative = [(v - log_mean_exp(v)).exp() for v in (top, low)]  # of mean one
     spread = [value.var() for value in relative]
     worth = _autocorrelation(relative[1], chains)
     variance = spread[0] / len(normal) + spread[1] / len(posterior) * worth
@@ -204,10 +201,6 @@ def _iterate(posterior: Tensor, normal: Tensor, chains: int) -> tuple[float, flo
     k = torch.stack([pareto_k(value[:, None])[0] for value in (top, low)])
     k = k.nan_to_num(-math.inf).max()
     return (log_r + centre.item(), variance.sqrt().item(), k.item(), effective)
-
-
-def _log_mean(values: Tensor) -> Tensor:
-    return values.logsumexp(0) - math.log(len(values))
 
 
 def _autocorrelation(values: Tensor, chains: int) -> float:

@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch import Tensor
 from ..common.errors import UnreliableEvidence
 from ..common.options import Method, Precision
 from ..common.registry import check_choice
-from ..data import AnyData, fingerprint_of
+from ..data import AnyData
 from ..programs.evaluation import BLOCK, Block, Evaluation, evaluating
 from ..programs.pair import Values
 from ..programs.traces import Fn
@@ -187,11 +187,7 @@ def estimate(
     """
     start = time.perf_counter()
     pair, n, method = evaluation.pair, len(evaluation), ladder.method
-    if pair.fixed_rows and method != "guide":
-        raise ValueError(
-            f"method {method!r} needs programs that take any number of data; theirs is "
-            f"{pair.fixed_rows}. Give the data plate size len(x)."
-        )
+    evaluation.check_method(method)
     most = ladder.max_samples if ladder.adaptive else ladder.samples
     rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
     mean_error = None if ladder.mean_error is None else ladder.mean_error * math.sqrt(n)
@@ -241,7 +237,9 @@ def estimate(
         return columns, draws
 
     parts = evaluation.map(work, rows=rows, desc="log p(x)", progress=progress)
-    columns = {name: torch.cat([part[name] for part, _ in parts]) for name in _MEASURED}
+    columns: dict[str, Any] = {
+        name: torch.cat([part[name] for part, _ in parts]) for name in _MEASURED
+    }
     draws = {name: torch.cat([part[name] for _, part in parts], 1) for name in parts[0][1]}
     added = columns.pop("added")[: BLOCK if reference is not None else 0]
     rounding = added.std().item() if len(added) > 1 else 0.0
@@ -251,16 +249,13 @@ def estimate(
         samples=ladder.samples,
         method=method,
         seed=seed,
-        event_size=math.prod(next(evaluation.own.blocks(1))[0].shape[1:]),
-        data_sha256=fingerprint_of(evaluation.own),
-        data=evaluation.own.description,
+        **evaluation.identity(),
         seconds=time.perf_counter() - start,
         precision=precision,
         precision_bias=added.mean().item() if len(added) else 0.0,
         precision_bias_error=_error_of_mean(added),
         precision_noise=rounding,
         search=missed,
-        data_set=evaluation.data_set,
     )
     return evidence, draws
 

@@ -92,7 +92,7 @@ def amortize(
         structured: whether a latent's head sees those before it; without, the latents of a datum
             are independent given x, site by site.
         globals_guide: guide of the latents outside the data plate, such as
-            ``pyro.infer.autoguide.AutoNormal``. ``log_evidence`` takes no such program.
+            ``pyro.infer.autoguide.AutoNormal``; then ``log_evidence`` is of the whole data set.
         seed: seed of the initial parameters.
 
     Returns:

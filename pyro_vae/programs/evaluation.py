@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..common.checks import check_data
 from ..common.processes import Processes
-from ..data import AnyData, Source, as_source
+from ..data import AnyData, Source, as_source, fingerprint_of
 from .arguments import bound
 from .autoguides import density_of, of_each_datum
 from .checks import NonFiniteDensity
@@ -89,6 +90,39 @@ class Evaluation:
     def rows(self) -> int:
         """Data in a block: 64, or what the programs insist on."""
         return self.pair.fixed_rows or BLOCK
+
+    def identity(self) -> dict[str, Any]:
+        """Return what a result says of its data: hash, description, sizes."""
+        return {
+            "event_size": math.prod(next(self.own.blocks(1))[0].shape[1:]),
+            "data_sha256": fingerprint_of(self.own),
+            "data": self.own.description,
+            "data_set": self.data_set,
+        }
+
+    def check_method(self, method: str) -> None:
+        """Check that a proposal can be fitted, if one is asked for.
+
+        Raises:
+            ValueError: programs of a fixed number of data, with another method than ``"guide"``.
+        """
+        if self.pair.fixed_rows and method != "guide":
+            raise ValueError(
+                f"method {method!r} needs programs that take any number of data; theirs is "
+                f"{self.pair.fixed_rows}. Give the data plate size len(x), or use method='guide'."
+            )
+
+    def check_amortized(self, what: str) -> None:
+        """Check that the guide is one for other data, too.
+
+        Raises:
+            ValueError: an automatic guide, of which ``what`` has no use.
+        """
+        if not self.amortized:
+            raise ValueError(
+                f"{what} simulates other data, and an automatic guide knows those alone that it "
+                "was trained on; take one that looks at the data, such as pv.amortize(model, x)."
+            )
 
     def on(self, data: Batch) -> Evaluation:
         """Return the same programs with other data, arguments as the programs get them."""

@@ -104,7 +104,7 @@ class Followed(TorchFunctionMode):
         elif name in _MOVING:
             found = self._moved(func, args, kwargs, len(masks)) or [name] * len(results)
         elif _is_alone(name) and all(mask is masks[0] for mask in masks):
-            found = [_as_wide(masks[0], value) for value in results]
+            found = [_as_wide(masks[0], value, name) for value in results]
         else:
             found = [name.strip("_")] * len(results)
         for value, mask in zip(results, found, strict=True):
@@ -165,7 +165,10 @@ def _is_alone(name: str) -> bool:
     )
 
 
-def _as_wide(mask: Tensor | str, value: Tensor) -> Tensor | str:
+def _as_wide(mask: Tensor | str, value: Tensor, name: str) -> Tensor | str:
+    """The mask of values one by one; the function's name if it has made fewer of them."""
     if isinstance(mask, str) or mask.shape == value.shape:
         return mask
+    if value.dim() < mask.dim() or value.numel() < mask.numel():
+        return name.strip("_")  # the greatest of all, not of each and another
     return mask.expand(value.shape)

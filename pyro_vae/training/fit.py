@@ -27,7 +27,7 @@ from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support
-from ..programs.traces import Batch, plate_dims, run_both
+from ..programs.traces import Batch, run_both
 from . import checkpoint
 from .history import History
 from .loop import Loop, Saver
@@ -197,17 +197,15 @@ def fit(
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:
     """The objective; one that sums discrete latents out where the guide leaves them out."""
     with pyro.validation_enabled(False):
-        traces = run_both(module.model, module.guide, batch)
-    summed = left_out(*traces)
+        summed = left_out(*run_both(module.model, module.guide, batch))
     if not summed or isinstance(objective, EnumeratedELBO):
         return ELBO() if objective is None else objective
-    plates = plate_dims(*traces)
     if objective is not None:
         raise ValueError(
             f"{objective!r} cannot sum out {', '.join(map(repr, summed))}, which the guide leaves "
-            f"out; use objective=pv.EnumeratedELBO(), or add them to the guide."
+            "out; use objective=pv.EnumeratedELBO(), or add them to the guide."
         )
-    return EnumeratedELBO(plates=plates)
+    return EnumeratedELBO()
 
 
 def _check_source(

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.programs.followed import Followed
 from pyro_vae.programs.masks import check_hidden, mask_model
 
 _LATENTS = 2
@@ -260,3 +261,16 @@ def test_compiled_evidence_of_the_observed_values(name, no_unreliable_warning):
             for compiled in (False, True)
         )
     torch.testing.assert_close(one.log_px, two.log_px, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (2, 3)])
+def test_the_greatest_value_is_not_each(shape):
+    """``max`` of one argument makes fewer values, of two one for each."""
+    x = torch.randn(shape)
+    mask = torch.ones(shape, dtype=torch.bool)
+    with Followed(x, mask) as followed:
+        fewer = (x.max(), x.amax(0), x.max(0).values)
+        each = x.max(torch.zeros(shape))
+    for value in fewer:
+        assert not isinstance(followed.mask_of(value), torch.Tensor)
+    assert torch.equal(followed.mask_of(each), mask)
