@@ -117,14 +117,10 @@ def log_predictive(
             )
         rows.append(given)
     terms = torch.stack([evidence.log_px for evidence in rows])
-    inner = torch.stack([evidence.standard_error for evidence in rows]).nan_to_num(0.0)
     log_px = log_mean_exp(terms)
-    shares = terms.softmax(0)
-    spread = standard_error(terms)
-    noise = (shares * inner).square().sum(0)
     evidence = Evidence(
         log_px=log_px,
-        standard_error=(spread.square() + noise).sqrt(),
+        standard_error=standard_error(terms),  # their own noise, too, is in their spread
         ess=effective_sample_size(terms),
         pareto_k=pareto_k(terms),
         jackknife=jackknife(terms),

@@ -41,13 +41,13 @@ def test_error_of_the_bridge():
     warnings.simplefilter("ignore", pv.UnreliableEvidence)  # k̂ of so few draws
     for seed in range(30):
         draws, *_ = posterior_of(r, 400, seed)
-        sticky = {name: value.repeat_interleave(4, 0) for name, value in draws.items()}
+        sticky = {name: value.repeat_interleave(16, 0) for name, value in draws.items()}
         evidence = pv.bridge(r.model, (r.x, r.y), sticky, seed=seed)
         values.append(evidence.log_px.item())
         errors.append(evidence.standard_error.item())
     z = (torch.tensor(values) - r.exact) / torch.tensor(errors)
     assert 0.65 < z.square().mean() < 1.6  # of 30 squares, with sd .26
-    plain = pv.bridge(r.model, (r.x, r.y), posterior_of(r, 1600, 0)[0])
+    plain = pv.bridge(r.model, (r.x, r.y), posterior_of(r, 6400, 0)[0])
     assert plain.standard_error < 0.8 * torch.tensor(errors).mean()
 
 

@@ -10,6 +10,9 @@ import torch
 from conftest import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.evidence.ladder import Ladder
+from pyro_vae.evidence.search import search
+from pyro_vae.programs.evaluation import evaluating
 
 pytestmark = pytest.mark.search
 
@@ -147,3 +150,39 @@ def test_data_are_simulated_through_views(view):
         evidence = pv.log_evidence(model, guide, x, samples=200)
     assert evidence.search.simulated == 16
     assert evidence.search.simulated_missed > 1
+
+
+def test_looks_at_up_to_a_tenth_of_the_work():
+    lg = LinearGaussian(latent_dim=1, event_dim=2, n=1000)
+    looked = {}
+    for samples in (100, 10_000):
+        with evaluating(lg.model, lg.wide_guide, lg.x) as evaluation:
+            looked[samples] = search(evaluation, Ladder(samples=samples), 0).annealed
+    assert looked == {100: 12, 10_000: 64}
+
+
+def test_no_datum_stays_where_many_had_to_leave():
+    """Two narrow modes: some pilots of ``laplace`` meet no draw of the second one by chance."""
+    lg = LinearGaussian(latent_dim=2, event_dim=4, n=64, scale=0.3, seed=0)
+    x = lg.x - lg.bias
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", lg.prior())
+            mean = z @ lg.weight.T
+            both = dist.Normal(torch.stack([mean, -mean], -2), lg.scale).to_event(1)
+            even = dist.Categorical(torch.full(both.batch_shape, 0.5).double())
+            pyro.sample("x", dist.MixtureSameFamily(even, both), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            mean = x @ lg.weight @ lg.covariance / lg.scale**2
+            tril = 1.1 * torch.linalg.cholesky(lg.covariance)
+            pyro.sample("z", dist.MultivariateNormal(mean, scale_tril=tril))
+
+    marginal = lg.weight @ lg.weight.T + lg.scale**2 * torch.eye(4).double()
+    exact = dist.MultivariateNormal(torch.zeros(4).double(), marginal).log_prob(x)
+    for seed in range(3):
+        evidence = pv.log_evidence(model, guide, x, method="auto", seed=seed, search=False)
+        wrong = (evidence.log_px - exact).abs() > 0.3
+        assert not (wrong & ~evidence.unreliable()).any()

@@ -11,6 +11,7 @@ import torch
 from pyro.infer import SVI, Trace_ELBO, autoguide
 
 import pyro_vae as pv
+from pyro_vae.programs.evaluation import evaluating
 
 METHODS = ("guide", "refined", "laplace", "modes", "annealed", "auto")
 
@@ -361,3 +362,114 @@ def test_certify_data_sets():
     assert (high - low < 1.5).all()
     error = 4 * certificate.evidence.standard_error + 0.05
     assert ((low - error < mean) & (mean < high + error)).all()
+
+
+def test_two_kinds_of_latents_without_any_plate():
+    """Eight schools as written for MCMC: y = mu + 5 eta + noise, all normal."""
+    y, s = _EFFECTS, _ERRORS
+
+    def model(y, s):
+        eta = pyro.sample("eta", dist.Normal(torch.zeros(8), 1.0))
+        mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+        pyro.sample("y", dist.Normal(mu + 5 * eta, s), obs=y)
+
+    def guide(y, s):
+        mu = pyro.sample("mu", dist.Normal(6.0, 5.0))
+        precision = 1 + 25 / s**2
+        pyro.sample("eta", dist.Normal(5 * (y - mu) / s**2 / precision, precision.rsqrt()))
+
+    covariance = 100 * torch.ones(8, 8) + (25 + s**2).diag()
+    exact = dist.MultivariateNormal(torch.zeros(8), covariance).log_prob(y).item()
+    check(pv.log_evidence(model, guide, (y, s), samples=2000), exact)
+
+
+class TestDensitiesOfAutomaticGuides:
+    """They are known at any latents, not only at the guide's own draws."""
+
+    def model(self, x):
+        rate = pyro.sample("rate", dist.Gamma(2.0, 1.0))
+        share = pyro.sample("share", dist.Beta(2.0, 2.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Poisson(rate * share), obs=x)
+
+    @pytest.mark.parametrize("kind", ["AutoNormal", "AutoDiagonalNormal", "AutoMultivariateNormal"])
+    def test_in_closed_form(self, kind):
+        x = torch.tensor([1.0, 0.0, 3.0])
+        guide = getattr(autoguide, kind)(self.model, init_scale=0.7)
+        with evaluating(self.model, guide, x) as evaluation:
+            pair, (block,) = evaluation.pair, evaluation.blocks()
+            values, _ = pair.propose_prior(block.batch, 5)
+            found = pair.log_guide(block.batch, values)
+        place = {
+            "AutoNormal": lambda: [guide._get_loc_and_scale(n) for n in ("rate", "share")],
+        }.get(kind, lambda: list(zip(*guide._loc_scale(), strict=True)))()
+        (mean, sd), (centre, spread) = place
+        rate, share = values["rate"].double(), values["share"].double()
+        exact = dist.LogNormal(mean, sd).log_prob(rate)
+        odds = share.log() - (-share).log1p()
+        exact = exact + dist.Normal(centre, spread).log_prob(odds)
+        exact = exact - share.log() - (-share).log1p()  # of the logistic function's slope
+        torch.testing.assert_close(found, exact.detach(), rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.search
+    def test_are_not_those_of_other_data(self):
+        """A guide fitted to the given data is no guide of simulated ones: no false alarm."""
+        r = Regression()
+        pyro.set_rng_seed(0)
+        guide = autoguide.AutoMultivariateNormal(r.model)
+        svi = SVI(r.model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        for _ in range(400):
+            svi.step(r.x, r.y)
+        for method in ("guide", "laplace"):
+            evidence = pv.log_evidence(r.model, guide, (r.x, r.y), method=method)
+            assert evidence.search.simulated == 0
+            assert evidence.search.annealed == 1
+            assert not evidence.search.found
+
+
+@pytest.mark.search
+class TestDecoderOfTwoSigns:
+    """x_n ~ N(z_n w, I): (w, z) and (-w, -z) are as likely, 32 latents in all."""
+
+    def setup_method(self):
+        torch.manual_seed(0)
+        truth = torch.tensor([1.5, -1.05])
+        self.x = torch.randn(30, 1) * truth + torch.randn(30, 2)
+
+    def model(self, x):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] * w, 1.0).to_event(1), obs=x)
+
+    def guide(self, x):
+        w = pyro.sample("w", dist.Normal(torch.tensor([1.5, -1.0]), 0.4).to_event(1))
+        with pyro.plate("data", len(x)):
+            variance = 1 / (1 + w @ w)
+            pyro.sample("z", dist.Normal(variance * (x @ w), 1.05 * variance.sqrt()))
+
+    @property
+    def exact(self):
+        def density(a, b):
+            w = torch.stack([a, b], -1)
+            covariance = w[..., :, None] * w[..., None, :] + torch.eye(2).double()
+            normal = dist.MultivariateNormal(torch.zeros(2).double(), covariance)
+            total = dist.Normal(0.0, 1.0).log_prob(w).sum(-1)
+            return total + sum(normal.log_prob(row) for row in self.x.double())
+
+        line = torch.linspace(-6, 6, 301).double()
+        return log_integral(density, line, line)
+
+    @pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+    @pytest.mark.parametrize("automatic", [False, True])
+    @pytest.mark.parametrize("method", ["laplace", "auto"])
+    def test_is_right_or_doubted(self, automatic, method):
+        guide = self.guide
+        if automatic:
+            guide = autoguide.AutoNormal(self.model)
+            svi = SVI(self.model, guide, pyro.optim.Adam({"lr": 0.03}), Trace_ELBO())
+            for _ in range(400):
+                svi.step(self.x)
+        evidence = pv.log_evidence(self.model, guide, self.x, method=method)
+        mean = evidence.mean()
+        assert abs(mean.value - self.exact) < 4 * mean.mc_error or evidence.verdict != "trusted"
