@@ -9,6 +9,7 @@ import torch
 from test_whole import _EFFECTS, _ERRORS, Regression, schools, schools_exact
 
 import pyro_vae as pv
+from pyro_vae.evidence.bridge import _iterate
 
 
 def posterior_of(r, number, seed=0):
@@ -49,6 +50,21 @@ def test_error_of_the_bridge():
     assert 0.65 < z.square().mean() < 1.6  # of 30 squares, with sd .26
     plain = pv.bridge(r.model, (r.x, r.y), posterior_of(r, 6400, 0)[0])
     assert plain.standard_error < 0.8 * torch.tensor(errors).mean()
+
+
+def test_error_of_draws_of_a_chain():
+    """Between two normals, as many draws of a chain that stays where it is 16 times in a row."""
+    p, g = dist.Normal(torch.tensor(0.0).double(), 1.0), dist.Normal(torch.tensor(1.0).double(), 1)
+    squares = []
+    for seed in range(200):
+        pyro.set_rng_seed(seed)
+        draws = p.sample((100,)).repeat_interleave(16)
+        others = g.sample((100,))
+        ratios = [p.log_prob(z) - g.log_prob(z) for z in (draws, others)]
+        log_r, error, *_ = _iterate(*ratios, 1)  # exactly 0
+        squares.append((log_r / error) ** 2)
+    mean, spread = torch.tensor(squares).mean(), 2**0.5 / 200**0.5
+    assert abs(mean - 1) < 4 * spread + 0.2  # the number of effective draws is estimated
 
 
 def test_eight_schools_by_chains_of_nuts():

@@ -375,8 +375,9 @@ def test_two_kinds_of_latents_without_any_plate():
 
     def guide(y, s):
         mu = pyro.sample("mu", dist.Normal(6.0, 5.0))
-        precision = 1 + 25 / s**2
-        pyro.sample("eta", dist.Normal(5 * (y - mu) / s**2 / precision, precision.rsqrt()))
+        precision = 1 + 25 / _ERRORS**2  # of all, whatever part is given
+        mean = 5 * (_EFFECTS - mu) / _ERRORS**2 / precision
+        pyro.sample("eta", dist.Normal(mean, precision.rsqrt()))
 
     covariance = 100 * torch.ones(8, 8) + (25 + s**2).diag()
     exact = dist.MultivariateNormal(torch.zeros(8), covariance).log_prob(y).item()
