@@ -88,7 +88,7 @@ def _(source: Source) -> Brought:
     x = y.clone()
     x[:, :14, :14] = -1
     train(net.model, net.guide, (x, y), steps=150, learning_rate=0.003)
-    reference = by_traces(net.model, net.guide, (x, y), samples=1000, number=len(x))
+    reference = by_traces(net.model, net.guide, (x, y), samples=20_000, number=len(x))
     return Brought(net.model, net.guide, (x, y), reference)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pyro
@@ -23,11 +22,11 @@ import pyro_vae as pv
 from .base import ARGUMENT, DISCRETE, Brought, Source, case, train
 from .references import (
     Reference,
-    by_enumeration,
     by_quadrature,
     by_traces,
     by_weights,
     exactly,
+    log_mean,
 )
 
 __all__: list[str] = []
@@ -898,11 +897,18 @@ def _mixture(make: Callable[..., Any], *, defined: bool) -> Brought:
     guide = make(poutine.block(model, expose=names), init_loc_fn=start)
     objective = TraceEnum_ELBO(max_plate_nesting=1)
     train(model, guide, (x,), steps=200, objective=objective)
-    reference = None
-    if defined:  # the guide has one of the two labelings
-        found = by_enumeration(model, guide, [(x,)], samples=500)
-        reference = replace(found, value=found.value + math.log(2))
+    reference = _of_prior(x) if defined else None
     return Brought(model, guide, (x,), reference, objective, pv.EnumeratedELBO())
+
+
+@torch.no_grad()
+def _of_prior(x: Tensor, draws: int = 4_000_000) -> Reference:
+    """The mean likelihood of two components over draws of their prior."""
+    weights = dist.Dirichlet(0.5 * torch.ones(2)).sample((draws,)).log()
+    scale = dist.LogNormal(0.0, 2.0).sample((draws, 1, 1))
+    locs = dist.Normal(0.0, 10.0).sample((draws, 1, 2))
+    each = dist.Normal(locs, scale).log_prob(x[:, None]) + weights[:, None]
+    return log_mean(each.logsumexp(-1).sum(1, keepdim=True).double(), f"{draws} draws of the prior")
 
 
 case(
