@@ -148,7 +148,7 @@ def _checked(space: Space, draws: Mapping[str, Tensor], chains: int) -> dict[str
     if number % chains or number // chains < _LEAST:
         raise ValueError(
             f"there are {number} draws of {chains} chains; expected at least {_LEAST} of each, as "
-            "many of one as of the others."
+            "many of one as of the others, in one dimension, chain after chain."
         )
     reference = space.values(torch.zeros(1, 1, space.size))[0]
     for name in names:

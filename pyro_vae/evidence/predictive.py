@@ -69,10 +69,11 @@ def log_predictive(
         UnreliableEvidence: estimates are to doubt.
     """
     start = time.perf_counter()
-    numbers = {len(value) for value in draws.values()}
+    numbers = {len(value) if value.dim() else 0 for value in draws.values()}
     if len(numbers) != 1 or numbers == {0}:
         raise ValueError(
-            f"draws have {sorted(numbers)} rows; expected one number for every latent site."
+            f"draws have {sorted(numbers)} rows; expected (S, *shape) for every latent site, S the "
+            "same for all."
         )
     names = set(draws)
 

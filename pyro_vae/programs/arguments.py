@@ -36,8 +36,8 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
         these.
 
     Raises:
-        TypeError: a packed sequence, whose rows cannot be told apart; other arguments than the
-            programs take.
+        TypeError: a packed sequence, whose rows cannot be told apart; a list of numbers, one for
+            each datum; other arguments than the programs take.
     """
     if isinstance(data, Mapping) and all(_takes(program, data) for program in programs):
         call: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(data))
@@ -50,6 +50,7 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
         return data, programs
     for program in programs:
         _check_call(program, *call)
+    _check_lists(call)
     leaves, form = tree_flatten(call, is_leaf=lambda item: isinstance(item, PackedSequence))
     for leaf in leaves:
         _refuse_packed(leaf)
@@ -148,6 +149,19 @@ def _check_call(program: Fn, args: tuple[Any, ...], kwargs: dict[str, Any]) -> N
         raise TypeError(
             f"x is a tuple of {len(args)} arguments, but the programs take others: {error}."
         ) from None
+
+
+def _check_lists(call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    """Check that no list of numbers, one for each datum, is taken for a setting."""
+    values = {f"argument {place}": value for place, value in enumerate(call[0])} | call[1]
+    rows = next((len(value) for value in values.values() if _is_data(value)), None)
+    for name, value in values.items():
+        numbers = isinstance(value, list) and all(isinstance(part, int | float) for part in value)
+        if numbers and len(value) == rows:
+            raise TypeError(
+                f"{name} is a list of {rows} numbers, one for each datum; give a tensor, "
+                "torch.tensor(...)."
+            )
 
 
 def _refuse_packed(value: Any) -> None:

@@ -145,7 +145,7 @@ class TestErrors:
         draws, *_ = posterior_of(r, 100)
         with pytest.raises(ValueError, match=r"'b' have shape \(100, 1\); expected \(100,\)"):
             pv.bridge(r.model, (r.x, r.y), draws | {"b": draws["b"][:, None]})
-        with pytest.raises(ValueError, match="expected one number for every latent site"):
+        with pytest.raises(ValueError, match=r"expected .* for every latent site, S the same"):
             pv.log_predictive(r.model, (r.x, r.y), draws | {"b": draws["b"][:5]})
 
     def test_few_draws(self):

@@ -130,6 +130,15 @@ def test_handlers_as_decorators():
     torch.testing.assert_close(found.log_px, expected)
 
 
+def test_a_list_of_numbers_for_each_datum_is_refused():
+    program, x = Program(), X.double()
+    for data in ((x, [0.5] * 40), {"x": x, "scale": [1] * 40}):
+        with pytest.raises(
+            TypeError, match="list of 40 numbers, one for each datum; give a tensor"
+        ):
+            log_px(program, data)
+
+
 def test_a_sequence_that_is_packed_is_refused():
     packed = nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
     for data in (packed, (packed, 1), {"x": packed}):
