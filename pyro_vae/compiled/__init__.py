@@ -2,7 +2,6 @@
 
 from .functions import attempt, compile_function, state_of
 from .hoisted import HoistedFunction
-from .products import onednn_is_faster
 from .step import CompiledGradients, CompiledStep, Gradients
 
 __all__ = [
@@ -12,6 +11,5 @@ __all__ = [
     "HoistedFunction",
     "attempt",
     "compile_function",
-    "onednn_is_faster",
     "state_of",
 ]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..common.errors import PyroVAEWarning
 from ..common.options import Precision
 from ..common.seeding import seeded
+from .passes import graph_pass, quick_logarithms
 from .products import products_pass
 
 __all__ = ["as_function", "attempt", "compile_call", "compile_function", "reason", "state_of"]
@@ -61,7 +62,7 @@ def compile_function(module: nn.Module, *, precision: Precision = "float32") -> 
         return loss.detach(), *others, *(g for g in found if g is not None)
 
     on_cpu = all(tensor.device.type == "cpu" for tensor in state_of(module))
-    compiled = compile_call(call, products=products_pass(precision), on_cpu=on_cpu)
+    compiled = compile_call(call, precision=precision, on_cpu=on_cpu)
 
     def run(*tensors: Tensor) -> Any:
         with torch.no_grad():
@@ -86,9 +87,9 @@ def as_function(module: nn.Module) -> Callable[..., Any]:
 
 
 def compile_call(
-    call: Callable[..., Any], *, products: Any = None, on_cpu: bool
+    call: Callable[..., Any], *, precision: Precision | None = None, on_cpu: bool
 ) -> Callable[..., Any]:
-    """Compile a function of tensors, with ``products`` as a pass over its matrix products.
+    """Compile a function of tensors; ``precision`` is that of its products if they are to change.
 
     It is compiled for the shapes of its first arguments, and is only to be called with those.
     """
@@ -98,8 +99,10 @@ def compile_call(
         "cpp_wrapper": on_cpu,  # calling kernels from Python would cost more than small ones take
         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # callers check the shapes
     }
-    if products is not None:
-        options["post_grad_custom_post_pass"] = products
+    passes: dict[str, Callable[..., None]] = {"logarithms_1": quick_logarithms}
+    if precision is not None:
+        passes[f"{precision}_3"] = products_pass(precision)
+    options["post_grad_custom_post_pass"] = graph_pass(**passes)
 
     def traced(*tensors: Tensor) -> Any:
         return allowed(*tensors)

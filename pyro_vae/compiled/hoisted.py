@@ -51,9 +51,7 @@ class HoistedFunction:
         self.state = state_of(module)
         tensors = (*moving, *fixed, *self.state)
         traced = _traced(module, tensors)
-        products = products_pass(precision)
-        if products is not None:
-            products(traced.graph)
+        products_pass(precision)(traced.graph)
         self._first, second = _split(traced, len(moving))
         on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
         self._second = compile_call(second, on_cpu=on_cpu)

@@ -12,50 +12,114 @@ from torch import Tensor, fx
 
 from ..common.options import Precision
 from ..common.seeding import seeded
+from .passes import add_call, is_float32
 
-__all__ = ["onednn_is_faster", "products_pass", "second_factors"]
+__all__ = ["products_pass", "second_factors"]
+
+_CLEARLY = 0.9  # of the other library's time: choices are not to change from run to run
+_MOST_SECONDS = 0.02  # of measuring one product by one library
 
 
-def products_pass(precision: Precision) -> Any:
-    """Return the pass with which Inductor rewrites the float32 matrix products of a graph.
+def products_pass(precision: Precision) -> Callable[[fx.Graph], None]:
+    """Return the pass that rewrites the float32 matrix products of a graph.
 
     Args:
-        precision: ``"float32"`` gives products on the CPU to oneDNN, if that is faster there;
-            ``"bfloat16"`` rounds factors and products, and leaves all else as it is.
+        precision: ``"float32"`` gives each product on the CPU to oneDNN, if that is measured to be
+            faster at its sizes; ``"bfloat16"`` rounds factors and products, and leaves all else as
+            it is.
 
     Returns:
-        A pass for ``post_grad_custom_post_pass``, or ``None``.
+        Function that changes a graph in place.
     """
-    if precision == "bfloat16":
-        return _reduced_pass()
-    return _onednn_pass() if onednn_is_faster() else None
+    multiply, device = _MULTIPLY[precision]
+    aten = torch.ops.aten
+    plain = {op: op for op in (aten.mm.default, aten.bmm.default)}
+    summed = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}
+
+    def products(graph: fx.Graph) -> None:
+        for node in list(graph.nodes):
+            if not is_float32(node, device) or node.kwargs:
+                continue
+            if node.target in plain:
+                with graph.inserting_before(node):
+                    new = multiply(graph, plain[node.target], *node.args)
+            elif node.target in summed:
+                bias, *factors = node.args
+                with graph.inserting_before(node):
+                    product = multiply(graph, summed[node.target], *factors)
+                    new = add_call(graph, aten.add.Tensor, product, bias)
+            else:
+                continue
+            node.replace_all_uses_with(new)
+            graph.erase_node(node)
+
+    return products
+
+
+def second_factors(graph: fx.Graph) -> set[fx.Node]:
+    """Second factors of the matrix products of a graph."""
+    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, _operator()[0]}
+    return {node.args[1] for node in graph.nodes if node.target in products}
+
+
+def _by_the_faster(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
+    if op is torch.ops.aten.mm.default and onednn_is_faster(*map(_layout, (a, b))):
+        op = _operator()[0]
+    return add_call(graph, op, a, b)
+
+
+def _rounded(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
+    convert = torch.ops.prims.convert_element_type.default
+    low = [add_call(graph, convert, factor, torch.bfloat16) for factor in (a, b)]
+    return add_call(graph, convert, add_call(graph, op, *low), torch.float32)
+
+
+# How a product is made, and on which type of device if not on all.
+_MULTIPLY: dict[Precision, tuple[Callable[..., fx.Node], str | None]] = {
+    "float32": (_by_the_faster, "cpu"),
+    "bfloat16": (_rounded, None),
+}
+
+
+def _layout(factor: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    value = factor.meta["val"]
+    return tuple(value.shape), tuple(value.stride())
 
 
 @cache
-def onednn_is_faster() -> bool:
-    """Measure whether oneDNN multiplies float32 matrices faster here than torch's default.
+def onednn_is_faster(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    """Measure whether oneDNN multiplies two matrices faster here than torch's default.
 
     On processors where MKL takes a slow path, oneDNN is about twice as fast.
+
+    Args:
+        a: shape and strides of the first factor.
+        b: of the second.
     """
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
     if not torch.backends.mkldnn.is_available():
         return False
-    with seeded("measure", 0), torch.no_grad():
-        a, b = torch.randn(128, 512), torch.randn(512, 512)
+    with unset_fake_temporarily(), seeded("measure", 0), torch.no_grad():
+        factors = [torch.empty_strided(*layout).normal_() for layout in (a, b)]
         try:
-            default, onednn = _seconds(torch.mm, a, b), _seconds(_linear, a, b)
+            default, onednn = _seconds((torch.mm, _linear), factors)
         except (RuntimeError, AttributeError):  # a build without the operator
             return False
-    return onednn < 0.8 * default
+    return onednn < _CLEARLY * default
 
 
-def _seconds(fn: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> float:
-    fn(a, b)
-    times = []
-    for _ in range(20):
-        started = time.perf_counter()
-        fn(a, b)
-        times.append(time.perf_counter() - started)
-    return min(times)
+def _seconds(ways: tuple[Callable[..., Tensor], ...], factors: list[Tensor]) -> list[float]:
+    """Least seconds of each way to multiply, which take turns."""
+    times: list[list[float]] = [[] for _ in ways]
+    for turn in range(21):
+        for fn, taken in zip(ways, times, strict=True):
+            started = time.perf_counter()
+            fn(*factors)
+            taken.append(time.perf_counter() - started)
+        if turn > 2 and sum(map(sum, times)) > len(ways) * _MOST_SECONDS:
+            break
+    return [min(taken[1:]) for taken in times]
 
 
 def _linear(a: Tensor, b: Tensor) -> Tensor:
@@ -76,80 +140,3 @@ def _operator() -> tuple[Any, Any]:
         "pyro_vae::matmul", lambda a, b: a.new_empty(a.shape[0], b.shape[1]), lib=library
     )
     return torch.ops.pyro_vae.matmul.default, library
-
-
-@cache
-def _onednn_pass() -> Any:
-    product, _ = _operator()
-
-    def multiply(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
-        if op is not torch.ops.aten.mm.default:
-            return _call(graph, op, a, b)
-        return _call(graph, product, a, b)
-
-    return _pass(multiply, "onednn", device="cpu")
-
-
-@cache
-def _reduced_pass() -> Any:
-    def multiply(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
-        convert = torch.ops.prims.convert_element_type.default
-        low = [_call(graph, convert, factor, torch.bfloat16) for factor in (a, b)]
-        return _call(graph, convert, _call(graph, op, *low), torch.float32)
-
-    return _pass(multiply, "bfloat16", device=None)
-
-
-def _pass(multiply: Callable[..., fx.Node], name: str, device: str | None) -> Any:
-    """Make a pass that replaces the float32 products of a graph."""
-    from torch._inductor.custom_graph_pass import CustomGraphPass
-
-    aten = torch.ops.aten
-    plain = {op: op for op in (aten.mm.default, aten.bmm.default)}
-    summed = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}
-
-    class Products(CustomGraphPass):  # type: ignore[misc, unused-ignore]
-        def __call__(self, graph: fx.Graph) -> None:
-            for node in list(graph.nodes):
-                if not _is_float32(node, device) or node.kwargs:
-                    continue
-                if node.target in plain:
-                    with graph.inserting_before(node):
-                        new = multiply(graph, plain[node.target], *node.args)
-                elif node.target in summed:
-                    bias, *factors = node.args
-                    with graph.inserting_before(node):
-                        product = multiply(graph, summed[node.target], *factors)
-                        new = _call(graph, aten.add.Tensor, product, bias)
-                else:
-                    continue
-                node.replace_all_uses_with(new)
-                graph.erase_node(node)
-
-        def uuid(self) -> Any:
-            return f"pyro_vae {name} 2"
-
-    return Products()
-
-
-def second_factors(graph: fx.Graph) -> set[fx.Node]:
-    """Second factors of the matrix products of a graph."""
-    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, _operator()[0]}
-    return {node.args[1] for node in graph.nodes if node.target in products}
-
-
-def _call(graph: fx.Graph, op: Any, *args: Any) -> fx.Node:
-    """Add a call to a graph, with the fake result that Inductor reads shapes from."""
-    node = graph.call_function(op, args)
-    values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
-    fake: Any = next(v for v in values if isinstance(v, Tensor))
-    with fake.fake_mode:
-        node.meta["val"] = op(*values)
-    return node
-
-
-def _is_float32(node: fx.Node, device: str | None) -> bool:
-    value = node.meta.get("val")
-    if node.op != "call_function" or not isinstance(value, Tensor):
-        return False
-    return value.dtype == torch.float32 and device in (None, value.device.type)
