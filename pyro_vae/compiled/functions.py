@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..common.errors import PyroVAEWarning
+from ..common.host import keep_memory
 from ..common.options import Precision
 from ..common.seeding import seeded
 from .passes import graph_pass, quick_logarithms
@@ -94,6 +95,7 @@ def compile_call(
     It is compiled for the shapes of its first arguments, and is only to be called with those.
     """
     allowed = torch.compiler.allow_in_graph(call)
+    keep_memory()
     options: dict[str, Any] = {
         "fallback_random": True,  # the same random numbers as without compilation
         "cpp_wrapper": on_cpu,  # calling kernels from Python would cost more than small ones take

@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..common.host import keep_memory
 from ..common.seeding import seeded
 from .traces import Batch, Fn, run_both
 
@@ -177,6 +178,7 @@ def evaluation_mode(*programs: Fn) -> Iterator[Callable[[Fn], Fn]]:
     argument validation is off meanwhile (data are checked for themselves), and whatever the
     programs draw leaves the caller's random state as it was.
     """
+    keep_memory()
     flags: dict[nn.Module, bool] = {}
 
     def evaluate(owner: nn.Module) -> None:

@@ -14,7 +14,6 @@ from pyro_vae.compiled import (
     CompiledGradients,
     Gradients,
     compile_function,
-    onednn_is_faster,
     state_of,
 )
 from pyro_vae.compiled.functions import reason
@@ -121,7 +120,6 @@ def test_float32_with_fast_products(digits):
     torch.testing.assert_close(compiled[0], plain[0], rtol=1e-5, atol=0)
     for mine, reference in zip(compiled[1], plain[1], strict=True):
         torch.testing.assert_close(mine, reference, rtol=1e-4, atol=1e-6)
-    assert isinstance(onednn_is_faster(), bool)
 
 
 def test_labels_summed_out(digits):

@@ -1,0 +1,133 @@
+"""Passes over compiled graphs: elementary functions and matrix products."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae.compiled.products as products
+from pyro_vae.compiled.functions import compile_call
+
+
+def _compiled(function, x):
+    return compile_call(function, precision="float32", on_cpu=True)(x)
+
+
+def _ulps(result, exact):
+    """Distance in units in the last place of the exact value's float32."""
+    rounded = exact.float().abs()
+    unit = (torch.nextafter(rounded, torch.tensor(math.inf)) - rounded).double()
+    return (result.double() - exact).abs() / unit
+
+
+def _tiny_to_huge(most=38):
+    return torch.logspace(-37, most, 200_001)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        _tiny_to_huge(),
+        -torch.logspace(-37, -1e-4, 100_001),
+        -1 + torch.logspace(-7.2, 0, 100_001),
+    ],
+    ids=["positive", "negative", "near -1"],
+)
+def test_log1p_is_exact_over_its_range(x):
+    exact = torch.log1p(x.double())
+    own = _ulps(torch.log1p(x), exact).max()
+    assert _ulps(_compiled(torch.log1p, x), exact).max() <= max(2.0, own)
+
+
+def test_log1p_at_its_edges():
+    x = torch.tensor([0.0, -0.0, -1.0, math.inf, -2.0, math.nan])
+    result = _compiled(torch.log1p, x)
+    torch.testing.assert_close(result, torch.log1p(x), rtol=0, atol=0, equal_nan=True)
+    assert torch.signbit(result[:2]).tolist() == [False, False]  # adding 1 loses the sign of zero
+
+
+def test_log1p_in_float64_is_torchs():
+    x = torch.linspace(-0.9, 5, 1001, dtype=torch.float64)
+    torch.testing.assert_close(_compiled(torch.log1p, x), torch.log1p(x), rtol=1e-15, atol=1e-18)
+
+
+_X = torch.cat([-_tiny_to_huge(1.93).flip(0), torch.zeros(1), _tiny_to_huge(1.93)])
+
+
+def _derivative(x):
+    x = x.detach().requires_grad_()
+    (first,) = torch.autograd.grad(nn.functional.softplus(x).sum(), x, create_graph=True)
+    return first
+
+
+def _second_derivative(x):
+    x = x.detach().requires_grad_()
+    (first,) = torch.autograd.grad(nn.functional.softplus(x).sum(), x, create_graph=True)
+    return torch.autograd.grad(first.sum(), x)[0].detach()
+
+
+@pytest.mark.parametrize(
+    ("function", "exact"),
+    [
+        (nn.functional.softplus, lambda x: x.clamp_min(0) + torch.log1p((-x.abs()).exp())),
+        (nn.functional.logsigmoid, lambda x: x.clamp_max(0) - torch.log1p((-x.abs()).exp())),
+        (lambda x: _derivative(x).detach(), torch.sigmoid),
+        (_second_derivative, lambda x: torch.sigmoid(x) * torch.sigmoid(-x)),
+    ],
+    ids=["softplus", "log sigmoid", "derivative", "second derivative"],
+)
+def test_softplus_is_as_exact_as_torchs(function, exact):
+    """Against float64: 2 units in the last place, or the error of torch's own, if that is larger.
+
+    torch takes x for softplus(x) beyond 20, so that its derivatives there are 1 and 0.
+    """
+    reference = exact(_X.double())
+    seen = reference.abs() > 1e-37  # below, float32 has no full precision
+    plain, compiled = function(_X.clone()), _compiled(function, _X)
+    own, found = (_ulps(result, reference)[seen] for result in (plain, compiled))
+    spacing = torch.logspace(-7, 2, 4)  # in bands, so that a large error hides no other
+    for low, high in zip([0.0, *spacing.tolist()], [*spacing.tolist(), math.inf], strict=True):
+        band = (_X.abs() > low)[seen] & (_X.abs() <= high)[seen]
+        if band.any():
+            assert found[band].max() <= max(2.0, 1.01 * own[band].max()), (low, high)
+
+
+@pytest.mark.parametrize("faster", [True, False])
+@pytest.mark.parametrize("transposed", [(False, False), (False, True), (True, False)])
+def test_products_by_either_library(faster, transposed, monkeypatch):
+    """Whatever a machine measures, both libraries give the product, with its bias."""
+    asked = []
+
+    def chosen(a, b):
+        asked.append((a, b))
+        return faster
+
+    monkeypatch.setattr(products, "onednn_is_faster", chosen)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(shape, generator=generator) for shape in ((24, 24), (24, 24)))
+    a, b = (m.t() if t else m for m, t in zip((a, b), transposed, strict=True))
+    with torch._inductor.utils.fresh_cache():  # where the pass runs, whatever ran before
+        call = compile_call(lambda a, b: torch.addmm(b[0], a, b), precision="float32", on_cpu=True)
+        result = call(a, b)
+    exact = (a.double() @ b.double() + b[0].double()).float()
+    torch.testing.assert_close(result, exact, rtol=1e-5, atol=1e-5)
+    assert len(asked) == 1
+
+
+def test_the_faster_library_is_measured(monkeypatch):
+    """The choice follows the clock and nothing else: no name of a processor, no shape."""
+    layout = ((64, 32), (32, 1)), ((32, 16), (16, 1))
+    for seconds, expected in (([1.0, 0.5], True), ([1.0, 0.95], False), ([0.5, 1.0], False)):
+        monkeypatch.setattr(products, "_seconds", lambda ways, factors, s=seconds: s)
+        assert products.onednn_is_faster.__wrapped__(*layout) is (
+            expected and torch.backends.mkldnn.is_available()
+        )
+
+
+def test_measuring_returns_a_time_for_each_way():
+    state = torch.get_rng_state()
+    times = products._seconds((torch.mm, products._linear), [torch.ones(8, 8), torch.ones(8, 8)])
+    assert len(times) == 2
+    assert all(0 < seconds < 1 for seconds in times)
+    assert torch.equal(torch.get_rng_state(), state)
