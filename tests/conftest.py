@@ -15,9 +15,8 @@ import pyro_vae as pv
 from pyro_vae.evidence import importance
 from pyro_vae.evidence.result import Search
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread for each process, also of their children
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # one thread for each process, also of their children
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

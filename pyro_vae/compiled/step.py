@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -16,7 +17,7 @@ from ..common.seeding import seeded
 from .constants import Constants
 from .functions import attempt, compile_function, state_of
 
-__all__ = ["NOTHING_TO_LEARN", "CompiledGradients", "CompiledStep", "Gradients"]
+__all__ = ["NOTHING_TO_LEARN", "CompiledGradients", "CompiledStep", "Gradients", "buffers_kept"]
 
 NOTHING_TO_LEARN = (
     "the loss depends on no parameter of the program, so that nothing would be learned: the "
@@ -25,6 +26,18 @@ NOTHING_TO_LEARN = (
 )
 
 _MOST_COMPILATIONS = 8
+
+
+@contextmanager
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Restore a module's buffers: its running statistics are not to know of a trial."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 class Gradients:
@@ -113,9 +126,13 @@ class CompiledGradients(Gradients):
 
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
-        buffers = [(buffer, buffer.clone()) for buffer in self.program.buffers()]
         constants, self._left = self._look(), self._left - 1
-        with seeded("compile", 0), pyro.validation_enabled(False), torch.no_grad():
+        with (
+            seeded("compile", 0),
+            pyro.validation_enabled(False),
+            torch.no_grad(),
+            buffers_kept(self.program),
+        ):
             # Before tracing the objective must know the plates, and Pyro's store the parameters.
             self.objective.terms(self.program.model, self.program.guide, *batch)
         counted = constants.numbers()
@@ -128,10 +145,8 @@ class CompiledGradients(Gradients):
             run(_scalar(1.0), *batch, *state_of(self.program))
             return run
 
-        self._run, self._state = attempt(build, what="training"), state_of(self.program)
-        with torch.no_grad():
-            for buffer, before in buffers:  # running statistics are not to know of the trial
-                buffer.copy_(before)
+        with buffers_kept(self.program):
+            self._run, self._state = attempt(build, what="training"), state_of(self.program)
         constants.leave_out()  # what the programs keep of a run, such as its densities
         self._constants = None if self._run is None else constants
 

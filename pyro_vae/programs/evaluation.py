@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..common.checks import check_data
+from ..common.host import threads_worth, use_threads
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source, fingerprint_of
 from .arguments import bound
@@ -37,6 +38,7 @@ BLOCK = 64
 """Data that are evaluated at once. Draws are seeded by block, so that this number decides which
 random numbers a datum gets."""
 
+_TRIED = 16  # samples of a block, to see how many threads they are worth
 _FEW = 3  # data to see which modules are called
 
 
@@ -234,7 +236,8 @@ def evaluating(
     check_callable(model=model, guide=guide)
     automatic = guide
     data, (model, guide) = bound(data, model, guide)
-    with evaluation_mode(model, guide) as watched:
+    most = torch.get_num_threads()
+    with use_threads(1), evaluation_mode(model, guide) as watched:
         kind: type[Pair] = Pair
         marginals = None
         at_once = data_set(data, watched(model), watched(guide), automatic)
@@ -278,7 +281,22 @@ def evaluating(
         check = checked and mask is None
         size = 0 if at_once is None else len(at_once[0])
         processes, amortized = Processes.join(), marginals is None
-        yield Evaluation(pair, source, own, device, processes, check, watched, size, amortized)
+        with use_threads(_threads(pair, pilot, device, most)):
+            yield Evaluation(pair, source, own, device, processes, check, watched, size, amortized)
+
+
+def _threads(pair: Pair, pilot: Batch, device: torch.device, most: int) -> int:
+    """Threads, of so many, that draws of the guide and their densities are worth."""
+    if device.type != "cpu" or most == 1:
+        return most
+    batch = tuple(argument[: pair.fixed_rows or BLOCK] for argument in pilot)
+    batch = pad(batch, pair.fixed_rows or 0)
+
+    def work() -> None:
+        values, _ = pair.propose(batch, _TRIED)
+        pair.log_joint(batch, values)
+
+    return threads_worth(work, most)
 
 
 def _of_fewer(program: Fn, number: int) -> Fn:

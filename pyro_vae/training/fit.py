@@ -13,6 +13,7 @@ from torch import Tensor
 from ..common.checks import resolve_device
 from ..common.errors import PyroVAEWarning
 from ..common.files import write_json
+from ..common.host import use_threads
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
@@ -164,7 +165,7 @@ def fit(
     validation = None
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
-    with seeded("check", settings.seed), evaluation_mode(*programs):
+    with use_threads(1), seeded("check", settings.seed), evaluation_mode(*programs):
         goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
@@ -186,7 +187,12 @@ def fit(
         if not program.training:
             program.train()
         saver.save()  # an unwritable folder shows at once
-        with seeded("fit", settings.seed), pyro.validation_enabled(False), stop_on_signal() as stop:
+        with (
+            seeded("fit", settings.seed),
+            pyro.validation_enabled(False),
+            use_threads(loop.choose_threads()),
+            stop_on_signal() as stop,
+        ):
             loop.run(saver, stop, progress)
     finally:
         for module, flag in flags.items():

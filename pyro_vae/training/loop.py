@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import threading
@@ -18,6 +19,7 @@ from tqdm.auto import tqdm
 
 from ..common.errors import Interrupted, NonFiniteLoss
 from ..common.files import write_text
+from ..common.host import threads_worth
 from ..common.processes import Processes
 from ..common.seeding import derive, seeded
 from ..common.settings import TrainingSettings
@@ -59,6 +61,7 @@ class Loop:
     best: dict[str, Tensor] | None = None
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    threads: int | None = None  # the same all through a run, since sums may depend on their number
     least: int = field(init=False, default=1)  # data in a batch
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
 
@@ -124,6 +127,19 @@ class Loop:
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()
+
+    def choose_threads(self) -> int:
+        """Measure how many threads a step is worth, once for a run, on a copy of the program."""
+        if self.threads is None or self.threads > torch.get_num_threads():
+            self.threads = torch.get_num_threads()
+            if self.threads > 1 and self.device.type == "cpu":
+                try:
+                    step = Gradients(*copy.deepcopy((self.program, self.objective)))
+                    batch = next(iter(self.train.batches(self.settings.batch_size)))
+                    self.threads = threads_worth(lambda: step(*batch), self.threads)
+                except Exception:  # no copy, or no such step: the first of the run says it better
+                    self.threads = 1
+        return self.threads
 
     def _train_epoch(self, saver: Saver, stop: threading.Event, started: float) -> None:
         seed, rank = self.settings.seed, self.processes.rank
@@ -262,6 +278,7 @@ class Loop:
             **{name: getattr(self, name) for name in _PLACE},
             **self.history.to_state(),
             "finished": self.finished,
+            "threads": self.threads,
         }
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
@@ -276,6 +293,7 @@ class Loop:
         self.history = History.from_state(state)
         for name in _PLACE:
             setattr(self, name, state[name])
+        self.threads = state.get("threads")
         self.finished = state["finished"] and self.epoch >= self.settings.epochs
         self.finished |= self.history.stopped_early
 
