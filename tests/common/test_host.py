@@ -65,7 +65,8 @@ def test_threads_come_back_after_an_error(four_threads):
             assert torch.get_num_threads() == 2
             raise ZeroDivisionError
 
-    pytest.raises(ZeroDivisionError, fail)
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert torch.get_num_threads() == 4
 
 
