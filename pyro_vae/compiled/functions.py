@@ -94,7 +94,6 @@ def compile_call(
 
     It is compiled for the shapes of its first arguments, and is only to be called with those.
     """
-    allowed = torch.compiler.allow_in_graph(call)
     keep_memory()
     options: dict[str, Any] = {
         "fallback_random": True,  # the same random numbers as without compilation
@@ -105,6 +104,37 @@ def compile_call(
     if precision is not None:
         passes[f"{precision}_3"] = products_pass(precision)
     options["post_grad_custom_post_pass"] = graph_pass(**passes)
+    if on_cpu and torch.backends.cpu.get_cpu_capability() in _KNOWN:
+        first = _compiled(call, {**options, "cpp.vec_isa_ok": True})
+    else:
+        first = _compiled(call, options)
+    chosen: list[Callable[..., Any]] = []
+
+    def run(*tensors: Tensor) -> Any:
+        with _validation_kept():
+            if chosen:
+                return chosen[0](*tensors)
+            try:
+                result = first(*tensors)
+                chosen.append(first)
+            except Exception as error:
+                if not _of_the_compiler(error):
+                    raise
+                _forget_instructions()
+                chosen.append(_compiled(call, options))
+                result = chosen[0](*tensors)
+            return result
+
+    return run
+
+
+# What torch itself was built for and found on this processor. Inductor compiles, links and loads a
+# program for each set of instructions first, five seconds in all; with these it is not asked to.
+_KNOWN = ("AVX2", "AVX512")
+
+
+def _compiled(call: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    allowed = torch.compiler.allow_in_graph(call)
 
     def traced(*tensors: Tensor) -> Any:
         return allowed(*tensors)
@@ -113,13 +143,24 @@ def compile_call(
     # code object of its own, a second function of the same shapes would run the first one's graph.
     traced.__code__ = traced.__code__.replace(co_name=f"traced_{next(_number)}")
     with _validation_kept():
-        compiled = torch.compile(traced, fullgraph=True, dynamic=False, options=options)
+        compiled: Callable[..., Any] = torch.compile(
+            traced, fullgraph=True, dynamic=False, options=options
+        )
+    return compiled
 
-    def run(*tensors: Tensor) -> Any:
-        with _validation_kept():
-            return compiled(*tensors)
 
-    return run
+def _of_the_compiler(error: BaseException) -> bool:
+    """Whether the C++ compiler failed, or what it made could not be loaded."""
+    from torch._inductor.exc import CppCompileError
+
+    return any(isinstance(each, CppCompileError | OSError) for each in _chain(error))
+
+
+def _forget_instructions() -> None:
+    """Let Inductor find out which instructions compiler and processor both know."""
+    from torch._inductor.cpu_vec_isa import valid_vec_isa_list
+
+    valid_vec_isa_list.cache_clear()
 
 
 @contextmanager
@@ -184,7 +225,14 @@ def attempt(build: Callable[[], T], *, what: str) -> T | None:
 
 def reason(error: BaseException) -> str:
     """Say in one line why a program could not be compiled."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__ or error
+    *_, error = _chain(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, then what caused it, to the first cause."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import pyro_vae.compiled.products as products
+from pyro_vae.compiled import functions, products
 from pyro_vae.compiled.functions import compile_call
 
 
@@ -131,3 +131,41 @@ def test_measuring_returns_a_time_for_each_way():
     assert len(times) == 2
     assert all(0 < seconds < 1 for seconds in times)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_compiler_without_the_instructions(monkeypatch):
+    """Where the C++ compiler does not know the processor's instructions, Inductor probes them."""
+    from torch._inductor.exc import CppCompileError
+
+    asked, forgotten = [], []
+
+    def compiled(call, options):
+        asked.append(options.get("cpp.vec_isa_ok"))
+
+        def run(*tensors):
+            if options.get("cpp.vec_isa_ok"):
+                raise RuntimeError("backend") from CppCompileError(["g++"], "unknown -mamx-tile")
+            return call(*tensors)
+
+        return run
+
+    monkeypatch.setattr(functions, "_compiled", compiled)
+    monkeypatch.setattr(functions, "_forget_instructions", lambda: forgotten.append(True))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    call = compile_call(torch.neg, on_cpu=True)
+    for _ in range(2):
+        assert call(torch.ones(2)).tolist() == [-1, -1]
+    assert (asked, forgotten) == ([True, None], [True])
+
+
+def test_errors_of_a_program_are_not_the_compilers(monkeypatch):
+    def compiled(call, options):
+        return lambda *tensors: call(*tensors)
+
+    def fail(x):
+        raise ZeroDivisionError("the program's own")
+
+    monkeypatch.setattr(functions, "_compiled", compiled)
+    call = compile_call(fail, on_cpu=True)
+    with pytest.raises(ZeroDivisionError):
+        call(torch.ones(2))
