@@ -1,7 +1,8 @@
 """Speed against peers, side by side on this machine: ``python benchmarks/speed.py``.
 
 One training step of a VAE (784-400-50, softplus, Bernoulli, Adam), log p(x) by 5,000 importance
-samples, and an epoch of ``fit`` against its bare steps. Contenders take turns of many units of
+samples, an epoch of ``fit`` against its bare steps, and steps of models with other parts, compiled
+against Pyro's handlers. Contenders take turns of many units of
 work, in random order, each in a process of its own that sleeps between its turns: a slower minute
 of the machine is slower for all. Medians and quartiles are over turns, ratios are taken within a
 round. The machine's limit, its fastest float32 matrix product, takes its turns like a contender.
@@ -22,24 +23,28 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import speed_peers
 import torch
 from speed_report import (
     BARE,
+    COMPILED,
     EAGER,
     EVIDENCE,
     FIT,
     LIMIT,
     NUMPYRO,
     OURS,
+    PLAIN,
     PYRO,
     STEP,
     epoch_lines,
     evidence_table,
     limit,
     machine_line,
+    parts_table,
     speed_figure,
     step_table,
 )
@@ -56,6 +61,8 @@ class Settings:
     batches: tuple[int, ...] = (64, 256, 1024)
     rounds: int = 15
     turn_seconds: float = 0.4
+    parts_batch: int = 256
+    parts_rounds: int = 5
     samples: int = 5000
     evidence_rounds: int = 5
     evidence_seconds: float = 2.0
@@ -70,6 +77,8 @@ QUICK = Settings(
     batches=(64,),
     rounds=3,
     turn_seconds=0.03,
+    parts_batch=16,
+    parts_rounds=1,
     samples=1000,
     evidence_rounds=2,
     evidence_seconds=0.03,
@@ -83,7 +92,7 @@ QUICK = Settings(
 class Worker:
     """A contender at one task, in a process of its own that sleeps between its turns."""
 
-    def __init__(self, name: str, task: str, options: dict[str, int], device: str) -> None:
+    def __init__(self, name: str, task: str, options: dict[str, Any], device: str) -> None:
         self.name, self.task = name, task
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self.process = subprocess.Popen(
@@ -128,7 +137,7 @@ class Worker:
 
 
 def measure(
-    entries: dict[str, tuple[str, str, dict[str, int]]],
+    entries: dict[str, tuple[str, str, dict[str, Any]]],
     *,
     rounds: int,
     seconds: float,
@@ -221,6 +230,21 @@ def main(settings: Settings, *, only: str | None, device: str, out: Path) -> Non
         )
         check_agreement(results)
         show(step_table(results, batch))
+    if only in (None, "parts"):
+        batch, results = settings.parts_batch, {}
+        for name in speed_peers.PARTS:  # one after the other: two processes each
+            options = {"name": name, "batch": batch}
+            results |= measure(
+                {
+                    f"{name}: {way}": (OURS, "part", {**options, "compiled": compiled})
+                    for way, compiled in ((PLAIN, False), (COMPILED, True))
+                },
+                rounds=settings.parts_rounds,
+                seconds=settings.turn_seconds,
+                device=device,
+            )
+        tasks["parts"] = results
+        show(parts_table(results, batch))
     if only in (None, "evidence"):
         tasks[f"evidence {settings.samples}"] = results = measure(
             against_limit(settings, EVIDENCE, "evidence", samples=settings.samples),
@@ -255,13 +279,13 @@ def main(settings: Settings, *, only: str | None, device: str, out: Path) -> Non
         "tasks": tasks,
     }
     print(f"numbers: {write_json(out / 'speed.json', content)}")
-    if only != "epoch":
+    if only in (None, "step", "evidence"):
         print(f"figure: {save(speed_figure(tasks, about), out / 'speed.png')}")
 
 
 def against_limit(
     settings: Settings, contenders: tuple[str, ...], task: str, **options: int
-) -> dict[str, tuple[str, str, dict[str, int]]]:
+) -> dict[str, tuple[str, str, dict[str, Any]]]:
     """Entries of :func:`measure` for the contenders at a task, and the machine's limit."""
     entries = {name: (name, task, options) for name in contenders if name in settings.contenders}
     return {**entries, LIMIT: (LIMIT, "product", {})}
@@ -283,10 +307,12 @@ def use_threads(number: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="small sizes and few rounds")
-    parser.add_argument("--only", choices=("step", "evidence", "epoch"), help="one part")
+    parser.add_argument("--only", choices=("step", "parts", "evidence", "epoch"), help="one part")
     parser.add_argument("--threads", type=int, help="threads; by default each library's own choice")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder for speed.json, speed.png")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder for speed.json and speed.png"
+    )
     given = parser.parse_args()
     if given.threads is not None:
         use_threads(given.threads)

@@ -380,6 +380,22 @@ class PyroVAE(Torch):
         x = self.data(batch)
         return Task(lambda: step(x), scale=1 / batch)
 
+    def part(self, name: str, batch: int, compiled: bool) -> Task:
+        """A step of a model with another part, compiled or by Pyro's handlers."""
+        from pyro_vae.objectives import objective_of
+
+        shape = (28, 28) if "network" in PARTS[name] else (EVENT,)
+        start, x = (self.data(n).reshape(-1, *shape) for n in (600, batch))
+        given = {"latent_dim": LATENT, "hidden": (HIDDEN,), "activation": "softplus", **PARTS[name]}
+        config = self.pv.Config(**given)
+        self.torch.manual_seed(0)
+        program = self.pv.build_program(config, event_shape=shape, data=start).to(self.device)
+        optimizer = self.torch.optim.Adam(program.parameters(), lr=LEARNING_RATE, fused=True)
+        step = self.pv.CompiledStep(program, objective_of(config), optimizer, rows=batch)
+        if not compiled:
+            step.gradients = self.pv.compiled.Gradients(program, objective_of(config))
+        return Task(lambda: step(x), scale=1 / batch)
+
     def evidence(self, samples: int) -> Task:
         """``log_evidence``, compiled."""
         return Evidence(self, samples)
@@ -387,6 +403,19 @@ class PyroVAE(Torch):
     def epoch(self, rows: int, batch: int) -> Task:
         """Epochs of ``fit``, compiled: seconds a batch."""
         return Epochs(self, rows, batch)
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "VampPrior, 500 pseudo-inputs": {"prior": "vamp", "prior_components": 500},
+    "mixture of 500 as prior": {"prior": "mixture", "prior_components": 500},
+    "flow prior": {"prior": "flow"},
+    "normal posterior, full covariance": {"posterior": "full"},
+    "flow posterior": {"posterior": "flow"},
+    "IWAE, k = 5": {"objective": "iwae", "particles": 5},
+    "convolutional networks": {"network": "conv", "hidden": (32, 64), "activation": "relu"},
+    "two layers, top-down": {"program": "top-down"},
+    "normal likelihood": {"likelihood": "normal"},
+}
 
 
 class PyroVAEHalf(PyroVAE):

@@ -20,6 +20,7 @@ PYRO, EAGER, NUMPYRO, PYTHAE = (
 )
 OURS, HALF, LIMIT = "pyro_vae, fp32", "pyro_vae, bf16", "matrix product"
 FIT, BARE = "fit, compiled", "bare compiled steps"
+PLAIN, COMPILED = "by handlers", "compiled"
 
 STEP = (PYRO, EAGER, "PyTorch, torch.compile", NUMPYRO, OURS, HALF)
 EVIDENCE = (EAGER, PYTHAE, NUMPYRO, OURS, HALF)
@@ -86,6 +87,24 @@ def evidence_table(results: dict[str, dict], samples: int) -> list[str]:
                 times(speedup(results, label, EAGER)),
                 times(speedup(results, label, NUMPYRO)),
                 *_arithmetic(results, label, samples * WEIGHT_FLOP),
+            ]
+        )
+    return align(rows)
+
+
+def parts_table(results: dict[str, dict], batch: int) -> list[str]:
+    """Table of steps of models with other parts."""
+    head = ["by Pyro's handlers, ms", "compiled, ms", "×", "first call, s"]
+    rows = [[f"one training step, batch {batch}", *head]]
+    for label in (name for name in results if name.endswith(f": {COMPILED}")):
+        part = label.removesuffix(f": {COMPILED}")
+        plain = f"{part}: {PLAIN}"
+        rows.append(
+            [
+                part,
+                *(f"{1e3 * results[name]['median']:.2f}" for name in (plain, label)),
+                times(speedup(results, label, plain)),
+                f"{results[label]['first_call']:.1f}",
             ]
         )
     return align(rows)
