@@ -187,7 +187,7 @@ def tune(
         rates.append(rate)
     if not steps:
         empty = torch.empty(0, n, dtype=v.dtype, device=v.device)
-        return Moves(empty, torch.full((n,), math.nan))
+        return Moves(empty, torch.full_like(step, math.nan, dtype=torch.float32))
     return Moves(torch.stack(steps), torch.stack(rates).mean(0))
 
 
@@ -236,7 +236,7 @@ def anneal(
     for _ in range(last_moves if len(moves.steps) else 0):
         v, _ = _move(path, v, betas[-1], moves.steps[-1], settings.leapfrog)
     plain = _Path(space, batch, base)
-    strata = torch.arange(settings.chains, device=v.device) < path.from_prior(settings.chains)
+    strata = torch.arange(settings.chains) < path.from_prior(settings.chains)
     return Chains(log_weights, base.place(v), plain.difference(v), strata if strata.any() else None)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ..common.checks import check_data
+from ..common.devices import sent
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source, fingerprint_of
 from .arguments import bound
@@ -135,7 +136,7 @@ class Evaluation:
         first = 0
         parts = self.source.blocks(rows) if index is None else self.source.select(index, rows)
         for part in parts:
-            batch = tuple(argument.to(self.device) for argument in part)
+            batch = tuple(sent(argument, self.device) for argument in part)
             yield Block(first, len(batch[0]), pad(batch, self.pair.fixed_rows or 0))
             first += len(batch[0])
 
