@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..common.checks import check_data
+from ..common.checks import check_data, reading
 from ..common.devices import sent
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source, fingerprint_of
@@ -270,7 +270,8 @@ def evaluating(
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        pair = kind.inspect(model, guide, pilot, narrow=narrow)
+        with reading():
+            pair = kind.inspect(model, guide, pilot, narrow=narrow)
         if isinstance(pair, Whole):
             pair = pair.knowing(pilot, density_of(automatic))
         rows = pair.fixed_rows or len(pilot[0])

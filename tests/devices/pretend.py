@@ -22,6 +22,7 @@ _CPU = torch.device("cpu")
 _memory = torch._C.TensorBase.device.__get__  # where a tensor really lies
 _tags = {}  # storage -> (weak reference that keeps its number from being used again, device)
 _limit = [20_000]
+_active = []
 
 
 def _names(words):
@@ -215,6 +216,16 @@ class PretendedGPU(TorchDispatchMode):
 
 
 @contextmanager
+def counting():
+    """Yield a counter of the waits on the pretended GPU that is there; an empty one without."""
+    if not _active:
+        yield collections.Counter()
+        return
+    with _active[-1].counting() as found:
+        yield found
+
+
+@contextmanager
 def pretend(devices=2, package="pyro_vae"):
     """Pretend that this machine has GPUs; yields the counters."""
     gpu, T, cuda, kept = PretendedGPU(devices, package), torch.Tensor, torch.cuda, []
@@ -332,9 +343,11 @@ def pretend(devices=2, package="pyro_vae"):
     ):
         patch(owner, name, value)
     try:
+        _active.append(gpu)
         with gpu:
             yield gpu
     finally:
+        _active.remove(gpu)
         for owner, name, own, value in reversed(kept):
             setattr(owner, name, value) if own else delattr(owner, name)
         _tags.clear()
