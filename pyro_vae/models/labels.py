@@ -130,8 +130,8 @@ def partially_labelled(
         seed: seed of the choice.
 
     Returns:
-        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N plus the repeats.
-        For ``Data``, such ``Data``.
+        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown, where x lies; M is N plus
+        the repeats. For ``Data``, such ``Data``.
 
     Raises:
         ValueError: fewer labels than classes, or more than a class has data; labels of another
@@ -141,6 +141,8 @@ def partially_labelled(
     if y is None or y.shape != data.x.shape[:1]:
         shape = None if y is None else tuple(y.shape)
         raise ValueError(f"y must have one label for each of {len(x)} data; got {shape}.")
+    y = y.to(data.x.device)
+    data = replace(data, y=y)
     if repeats is not None and repeats < 1:
         raise ValueError(f"repeats must be at least 1; got {repeats}.")
     classes = int(y.max()) + 1
@@ -168,5 +170,5 @@ def partially_labelled(
     again = chosen.repeat(repeats - 1)
     rows = torch.cat([torch.arange(len(y), device=y.device), again])
     partial = torch.cat([partial, y[again]])
-    some = replace(data.take(rows.to(data.x.device)), y=partial)
+    some = replace(data.take(rows), y=partial)
     return some if isinstance(x, Data) else (some.x, partial)
