@@ -7,13 +7,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from devices.pretend import pretend
-from devices.twins import Clusters, Regression, arguments, build, same_on_both
+from devices.twins import Clusters, Regression, arguments, as_on_a_cpu, build, same_on_both
 from pyro.infer import autoguide
 from torch.utils.data import TensorDataset
 
 import pyro_vae as pv
 from pyro_vae.common.options import Method
-from pyro_vae.evidence import bias, sizes
+from pyro_vae.evidence import bias, search
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 ANNEALING = pv.Annealing(temperatures=4, chains=8, pilot_chains=2)
@@ -22,8 +22,7 @@ ROUGH = {"samples": 64, "annealing": ANNEALING}
 
 @pytest.fixture(autouse=True)
 def _sizes_of_a_cpu(monkeypatch):
-    """The same numbers of data and draws at once, so that draws are the same, too."""
-    monkeypatch.setattr(sizes, "_on_gpu", lambda device: False)
+    as_on_a_cpu(monkeypatch)
 
 
 @pytest.mark.parametrize("method", get_args(Method))
@@ -106,7 +105,10 @@ def test_data_that_are_read_block_by_block(digits):
 
 
 @pytest.mark.search
-def test_the_search_for_missed_mass(digits):
+def test_the_search_for_missed_mass(digits, monkeypatch):
+    chains = pv.Annealing(start="prior", temperatures=8, chains=8, pilot_chains=4)
+    monkeypatch.setattr(search, "_ANNEALING", chains)
+
     def compute(device):
         program = build(digits, latent_dim=2)[1].to(device)
         found = pv.log_evidence(program.model, program.guide, digits.test.x[:12], samples=64)

@@ -3,13 +3,19 @@
 import pytest
 import torch
 from devices.pretend import pretend
-from devices.twins import build
+from devices.twins import build, short_fits
 
 import pyro_vae as pv
 from pyro_vae.evidence import sizes
 from pyro_vae.programs.evaluation import evaluating
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+
+@pytest.fixture(autouse=True)
+def _short_fits(monkeypatch):
+    short_fits(monkeypatch)
+
 
 # Waits for each block of 64 data more.
 WAITS = {"guide": 3, "refined": 3, "laplace": 6, "annealed": 6, "auto": 10}

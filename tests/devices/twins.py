@@ -13,6 +13,8 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.distributions import densities
+from pyro_vae.evidence import sizes
+from pyro_vae.evidence.refinement import refine
 from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.models import MODELS
 from pyro_vae.networks import NETWORKS
@@ -113,6 +115,17 @@ def same_on_both(compute, device="cuda"):
         same = torch.equal(a.double().nan_to_num(1e99), b.double().nan_to_num(1e99))
         assert same, (number, a.flatten()[:4], b.flatten()[:4])
     return gpu
+
+
+def as_on_a_cpu(monkeypatch):
+    """The same numbers of data and draws at once, so that draws are the same; short fits."""
+    monkeypatch.setattr(sizes, "_on_gpu", lambda device: False)
+    short_fits(monkeypatch)
+
+
+def short_fits(monkeypatch):
+    """Few steps of a proposal's fit: what is compared are devices."""
+    monkeypatch.setitem(refine.__kwdefaults__, "steps", 20)
 
 
 class Regression:

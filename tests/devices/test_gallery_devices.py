@@ -1,4 +1,4 @@
-"""The README's code and the gallery on a machine with a GPU: what fit leaves there is used there."""
+"""The README's code and the gallery on a machine with a GPU, where fit leaves its models."""
 
 import re
 import runpy
