@@ -293,6 +293,20 @@ def pretend(devices=2, package="pyro_vae"):
         found = raw_group(lists, with_indices)
         return {(where(v[0][0][0]), key[1]): v for key, v in found.items()}
 
+    def operator(name):  # autograd moves the gradient of a number of the host back to it
+        plain = getattr(T, name)
+
+        def call(self, other):
+            pair = [self, other]
+            if isinstance(other, T) and where(self) != where(other):
+                there = next((where(t) for t in pair if where(t).type == "cuda"), _CPU)
+                for place, t in enumerate(pair):
+                    if where(t) == _CPU and t.dim() == 0 and t.requires_grad:
+                        pair[place] = _Move.apply(t, there)
+            return plain(*pair)
+
+        return call
+
     def new(self, *args, **kwargs):
         return _put(raw["new"](self, *args, **kwargs), where(self))
 
@@ -319,6 +333,10 @@ def pretend(devices=2, package="pyro_vae"):
         (T, "cpu", lambda self, *a, **k: to(self, "cpu")),
         (T, "cuda", lambda self, device="cuda", *a, **k: to(self, device)),
         (T, "new", new),
+        *(
+            (T, f"__{name}__", operator(f"__{name}__"))
+            for name in ("add", "radd", "sub", "mul", "rmul")
+        ),
         (T, "new_tensor", new_tensor),
         (T, "pin_memory", lambda self, *a: self),
         (T, "tolist", on_host("tolist", "")),
