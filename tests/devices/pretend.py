@@ -81,7 +81,7 @@ class _Move(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
-        return _put(_copy(gradient), ctx.source), None
+        return _Move.apply(gradient, ctx.source), None  # can be differentiated again
 
 
 class PretendedGPU(TorchDispatchMode):

@@ -25,6 +25,7 @@ def test_example(path, monkeypatch, tmp_path, capsys):
     pyro.clear_param_store()
 
 
+@pytest.mark.filterwarnings("ignore:.*goes on without compilation")  # not seen here
 def test_code_of_the_readme(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(), flags=re.S)
