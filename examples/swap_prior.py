@@ -21,7 +21,8 @@ class StudentT(nn.Module):
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
         freedom = 2 + nn.functional.softplus(self.raw_freedom)
-        return dist.StudentT(freedom, torch.zeros(LATENT_DIM), torch.ones(LATENT_DIM)).to_event(1)
+        one = torch.ones(LATENT_DIM, device=freedom.device)  # where the module is, also on a GPU
+        return dist.StudentT(freedom, torch.zeros_like(one), one).to_event(1)
 
 
 def main(smoke: bool = False) -> pv.Comparison:

@@ -19,6 +19,25 @@ os.environ["OMP_NUM_THREADS"] = "1"  # one thread for each process, also of thei
 torch.set_num_threads(1)
 
 
+_NO_GPU = "there is no GPU here"
+
+
+def pytest_collection_modifyitems(items):
+    """Leave out what needs a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=_NO_GPU))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what was not looked at."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    number = sum(_NO_GPU in str(report.longrepr) for report in skipped)
+    if number:
+        terminalreporter.write_sep("-", f"{_NO_GPU}: {number} tests of tests/gpu did not run")
+
+
 @pytest.fixture(autouse=True)
 def _no_global_state():
     """No test may change a validation flag, the dtype or Pyro's store, or draw unseeded."""

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
 from ..common.options import Method
 from ..common.seeding import seeded
 from ..common.tables import align
 from ..data import AnyData
-from ..evidence.importance import chunk_for
 from ..evidence.ladder import Ladder
+from ..evidence.sizes import chunk_for
 from ..programs.evaluation import Block, Evaluation, evaluating
 from ..programs.pair import Pair, Values
 from ..programs.traces import Batch, Fn
@@ -235,7 +236,7 @@ def calibration(
         pair = evaluation.pair
         evaluation.check_amortized("calibration")
         evaluation.check_method(method)
-        chunk = chunk_for(evaluation.device, evaluation.rows)
+        chunk = chunk_for(evaluation, evaluation.rows)
         ladder = Ladder(method=method, samples=samples, chunk=chunk, keep=draws)
         parts = list(_passes(evaluation, ladder, simulations, seed, progress))
         names = _names(pair, next(evaluation.blocks()).batch)
@@ -264,9 +265,10 @@ def _passes(
             doubtful = torch.zeros(len(found), dtype=torch.bool)
             for weighed in ladder.weigh(pair, batch, key):
                 rows, weighted = weighed.fitted.index, weighed.draws or {}
+                mine = exact[:, sent(rows, exact.device)]
                 drawn = _quantities(pair, weighed.fitted.batch, weighted)
-                after[rows.cpu()] = _ranks(exact[:, rows], drawn, ("ranks", *key, weighed.rung))
-                doubtful[rows.cpu()] = weighed.doubtful().cpu()
+                after[rows] = _ranks(mine, drawn, ("ranks", *key, weighed.rung))
+                doubtful[rows] = weighed.doubtful()
             count = block.count
             return found[:count], after[:count], doubtful[:count]
 

@@ -1,11 +1,15 @@
-"""Checks of what a user gives: data and the device."""
+"""Checks of the data that a user gives."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["check_data", "resolve_device"]
+__all__ = ["check_data", "may_read", "reading"]
 
 _ROWS = 4096
 
@@ -36,20 +40,21 @@ def check_data(x: Tensor, *, what: str = "x", first: int = 0, finite: bool = Tru
             )
 
 
-def resolve_device(device: str | torch.device) -> torch.device:
-    """Return the device to use; ``"auto"`` is the GPU where there is one, else the CPU.
+_READING = ContextVar("reading", default=False)
 
-    Raises:
-        ValueError: an unknown device, or CUDA where torch sees no GPU.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Let programs look at values on a GPU for a while, for which the host has to wait."""
+    token = _READING.set(True)
     try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}; use auto, cpu, cuda or cuda:N.") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {device!r} was asked for, but torch sees no GPU; use cpu or auto."
-        )
-    return resolved
+        yield
+    finally:
+        _READING.reset(token)
+
+
+def may_read(values: Tensor) -> bool:
+    """Whether a program may look at values: on a GPU only where data are checked, not at a step."""
+    if torch.compiler.is_compiling() or type(values) is not Tensor:
+        return False
+    return values.device.type == "cpu" or _READING.get()

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from .devices import own_gpu
+
 __all__ = ["Processes"]
 
 
@@ -35,8 +37,7 @@ class Processes:
         if not distributed.is_initialized():
             if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
                 return cls()
-            on_gpu = torch.cuda.is_available()
-            distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+            distributed.init_process_group(_backend())
             atexit.register(_leave)
         return cls(distributed.get_rank(), distributed.get_world_size())
 
@@ -50,12 +51,6 @@ class Processes:
         """Slice of the rows that this process works on; every row belongs to one process."""
         return slice(self.rank, None, self.world)
 
-    def device(self, device: torch.device) -> torch.device:
-        """Return a GPU for this process alone, unless ``device`` names one or is no GPU."""
-        if self.world == 1 or device.type != "cuda" or device.index is not None:
-            return device
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-
     def wait(self) -> None:
         """Wait until every process has reached this point."""
         if self.world > 1:
@@ -64,7 +59,11 @@ class Processes:
     def add_up(self, tensor: Tensor) -> Tensor:
         """Replace a tensor by its sum over the processes, and return it."""
         if self.world > 1:
-            distributed.all_reduce(tensor)
+            sends = distributed.get_backend_config()
+            # A group that the user formed of NCCL alone sends nothing from the host.
+            there = tensor if tensor.device.type in sends else tensor.to("cuda")
+            distributed.all_reduce(there)
+            tensor.copy_(there)
         return tensor
 
     def any(self, *flags: bool) -> list[bool]:
@@ -116,6 +115,17 @@ class Processes:
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter)
         return total, count
+
+
+def _backend() -> str:
+    """What sends tensors between the processes; each takes its own GPU, if there are GPUs."""
+    own = own_gpu()
+    if own is None:
+        return "gloo"
+    torch.cuda.set_device(own)
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"]))
+    enough = torch.cuda.device_count() >= here  # NCCL wants a GPU for each process
+    return "cpu:gloo,cuda:nccl" if enough else "cpu:gloo,cuda:gloo"
 
 
 def _leave() -> None:

@@ -32,9 +32,10 @@ def seeded(stream: str, *keys: int) -> Iterator[None]:
     """Seed torch's generators for a named stream inside the block; restore them after it."""
     seed = derive(stream, *keys)
     on_gpu = torch.cuda.is_initialized()
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+    # Of every GPU, as a model need not be on the current one: a state is 16 bytes on the host.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []):
         # torch.manual_seed would also record the call stack, in case a GPU is used later.
         torch.default_generator.manual_seed(seed)
         if on_gpu:
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed_all(seed)
         yield

@@ -102,6 +102,8 @@ class CompiledGradients(Gradients):
         self._constants: Constants | None = None  # none if it is not to be compiled
         self._left = _MOST_COMPILATIONS
         self._named: set[str] = set()
+        self._weight: Tensor | None = None
+        self._written: float | None = None
 
     def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
         """Return the ELBO at ``kl_weight`` 1, as the plain gradients do."""
@@ -119,7 +121,8 @@ class CompiledGradients(Gradients):
         if self._run is None or shapes != self.shapes:
             return super().__call__(*batch, kl_weight=kl_weight)
         elbo: Tensor
-        _, elbo, gradients = self._run(_scalar(kl_weight), *batch, *self._state)
+        weight = self.weight(kl_weight, batch[0].device)
+        _, elbo, gradients = self._run(weight, *batch, *self._state)
         for parameter, gradient in zip(self._state, gradients, strict=False):
             parameter.grad = gradient
         return elbo
@@ -142,13 +145,25 @@ class CompiledGradients(Gradients):
                 raise RuntimeError(f"the programs change {counted[0]} as they run")
             loss = _Loss(self.program, self.objective)
             run = compile_function(loss, precision=self.precision)
-            run(_scalar(1.0), *batch, *state_of(self.program))
+            run(self.weight(1.0, batch[0].device), *batch, *state_of(self.program))
             return run
 
         with buffers_kept(self.program):
             self._run, self._state = attempt(build, what="training"), state_of(self.program)
         constants.leave_out()  # what the programs keep of a run, such as its densities
         self._constants = None if self._run is None else constants
+
+    def weight(self, kl_weight: float, device: torch.device) -> Tensor:
+        """Return the weight as a tensor on the device, written only where it changes.
+
+        One of the host would be read there, and would keep CUDA graphs out.
+        """
+        if self._weight is None or self._weight.device != device:
+            self._weight, self._written = torch.empty((), dtype=torch.float64, device=device), None
+        if self._written != kl_weight:
+            self._weight.fill_(kl_weight)
+            self._written = kl_weight
+        return self._weight
 
     def _look(self) -> Constants:
         return Constants(self.program, self.program.model, self.program.guide, self.objective)
@@ -242,7 +257,3 @@ class _Loss(nn.Module):
         program: Any = self.program
         loss, elbo = self.objective.terms(program.model, program.guide, *batch, kl_weight=kl_weight)
         return loss / len(batch[0]), elbo
-
-
-def _scalar(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)

@@ -351,7 +351,9 @@ class _Streamed(Source):
                     f"the programs take {least} torch tensors, but a batch of the loader is "
                     f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of those."
                 )
-            yield tuple(part.to(self.device) for part in used)
+            # Of pinned memory the host does not wait for the copy; other memory is copied first.
+            to_gpu = self.device.type == "cuda"
+            yield tuple(part.to(self.device, non_blocking=to_gpu) for part in used)
 
 
 def fingerprint_of(source: Source, *, rows: int = 256) -> str:

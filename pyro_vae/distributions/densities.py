@@ -9,10 +9,12 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import register_kl
+from torch.distributions.utils import broadcast_all
+from torch.nn.functional import softplus
 
 from .special import log_rising
 
-__all__ = ["Bernoulli", "ContinuousBernoulli", "Laplace", "StudentT"]
+__all__ = ["Bernoulli", "ContinuousBernoulli", "DeviceStudentT", "Laplace", "StudentT"]
 
 _NEAR_ZERO = 0.5
 _GROUP = 8  # factors between 1 and 2, whose product is at most 256
@@ -79,7 +81,27 @@ class Laplace(dist.Laplace):
     """Laplace density whose KL divergence has the right second derivative at equal locations."""
 
 
-class StudentT(dist.StudentT):
+class DeviceStudentT(dist.StudentT):
+    """Pyro's Student's t of tensors, made where they are: torch's copies a number to the GPU."""
+
+    def __init__(
+        self,
+        df: Tensor | float,
+        loc: Tensor | float = 0.0,
+        scale: Tensor | float = 1.0,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.df, self.loc, self.scale = broadcast_all(df, loc, scale)
+        half = torch.full_like(self.df, 0.5)
+        self._chi2 = torch.distributions.Gamma(half * self.df, half)
+        torch.distributions.Distribution.__init__(self, self.df.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """Return the distribution with a larger batch shape."""
+        return super().expand(batch_shape, _instance=_instance or self.__new__(type(self)))
+
+
+class StudentT(DeviceStudentT):
     """Student's t density that stays accurate as large degrees of freedom make it normal."""
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -175,3 +197,15 @@ class _Bits(dist.Independent):
         groups = factors[..., :whole].unflatten(-1, (_GROUP, -1)).prod(-2)
         rest = factors[..., whole:].prod(-1)
         return linear - groups.log().sum(-1) - rest.log()
+
+
+def _kl_bernoulli(p: Bernoulli, q: Bernoulli) -> Tensor:
+    # torch's formula, without indices of the places where a probability is rounded to 0 or 1,
+    # which a GPU would have to tell the host.
+    one = p.probs * (softplus(-q.logits) - softplus(-p.logits))
+    one = one.masked_fill(q.probs == 0, math.inf).masked_fill(p.probs == 0, 0)
+    zero = (1 - p.probs) * (softplus(q.logits) - softplus(p.logits))
+    return one + zero.masked_fill(q.probs == 1, math.inf).masked_fill(p.probs == 1, 0)
+
+
+register_kl(Bernoulli, Bernoulli)(_kl_bernoulli)

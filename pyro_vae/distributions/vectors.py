@@ -13,9 +13,48 @@ from torch.distributions import constraints
 
 from .base import LastDraw, bound, expanded
 
-__all__ = ["BlockAutoregressive", "NormalMixture"]
+__all__ = ["BlockAutoregressive", "LowRankNormal", "NormalMixture"]
 
 _BLOCK = 2**19  # component densities computed at once: 4 MB in float64
+
+
+class LowRankNormal(dist.LowRankMultivariateNormal):
+    r"""Pyro's low-rank normal, :math:`N(m, \mathrm{diag}(d) + F F^T)`, made without a wait.
+
+    torch reads on the host whether :math:`I + F^T D^{-1} F` has a Cholesky factor; here the factor
+    is NaN where it has none, and so is the density.
+
+    Args:
+        loc: mean m, shape ``(*, D)``.
+        cov_factor: F, shape ``(*, D, rank)``.
+        cov_diag: d, shape ``(*, D)``, positive.
+        validate_args: check the arguments; ``None`` for torch's default.
+    """
+
+    def __init__(
+        self,
+        loc: Tensor,
+        cov_factor: Tensor,
+        cov_diag: Tensor,
+        validate_args: bool | None = None,
+    ) -> None:
+        self.loc, self.cov_diag = torch.broadcast_tensors(loc, cov_diag)
+        self.cov_factor = cov_factor.expand(*self.loc.shape, cov_factor.shape[-1])
+        self._unbroadcasted_cov_factor = cov_factor
+        self._unbroadcasted_cov_diag = cov_diag
+        scaled = cov_factor.mT / cov_diag.unsqueeze(-2)
+        capacitance = torch.matmul(scaled, cov_factor).contiguous()
+        rank = cov_factor.shape[-1]
+        capacitance.view(-1, rank * rank)[:, :: rank + 1] += 1
+        tril, wrong = torch.linalg.cholesky_ex(capacitance)
+        self._capacitance_tril = tril.masked_fill(wrong[..., None, None] > 0, math.nan)
+        torch.distributions.Distribution.__init__(
+            self, self.loc.shape[:-1], self.loc.shape[-1:], validate_args=validate_args
+        )
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        """Return the distribution with a larger batch shape."""
+        return super().expand(batch_shape, _instance=_instance or self.__new__(type(self)))
 
 
 class NormalMixture(dist.TorchDistribution):

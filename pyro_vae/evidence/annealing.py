@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
 from ..programs.traces import Batch
 from .proposals import NormalProposal
 from .space import Space
@@ -135,15 +136,18 @@ class _Path:
             log_base = torch.logaddexp(*parts)
         return log_base, (log_joint + self.volume).nan_to_num(nan=-math.inf, posinf=math.inf)
 
-    def difference(self, v: Tensor) -> Tensor:
+    def difference(self, v: Tensor, *, checked: bool = True) -> Tensor:
         """Log p(x, u) minus the log density of the path's start.
+
+        To look (``checked``) makes the host wait for a GPU. A chain that is where the density is
+        infinite stays there, so that it is enough to look at its end.
 
         Raises:
             NonFiniteDensity: p(x, u) is infinite, as that of a Gamma variable rounded to zero is.
         """
         with torch.no_grad():
             log_base, log_joint = self.ends(v)
-            if (log_joint == math.inf).any():
+            if checked and (log_joint == math.inf).any():
                 values, _ = self.space.values(self.base.place(v))
                 self.space.pair.check_finite(self.batch, values, log_joint)
         return log_joint - log_base
@@ -187,7 +191,7 @@ def tune(
         rates.append(rate)
     if not steps:
         empty = torch.empty(0, n, dtype=v.dtype, device=v.device)
-        return Moves(empty, torch.full((n,), math.nan))
+        return Moves(empty, torch.full_like(step, math.nan, dtype=torch.float32))
     return Moves(torch.stack(steps), torch.stack(rates).mean(0))
 
 
@@ -226,17 +230,17 @@ def anneal(
         Wu et al. (2017). https://arxiv.org/abs/1611.04273
     """
     path = _Path(space, batch, base, prior_share)
-    betas = settings.betas().to(base.mean.device)
+    betas = sent(settings.betas(), base.mean.device)
     v = path.start(settings.chains)
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
     for t in range(settings.temperatures):
-        log_weights += (betas[t + 1] - betas[t]) * path.difference(v)
+        log_weights += (betas[t + 1] - betas[t]) * path.difference(v, checked=False)
         if t + 1 < settings.temperatures:
             v, _ = _move(path, v, betas[t + 1], moves.steps[t], settings.leapfrog)
     for _ in range(last_moves if len(moves.steps) else 0):
         v, _ = _move(path, v, betas[-1], moves.steps[-1], settings.leapfrog)
     plain = _Path(space, batch, base)
-    strata = torch.arange(settings.chains, device=v.device) < path.from_prior(settings.chains)
+    strata = torch.arange(settings.chains) < path.from_prior(settings.chains)
     return Chains(log_weights, base.place(v), plain.difference(v), strata if strata.any() else None)
 
 
@@ -263,12 +267,12 @@ def anneal_reverse(
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
     """
     path = _Path(space, batch, base)
-    betas = settings.betas().to(base.mean.device)
+    betas = sent(settings.betas(), base.mean.device)
     v = base.whiten(u)
     v = v.expand(settings.chains, *v.shape).contiguous()
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
     for t in reversed(range(settings.temperatures)):
-        log_weights += (betas[t + 1] - betas[t]) * path.difference(v)
+        log_weights += (betas[t + 1] - betas[t]) * path.difference(v, checked=t == 0)
         if t:
             v, _ = _move(path, v, betas[t], moves.steps[t - 1], settings.leapfrog)
     return log_weights

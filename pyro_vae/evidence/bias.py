@@ -20,6 +20,7 @@ from ..programs.evaluation import Block, evaluating
 from ..programs.traces import Fn
 from .diagnostics import jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder
+from .sizes import chunk_for
 
 __all__ = [
     "Convergence",
@@ -32,7 +33,7 @@ __all__ = [
 
 _RATIO = 2**-1.5  # of the levels' probabilities: between 1/4 and 1/2 variance and cost are finite
 _MOST_K, _MOST_HEAVY = 0.5, 0.2
-_ROWS = {"cpu": 2048, "cuda": 65536}
+_ROWS = 2048
 
 
 def delta_corrected(log_weights: Tensor) -> Tensor:
@@ -257,7 +258,7 @@ def unbiased_log_evidence(
     with evaluating(model, guide, x, mask=mask) as evaluation:
         pair = evaluation.pair
         evaluation.check_method(method)
-        chunk = max(1, _ROWS.get(evaluation.device.type, 2048) // evaluation.rows)
+        chunk = chunk_for(evaluation, evaluation.rows, rows=_ROWS)
         evaluation.map(lambda block: None)  # holds all data against the support, in their order
 
         def draw(index: Tensor, samples: int, key: tuple[int, ...]) -> Tensor:

@@ -55,7 +55,7 @@ def bridge(
         model: Pyro program whose latents are drawn together for the whole data set.
         x: data, as for :func:`log_evidence`.
         draws: posterior draws by latent site, ``(S, *shape)``, such as those of
-            ``pyro.infer.MCMC.get_samples()``, chain after chain.
+            ``pyro.infer.MCMC.get_samples()``, chain after chain; on any device, like the data.
         chains: number of chains that they come from.
         seed: seed of the draws of g.
 
@@ -89,7 +89,7 @@ def bridge(
             )
         (block,) = evaluation.blocks()
         space = Space.of(evaluation.pair, block.batch)
-        values = _checked(space, draws, chains)
+        values = _checked(space, draws, chains, block.batch[0].device)
         u = space.vector({name: value[:, None] for name, value in values.items()})
         by_chain = u.reshape(chains, -1, *u.shape[1:])
         half = by_chain.shape[1] // 2
@@ -136,7 +136,10 @@ def _is_no_draw(site: Any) -> bool:
     return bool(site["is_observed"]) or infer.get("enumerate") == "parallel"
 
 
-def _checked(space: Space, draws: Mapping[str, Tensor], chains: int) -> dict[str, Tensor]:
+def _checked(
+    space: Space, draws: Mapping[str, Tensor], chains: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Draws of the latents that the space has, on the device."""
     names = [part.name for part in space.parts]
     missing = [name for name in names if name not in draws]
     if missing:
@@ -150,7 +153,7 @@ def _checked(space: Space, draws: Mapping[str, Tensor], chains: int) -> dict[str
             f"there are {number} draws of {chains} chains; expected at least {_LEAST} of each, as "
             "many of one as of the others, in one dimension, chain after chain."
         )
-    reference = space.values(torch.zeros(1, 1, space.size))[0]
+    reference = space.values(torch.zeros(1, 1, space.size, device=device))[0]
     for name in names:
         wanted = tuple(reference[name].shape[2:])
         if tuple(draws[name].shape) != (number, *wanted):
@@ -158,7 +161,7 @@ def _checked(space: Space, draws: Mapping[str, Tensor], chains: int) -> dict[str
                 f"draws of {name!r} have shape {tuple(draws[name].shape)}; expected "
                 f"{(number, *wanted)}."
             )
-    return {name: draws[name] for name in names}
+    return {name: draws[name].to(device) for name in names}
 
 
 _LEAST = 20

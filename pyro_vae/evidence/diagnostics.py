@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
+
 __all__ = [
     "controlled",
     "effective_sample_size",
@@ -137,9 +139,13 @@ def controlled(log_weights: Tensor, control: Tensor, strata: Tensor) -> tuple[Te
 
 def _strata(weights: Tensor, strata: Tensor | None) -> list[Tensor]:
     """Weights by stratum; of one if another has too few to tell its variance."""
-    if strata is None or min(int(strata.sum()), int((~strata).sum())) < 2:
+    if strata is None:
         return [weights]
-    return [weights[strata], weights[~strata]]
+    strata = strata.cpu()  # where they are already, so that nothing is waited for
+    parts = [part.nonzero().flatten() for part in (strata, ~strata)]
+    if min(map(len, parts)) < 2:
+        return [weights]
+    return [weights[sent(part, weights.device)] for part in parts]
 
 
 def pareto_k_threshold(samples: int) -> float:
@@ -173,7 +179,7 @@ def pareto_k(log_weights: Tensor, *, tail: float = 1.0) -> Tensor:
     tail_size = int(3 * math.sqrt(samples)) if samples > 225 else samples // 5
     tail_size = int(tail * tail_size)
     if tail_size < 5:
-        return torch.full(log_weights.shape[1:], math.nan, dtype=torch.float64)
+        return torch.full_like(log_weights[0], math.nan, dtype=torch.float64)
     top = log_weights.double().topk(tail_size + 1, dim=0).values  # largest first
     # Relative to the largest weight; expm1 keeps nearly equal weights apart.
     cutoff = top[-1].maximum(top[0] - _LARGEST_RATIO)

@@ -23,11 +23,9 @@ from .compiled import CompiledPair
 from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
+from .sizes import chunk_for, data_for
 
-__all__ = ["chunk_for", "estimate", "log_evidence", "warn_if_unreliable"]
-
-_MOST_WEIGHTS = 2**23  # log weights in memory at once: 64 MiB
-_DEFAULT_ROWS = {"cpu": 1024, "cuda": 65536}
+__all__ = ["estimate", "log_evidence", "warn_if_unreliable"]
 
 
 def log_evidence(
@@ -80,7 +78,8 @@ def log_evidence(
     The result depends on ``seed``, ``samples`` and the order of the data, not on ``chunk`` (up to
     rounding). Memory is bounded: by ``chunk`` for the programs, and by 64 MiB for the weights up
     to eight million samples. The caller's random state is left as it was. Modules that own
-    the programs are evaluated in ``eval()`` mode and on the device where their parameters are.
+    the programs are evaluated in ``eval()`` mode and on the device where their parameters are; data
+    and mask may lie anywhere, and the result is on the CPU.
 
     Under ``torchrun`` the processes share the data, and all return the whole result: the same
     numbers as of one process.
@@ -105,8 +104,10 @@ def log_evidence(
         max_samples: most samples of a datum under a target.
         mask: True where a value of x is observed, shape of x: log p of the observed values.
         chunk: samples of 64 data that go through the model at once; bounds the memory. By
-            default 16 on a CPU and 1024 on a GPU. (The guide is asked for 64 samples of 64 data at
-            once, 1024 on a GPU.)
+            default 16 on a CPU, and up to 1024 on a GPU, fewer where their tensors are large. (The
+            guide is asked for 64 samples of 64 data at once, 1024 on a GPU. Proposals are fitted to
+            64 data at once, or to thousands on a GPU, so that the draws of a datum, which depend on
+            the data beside it, are other ones there.)
         compiled: compile the guide's draws and log p(x, z) first (some seconds); the estimates stay
             the same up to rounding.
         precision: of matrix products in a compiled evaluation. ``"bfloat16"`` rounds their factors
@@ -189,10 +190,13 @@ def estimate(
     pair, n, method = evaluation.pair, len(evaluation), ladder.method
     evaluation.check_method(method)
     most = ladder.max_samples if ladder.adaptive else ladder.samples
-    rows = pair.fixed_rows or min(BLOCK, max(1, _MOST_WEIGHTS // most))
+    rows = data_for(evaluation, most, fitted=method != "guide")
     mean_error = None if ladder.mean_error is None else ladder.mean_error * math.sqrt(n)
-    default = chunk_for(evaluation.device, evaluation.data_set or rows)
-    ladder = replace(ladder, chunk=chunk or default, mean_error=mean_error)
+    if chunk is None:
+        chunk = chunk_for(evaluation, rows)
+    elif rows > BLOCK:  # it is of 64 data
+        chunk = max(1, chunk * BLOCK // rows)
+    ladder = replace(ladder, chunk=chunk, mean_error=mean_error)
     missed = Search()
     if search:
         few = replace(ladder, keep=0)
@@ -220,16 +224,16 @@ def estimate(
         draws: Values = {}
         for weighed in ladder.weigh(pair, block.batch, key):
             keep = weighed.fitted.index < block.count  # the rest is padding
-            index = weighed.fitted.index[keep].cpu()
+            index = weighed.fitted.index[keep]
             found = dict(weighed.columns)
             if reference is not None and block.first < BLOCK:
                 exact = ladder.again(weighed, reference, key).columns
                 found["added"] = found["log_px"] - exact["log_px"]
             for name, values in found.items():
-                columns[name][index] = values[keep].cpu()
+                columns[name][index] = values[keep]
             drawn = weighed.draws or {}
             for name in (name for name in latents if name in drawn):
-                part = drawn[name].movedim(pair.data_axis, 1)[:, keep].cpu()
+                part = drawn[name].movedim(pair.data_axis, 1).cpu()[:, keep]
                 if name not in draws:
                     draws[name] = part.new_empty(len(part), block.count, *part.shape[2:])
                 draws[name][:, index] = part
@@ -261,11 +265,6 @@ def estimate(
 
 
 _MEASURED = (*COLUMNS, "added")
-
-
-def chunk_for(device: torch.device, rows: int) -> int:
-    """Samples of so many data that go through the model at once, by default."""
-    return max(1, _DEFAULT_ROWS.get(device.type, 1024) // rows)
 
 
 def _error_of_mean(values: Tensor) -> float:

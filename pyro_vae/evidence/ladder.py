@@ -112,7 +112,7 @@ class Ladder:
             ValueError: a method other than ``"guide"`` with discrete latents.
             NonFiniteDensity: a log density of NaN or +infinity.
         """
-        fitted = Fitted(pair, batch, torch.arange(len(batch[0]), device=batch[0].device))
+        fitted = Fitted(pair, batch, torch.arange(len(batch[0])))
         climb = self.method == "auto"
         if climb or self.defensive:
             mixes = knows_density(pair, batch)
@@ -129,7 +129,7 @@ class Ladder:
             elif climb and name in _GOOD and _LADDER.index(name) >= _LADDER.index(self.lowest):
                 pilot = draw(fitted, self.pilot, self.chunk, "pilot", (*key, rung))
                 fitted = replace(fitted, elbo=pilot.elbo) if fitted.elbo is None else fitted
-                stay = self._will_do(name, pilot.log_weights, fitted.share)
+                stay = self._will_do(name, pilot.log_weights, fitted.share).cpu()
             else:
                 continue
             if stay.any():
@@ -219,7 +219,7 @@ class Ladder:
         if METHODS[rung] == "annealed" or not self.adaptive:
             yield self.samples, torch.ones_like(fitted.index, dtype=torch.bool)
             return
-        pilot = draw(fitted, self.pilot, self.chunk, "allocate", (*key, rung)).log_weights
+        pilot = draw(fitted, self.pilot, self.chunk, "allocate", (*key, rung)).log_weights.cpu()
         cv2 = (self.pilot / effective_sample_size(pilot) - 1).clamp_min(0).nan_to_num(posinf=1e12)
         size = torch.zeros_like(cv2)
         if self.mean_error is not None:

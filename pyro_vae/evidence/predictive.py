@@ -12,6 +12,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
 from ..common.errors import UnreliableEvidence
 from ..data import AnyData
 from ..programs.traces import Fn
@@ -78,9 +79,10 @@ def log_predictive(
     names = set(draws)
 
     def fixed(program: Fn, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
+        there = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
         with (
             pyro.poutine.block(hide_fn=lambda site: site["name"] in names),
-            pyro.poutine.condition(data=dict(values)),
+            pyro.poutine.condition(data={name: sent(v, there) for name, v in values.items()}),
         ):
             program(*args, **kwargs)
 

@@ -64,7 +64,7 @@ class NormalProposal:
         return self
 
     def select(self, chosen: Tensor) -> NormalProposal:
-        """Return the proposal of some of the data."""
+        """Return the proposal of the data at some positions."""
         return NormalProposal(self.space.select(chosen), self.mean[chosen], self.tril[chosen])
 
     def widened(self) -> NormalProposal:
@@ -152,7 +152,7 @@ class MixtureProposal:
         return self.parts[0]
 
     def select(self, chosen: Tensor) -> MixtureProposal:
-        """Return the proposal of some of the data."""
+        """Return the proposal of the data at some positions."""
         parts = tuple(part.select(chosen) for part in self.parts)
         return MixtureProposal(parts, self.log_shares[:, chosen])
 

@@ -125,7 +125,10 @@ def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64)
     scale = prior.tril.diagonal(dim1=-2, dim2=-1)[index]
     begin = NormalProposal(many, u.flatten(0, 1), torch.diag_embed(0.3 * scale))
     found = laplace(many, copies, refine(many, copies, begin, unit=scale)).widened()
-    parts = [centre, *(found.select(rows) for rows in torch.arange(starts * n).split(n))]
+    parts = [
+        centre,
+        *(found.select(rows) for rows in torch.arange(starts * n, device=u.device).split(n)),
+    ]
     masses = []
     for part in parts:
         drawn, log_q = part.draw(draws)

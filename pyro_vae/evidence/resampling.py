@@ -50,7 +50,6 @@ def picked(parts: Iterable[tuple[int, Values]], which: Tensor, data_axis: int) -
     return {name: rows.movedim(1, data_axis) for name, rows in taken.items()}
 
 
-def rows_of(values: Values, chosen: Tensor, data_axis: int) -> Values:
-    """Latents of some of the data, of a mask."""
-    index = chosen.nonzero().flatten()
+def rows_of(values: Values, index: Tensor, data_axis: int) -> Values:
+    """Latents of the data at some positions."""
     return {name: value.index_select(data_axis, index) for name, value in values.items()}

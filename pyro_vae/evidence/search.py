@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
 from ..common.seeding import seeded
 from ..programs.evaluation import Evaluation
 from ..programs.pair import Values, pad
@@ -89,7 +90,7 @@ def _look_at_simulated(
     count = missed = 0
     for weighed in ladder.weigh(evaluation.pair, batch, key):
         trusted = ~weighed.doubtful()
-        misses = _misses(ladder, weighed, _select(evaluation, values, weighed))[0]
+        misses = _misses(ladder, weighed, _select(evaluation, values, weighed))[0].cpu()
         count += int(trusted.sum())
         missed += int((misses & trusted).sum())
     shortfall = -math.log1p(-missed / count) if 0 < missed < count else 0.0
@@ -112,9 +113,10 @@ def _look_at_given(
     count, missed, shortfall = 0, 0, 0.0
     for weighed in ladder.weigh(evaluation.pair, batch, key):
         misses = _misses(ladder, weighed, _select(evaluation, values, weighed))
-        log_weights = chains.log_weights[:, weighed.fitted.index]
+        rows = sent(weighed.fitted.index, chains.log_weights.device)
+        log_weights = chains.log_weights[:, rows]
         estimate = log_mean_exp(weighed.log_weights)
-        share = (log_mean_exp(log_weights.masked_fill(~misses, -math.inf)) - estimate).exp()
+        share = (log_mean_exp(log_weights.masked_fill(~misses, -math.inf)) - estimate).exp().cpu()
         error = weighed.columns["standard_error"].nan_to_num(0.0)
         far = share > error.clamp_min(_LEAST_MISSED)  # few chains: the share is mostly too low
         count += len(share)
@@ -143,7 +145,7 @@ def _some(evaluation: Evaluation, number: int, key: tuple[int, ...], *, again: i
     with seeded("search: data", *key):
         index = torch.randperm(len(evaluation))[:number].sort().values
     (rows,) = evaluation.source.select(index, len(index))
-    batch = tuple(argument.to(evaluation.device) for argument in rows)
+    batch = tuple(sent(argument, evaluation.device) for argument in rows)
     if again:  # a data set of which there is one
         batch = tuple(argument.expand(again, *argument.shape[1:]) for argument in batch)
     return pad(batch, evaluation.pair.fixed_rows or 0)
@@ -151,7 +153,7 @@ def _some(evaluation: Evaluation, number: int, key: tuple[int, ...], *, again: i
 
 def _select(evaluation: Evaluation, values: Values, weighed: Weighed) -> Values:
     """Latent values of the data that were weighed."""
-    axis, index = evaluation.pair.data_axis, weighed.fitted.index
+    axis, index = evaluation.pair.data_axis, sent(weighed.fitted.index, evaluation.device)
     return {name: value.index_select(axis, index) for name, value in values.items()}
 
 

@@ -203,8 +203,8 @@ class Edges:
                     bounds[name] = (_one_draw(least), _one_draw(greatest))
         return cls(pair.data_axis, bounds)
 
-    def hit(self, values: Values) -> Tensor:
-        """Which draws have a latent at an edge, ``(S, N)``."""
+    def hit(self, values: Values) -> Tensor | None:
+        """Which draws have a latent at an edge, ``(S, N)``; none where no latent has an edge."""
         hits = []
         for name, (least, greatest) in self.bounds.items():
             value = values[name]
@@ -214,10 +214,7 @@ class Edges:
                     at = at | (distance * (value - bound) <= _resolution(value, bound))
             at = at.movedim(self.data_axis, 1)
             hits.append(at.reshape(*at.shape[:2], -1).any(2))
-        if hits:
-            return torch.stack(hits).any(0)
-        value = next(iter(values.values()))
-        return torch.zeros(value.movedim(self.data_axis, 1).shape[:2]).bool().to(value.device)
+        return torch.stack(hits).any(0) if hits else None
 
 
 def _one_draw(bound: Any) -> Any:
@@ -225,10 +222,12 @@ def _one_draw(bound: Any) -> Any:
     return bound[:1] if isinstance(bound, Tensor) and bound.dim() > 1 else bound
 
 
-def _resolution(value: Tensor, bound: Any) -> Tensor:
+def _resolution(value: Tensor, bound: Any) -> Any:
     """Distance from a bound up to which there are but a few numbers."""
     info = torch.finfo(value.dtype)
-    size = torch.as_tensor(bound, dtype=value.dtype, device=value.device).abs()
+    if not isinstance(bound, Tensor):
+        return max(4 * info.eps * abs(bound), 4 * info.tiny)
+    size = bound.to(value.dtype).abs()
     return (4 * info.eps * size).clamp_min(4 * info.tiny)
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..common.devices import sent
 from ..common.seeding import seeded
 from ..programs.checks import NonFiniteDensity
 from ..programs.pair import Pair, Values
@@ -24,6 +25,7 @@ from .diagnostics import (
 from .proposals import GuideProposal, MixtureProposal, NormalProposal, Proposal
 from .resampling import picked, resampled, rows_of
 from .result import doubts_of
+from .sizes import draws_for
 from .space import Edges
 
 __all__ = [
@@ -44,7 +46,6 @@ PRIOR_SHARE = 0.1
 
 _MOST_PRIOR = 0.5
 _SHARE_DRAWS = 128
-_SAMPLE_BLOCK = {"cpu": 64, "cuda": 1024}
 _HOPELESS = 0.7  # k̂
 _FAR = 0.25  # of the weights' tail
 
@@ -56,7 +57,7 @@ class Fitted:
     Attributes:
         pair: the programs.
         batch: the data.
-        index: their positions in the block, ``(n,)``.
+        index: their positions in the block, ``(n,)``, on the CPU.
         proposal: the proposal.
         elbo: ELBO of the guide, where the ladder was climbed from it, ``(n,)``.
         share: share of draws from the prior, mixed into the proposal.
@@ -73,10 +74,13 @@ class Fitted:
     mixes: bool = True
 
     def select(self, chosen: Tensor) -> Fitted:
-        """Return some of the data."""
-        proposal = None if self.proposal is None else self.proposal.select(chosen)
-        batch = tuple(argument[chosen] for argument in self.batch)
-        elbo = None if self.elbo is None else self.elbo[chosen]
+        """Return some of the data, by a mask on the CPU."""
+        if chosen.all():
+            return self
+        rows = sent(chosen.nonzero().flatten(), self.batch[0].device)
+        proposal = None if self.proposal is None else self.proposal.select(rows)
+        batch = tuple(argument[rows] for argument in self.batch)
+        elbo = None if self.elbo is None else self.elbo[rows]
         return replace(self, batch=batch, index=self.index[chosen], proposal=proposal, elbo=elbo)
 
 
@@ -92,7 +96,7 @@ class Weighed:
         edge: share of the weight that lies on draws at the edge of a latent's support, ``(n,)``.
         ends: of annealed chains, the log ratios of p(x, z) to the proposal where they end,
             ``(K, n)``; else the log weights, which are just these.
-        strata: True for draws of the prior, ``(K,)``; none if it has no share.
+        strata: True for draws of the prior, ``(K,)``, on the CPU; none if it has no share.
         control: control variate of the mixture with the prior, ``(K, n)``; none likewise, and for
             annealed chains.
         draws: draws of the posterior, resampled by the weights; none unless asked for.
@@ -110,7 +114,7 @@ class Weighed:
 
     @cached_property
     def columns(self) -> dict[str, Tensor]:
-        """Columns of a result, each ``(n,)``."""
+        """Columns of a result, each ``(n,)``, float64, on the CPU."""
         log_weights = self.log_weights
         if self.control is not None and self.strata is not None:
             log_px, error = controlled(log_weights, self.control, self.strata)
@@ -119,7 +123,7 @@ class Weighed:
             log_px = log_mean_exp(log_weights)
             error = standard_error(log_weights, strata=self.strata)
             corrected = jackknife(log_weights, strata=self.strata)
-        return {
+        columns = {
             "log_px": log_px,
             "standard_error": error,
             "ess": effective_sample_size(log_weights),
@@ -130,30 +134,33 @@ class Weighed:
             "rung": torch.full_like(log_weights[0], self.rung),
             "edge": self.edge,
         }
+        table = torch.stack([*columns.values()]).cpu()  # one copy, for which the host waits
+        return dict(zip(columns, table, strict=True))
 
     def hopeless(self) -> Tensor:
-        """Which weights have no mean to trust at any number of draws, ``(n,)``.
+        """Which weights have no mean to trust at any number of draws, ``(n,)``, on the CPU.
 
         To climb on where few draws are merely in doubt would keep those data that were lucky.
         """
         return (self.columns["pareto_k"] > _HOPELESS) | doubts_of(self.columns)["one weight"]
 
     def doubtful(self) -> Tensor:
-        """Which estimates are to doubt, ``(n,)``."""
+        """Which estimates are to doubt, ``(n,)``, on the CPU."""
         return torch.stack([*doubts_of(self.columns).values()]).any(0)
 
     def select(self, chosen: Tensor) -> Weighed:
-        """Return some of the data."""
+        """Return some of the data, by a mask on the CPU."""
+        rows = sent(chosen.nonzero().flatten(), self.log_weights.device)
         return Weighed(
             self.rung,
             self.fitted.select(chosen),
-            self.log_weights[:, chosen],
-            self.elbo[chosen],
-            self.edge[chosen],
-            self.ends[:, chosen],
+            self.log_weights[:, rows],
+            self.elbo[rows],
+            self.edge[rows],
+            self.ends[:, rows],
             self.strata,
-            None if self.control is None else self.control[:, chosen],
-            None if self.draws is None else rows_of(self.draws, chosen, self.fitted.pair.data_axis),
+            None if self.control is None else self.control[:, rows],
+            None if self.draws is None else rows_of(self.draws, rows, self.fitted.pair.data_axis),
         )
 
 
@@ -197,13 +204,13 @@ def draw(
     defensive = min(max(1, round(samples * share)), samples - 1) if share else 0
     device = batch[0].device
     log_weights = torch.empty(samples, len(batch[0]), dtype=torch.float64, device=device)
-    on_edge = torch.zeros_like(log_weights, dtype=torch.bool)
-    of_prior = torch.zeros(samples, dtype=torch.bool, device=device)
+    edges = Edges.of(pair, batch)
+    on_edge = torch.zeros_like(log_weights, dtype=torch.bool) if edges.bounds else None
+    of_prior = torch.zeros(samples, dtype=torch.bool)
     mix = bool(defensive) and (fitted.mixes or fitted.proposal is not None)
     control = torch.zeros_like(log_weights) if mix else None
     elbo = torch.zeros_like(log_weights[0])
-    size = _SAMPLE_BLOCK.get(device.type, 64)
-    edges = Edges.of(pair, batch)
+    size = draws_for(device, len(batch[0]))
 
     def part(begin: int) -> tuple[Values, Tensor]:
         end = min(begin + size, samples)
@@ -226,8 +233,9 @@ def draw(
         from_prior = end * defensive // samples - begin * defensive // samples
         of_prior[begin : begin + from_prior] = True
         finite = finite & (log_q < torch.inf).all()
-        if edges.bounds:
-            on_edge[begin : begin + len(log_q)] = edges.hit(values)
+        hits = edges.hit(values)
+        if on_edge is not None and hits is not None:
+            on_edge[begin : begin + len(log_q)] = hits
         if not begin:
             coarse = _is_coarse({k: v[from_prior:] for k, v in values.items()}, pair.data_axis)
         for a in range(0, len(log_q), chunk):
@@ -273,7 +281,10 @@ def _is_coarse(values: Values, data_axis: int) -> Tensor:
         size = value.double().abs().mean(0)
         few = (spread > 0) & (spread < 100 * torch.finfo(value.dtype).eps * size)
         found.append(few.any(-1))
-    return torch.stack(found).any(0) if found else torch.zeros((), dtype=torch.bool)
+    if not found:
+        value = next(iter(values.values()))
+        return torch.zeros(value.shape[data_axis], dtype=torch.bool, device=value.device)
+    return torch.stack(found).any(0)
 
 
 def shared(fitted: Fitted, key: tuple[int, ...]) -> Fitted:
@@ -330,9 +341,9 @@ def with_prior(log_q: Tensor, log_prior: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_q + math.log1p(-share), log_prior + math.log(share))
 
 
-def edge_share(log_weights: Tensor, on_edge: Tensor) -> Tensor:
+def edge_share(log_weights: Tensor, on_edge: Tensor | None) -> Tensor:
     """Share of the weight that lies on marked draws, ``(n,)``."""
-    if not on_edge.any():
+    if on_edge is None:
         return torch.zeros_like(log_weights[0])
     marked = log_weights.masked_fill(~on_edge, -math.inf).logsumexp(0)
     return (marked - log_weights.logsumexp(0)).exp().nan_to_num(0.0)

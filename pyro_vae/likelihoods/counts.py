@@ -40,7 +40,7 @@ class Binomial(Likelihood):
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""
-        return masses.Binomial(self.count, logits=output)
+        return masses.Binomial(output.new_full((), self.count), logits=output)
 
     def starting_output(self, x: Tensor) -> Tensor:
         """Logit of the data's mean proportion, clipped to [0.001, 0.999]."""

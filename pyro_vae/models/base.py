@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import wraps
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,33 +12,11 @@ from torch import Tensor
 from ..common.registry import options_of
 from ..common.seeding import seeded
 from ..config import Config
-from ..programs.module import ProgramModule
+from ..programs.module import ProgramModule, evaluated
 from ..programs.modules import device_of
 from .parts import Parts
 
-__all__ = ["Model", "evaluated"]
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def evaluated(method: F) -> F:
-    """Make a model's method compute without gradients, with tensors on the model's device."""
-
-    @wraps(method)
-    def wrapped(self: Model, *args: Any, **options: Any) -> Any:
-        device = device_of(self)
-
-        def moved(value: Any) -> Any:
-            return value.to(device) if isinstance(value, Tensor) and device is not None else value
-
-        with torch.no_grad():
-            return method(
-                self,
-                *(moved(value) for value in args),
-                **{name: moved(value) for name, value in options.items()},
-            )
-
-    return cast(F, wrapped)
+__all__ = ["Model"]
 
 
 class Model(ProgramModule):
@@ -47,7 +24,8 @@ class Model(ProgramModule):
 
     A subclass defines the two programs and :meth:`assemble`. ``encode`` and ``decode`` let it
     reconstruct, :meth:`generate` lets it sample, and an entry in ``pyro_vae.models.MODELS`` lets
-    ``build_program`` find it.
+    ``build_program`` find it. Methods take tensors from any device, and return those of the model's
+    (:attr:`device`); the programs themselves want their data there.
     """
 
     programs: ClassVar[tuple[str, ...]] = ()

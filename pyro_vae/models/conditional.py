@@ -10,7 +10,8 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from .base import Model, evaluated
+from ..programs.module import evaluated
+from .base import Model
 from .labels import one_hot
 from .parts import Parts
 

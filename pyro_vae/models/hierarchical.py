@@ -8,7 +8,8 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import pyro
 from torch import Tensor, nn
 
-from .base import Model, evaluated
+from ..programs.module import evaluated
+from .base import Model
 from .parts import Parts
 
 __all__ = ["Form", "HierarchicalVAE"]

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 
+from ..common.checks import may_read
 from ..common.seeding import derive
 from ..data.sets import Data
 
@@ -59,7 +60,8 @@ class Classifier(nn.Module):
 def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
     """Check that labels are integers from ``least`` to ``classes - 1``.
 
-    Their values are not checked while a program is compiled.
+    Values are not looked at while a program is compiled, nor on a GPU but where ``fit`` and
+    ``log_evidence`` check their data: the host would wait for them at every step.
 
     Raises:
         TypeError: labels that are not integers.
@@ -70,7 +72,7 @@ def check_labels(labels: Tensor, classes: int, *, least: int = 0) -> None:
             f"labels must be integers from {least} to {classes - 1}; got {labels.dtype}. Convert "
             "them with y.long(), or give condition_shape instead of classes for other conditions."
         )
-    if torch.compiler.is_compiling() or type(labels) is not Tensor:
+    if not may_read(labels):
         return
     wrong = (labels < least) | (labels >= classes)
     if wrong.any():
@@ -85,11 +87,10 @@ def one_hot(labels: Tensor, classes: int, *, dtype: torch.dtype) -> Tensor:
     """Return labels ``(*)``, integers from 0, as floating-point vectors ``(*, classes)``.
 
     Raises:
-        ValueError: a label out of range. On a GPU, where checking would wait for the device, and
-            while a program is compiled, its vector is NaN, which training and evidence report.
+        ValueError: a label out of range. Where values are not looked at, its vector is NaN, which
+            training and evidence report.
     """
-    if labels.device.type == "cpu":
-        check_labels(labels, classes)
+    check_labels(labels, classes)
     labels = labels.unsqueeze(-1)
     hot = (labels == torch.arange(classes, device=labels.device)).to(dtype)
     return hot.masked_fill((labels < 0) | (labels >= classes), torch.nan)
@@ -129,8 +130,8 @@ def partially_labelled(
         seed: seed of the choice.
 
     Returns:
-        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown; M is N plus the repeats.
-        For ``Data``, such ``Data``.
+        Data ``(M, *event_shape)`` and labels ``(M,)``, -1 where unknown, where x lies; M is N plus
+        the repeats. For ``Data``, such ``Data``.
 
     Raises:
         ValueError: fewer labels than classes, or more than a class has data; labels of another
@@ -140,10 +141,12 @@ def partially_labelled(
     if y is None or y.shape != data.x.shape[:1]:
         shape = None if y is None else tuple(y.shape)
         raise ValueError(f"y must have one label for each of {len(x)} data; got {shape}.")
+    y = y.to(data.x.device)
+    data = replace(data, y=y)
     if repeats is not None and repeats < 1:
         raise ValueError(f"repeats must be at least 1; got {repeats}.")
     classes = int(y.max()) + 1
-    check_labels(y, classes)
+    check_labels(y.cpu(), classes)
     if not classes <= labels <= len(y):
         raise ValueError(
             f"labels must be from {classes}, one of each class, to {len(y)}; got {labels}."

@@ -9,7 +9,8 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from .base import Model, evaluated
+from ..programs.module import evaluated
+from .base import Model
 from .labels import UNKNOWN, Classifier, LabelPrior, check_labels, one_hot
 from .parts import Parts
 
@@ -102,7 +103,7 @@ class SemiSupervisedVAE(Model):
                     pyro.sample(
                         "classification",
                         self.classifier(x),
-                        obs=y.clamp_min(0),
+                        obs=y.clamp(0, self.classes - 1),  # beyond, a GPU would stop for good
                         infer=kind,
                     )
 
@@ -163,7 +164,7 @@ class SemiSupervisedVAE(Model):
 
         Data are ``(N, *event_shape)`` and labels ``(N,)``, all known.
         """
-        check_labels(y, self.classes)
+        check_labels(y.cpu(), self.classes)
         return float((self.classify(x).argmax(-1) == y).double().mean())
 
     @evaluated

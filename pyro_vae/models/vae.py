@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ..priors import Fixed
-from .base import Model, evaluated
+from ..programs.module import evaluated
+from .base import Model
 from .parts import Parts
 
 __all__ = ["VAE"]

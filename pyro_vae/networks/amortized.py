@@ -82,6 +82,9 @@ class Amortized(nn.Module):
     def initialize(self, x: Tensor) -> None:
         """Start at training data ``(N, *event_shape)``, if family and network know how."""
         x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
+        for own in (*self.parameters(), *self.buffers()):
+            x = x.to(own.device)
+            break
         start = self.starting_output(x)
         if start is not None:
             initialize_output(self.network, start)

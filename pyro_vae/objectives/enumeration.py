@@ -111,15 +111,17 @@ def _expectation(model_trace: Trace, guide_trace: Trace) -> Tensor:
         name not in latents for name, _ in latent_sites(model_trace)
     ):
         return torch.as_tensor(_compute_dice_elbo(model_trace, guide_trace))
-    total = torch.zeros(())
+    total: Any = 0.0  # a number belongs to no device
     for trace, sign in ((model_trace, 1.0), (guide_trace, -1.0)):
         for _, site in sample_sites(trace):
             above = [_score(label) for label in enumerated if _plates(label) <= _plates(site)]
             term, *scores = packed.broadcast_all(site["packed"]["log_prob"], *above)
-            probability = torch.as_tensor(sum(scores, 0.0)).exp()
-            term = term.masked_fill(probability == 0, 0.0)  # 0 log 0 is 0
-            total = total + sign * (probability * term).sum()
-    return total
+            if scores:
+                probability: Any = sum(scores, 0.0)
+                probability = probability.exp()
+                term = probability * term.masked_fill(probability == 0, 0.0)  # 0 log 0 is 0
+            total = total + sign * term.sum()
+    return torch.as_tensor(total)
 
 
 def _is_summed(site: Any) -> bool:

@@ -68,7 +68,7 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
             change = partial(self._weigh_gradient, site["fn"].event_dim)
             site["value"] = self._draws[name] = _Through.apply(drawn[name], change)
 
-    def along_draws(self, log_q: Tensor, add_up: Callable[[str, Tensor], Tensor]) -> Tensor:
+    def along_draws(self, log_q: Any, add_up: Callable[[str, Tensor], Tensor]) -> Any:
         """Return log q with its value, and its gradient along the draws alone.
 
         Args:
@@ -81,6 +81,8 @@ class PathGradient(Messenger):  # type: ignore[misc, unused-ignore]
             for node in (self._leaves[name], self._gates[name])
             if node.requires_grad
         ]
+        if not isinstance(log_q, Tensor):  # the number 0, of no draws
+            return log_q
         result = log_q.detach()
         if not nodes or not log_q.requires_grad:
             return result

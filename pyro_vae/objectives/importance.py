@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..common.options import Gradient
@@ -156,5 +156,6 @@ class IWAE(Renyi):
         return f"IWAE(particles={self.num_particles}, gradient={self.gradient!r})"
 
 
-def _add(terms: list[Tensor]) -> Tensor:
-    return torch.as_tensor(sum(terms))
+def _add(terms: list[Tensor]) -> Any:
+    """Sum of terms; of none the number 0, which belongs to no device."""
+    return sum(terms)

@@ -6,6 +6,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..distributions import vectors
 from ..networks import MakesNetwork
 from .base import Posterior, diagonal_normal, positive_scale
 
@@ -87,6 +88,6 @@ class LowRankNormal(Posterior):
         loc, raw_scale = output[..., :2, :].unbind(-2)
         scale = positive_scale(raw_scale)
         columns = _LARGEST_FACTOR * (output[..., 2:, :] / _LARGEST_FACTOR).tanh()
-        return dist.LowRankMultivariateNormal(
+        return vectors.LowRankNormal(
             loc, cov_factor=scale.unsqueeze(-1) * columns.mT, cov_diag=scale.square()
         )

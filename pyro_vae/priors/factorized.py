@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from ..distributions import densities
+
 __all__ = ["ONE", "Fixed", "Laplace", "LearnedNormal", "StandardNormal", "StudentT"]
 
 ONE = 0.541324854612918  # softplus(ONE) = 1
@@ -68,7 +70,8 @@ class StudentT(_Centred):
 
     def forward(self) -> dist.TorchDistribution:
         """Return p(z)."""
-        return dist.StudentT(self.degrees, self.loc, torch.ones_like(self.loc)).to_event(1)
+        ones = torch.ones_like(self.loc)
+        return densities.DeviceStudentT(self.degrees, self.loc, ones).to_event(1)
 
 
 class Laplace(_Centred):

@@ -149,4 +149,5 @@ def _some(x: Tensor, number: int, what: str) -> Tensor:
             f"{number} {what} are to be chosen among {len(x)} training data; take at most "
             f"components={len(x)}."
         )
-    return x[torch.randperm(len(x), device=x.device)[:number]]
+    chosen = torch.randperm(len(x))[:number]  # on the CPU: the same wherever the data are
+    return x[chosen.to(x.device)]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..common.checks import check_data
+from ..common.checks import check_data, reading
+from ..common.devices import sent
 from ..common.host import threads_worth, use_threads
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source, fingerprint_of
@@ -137,7 +138,7 @@ class Evaluation:
         first = 0
         parts = self.source.blocks(rows) if index is None else self.source.select(index, rows)
         for part in parts:
-            batch = tuple(argument.to(self.device) for argument in part)
+            batch = tuple(sent(argument, self.device) for argument in part)
             yield Block(first, len(batch[0]), pad(batch, self.pair.fixed_rows or 0))
             first += len(batch[0])
 
@@ -272,7 +273,8 @@ def evaluating(
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        pair = kind.inspect(model, guide, pilot, narrow=narrow)
+        with reading():
+            pair = kind.inspect(model, guide, pilot, narrow=narrow)
         if isinstance(pair, Whole):
             pair = pair.knowing(pilot, density_of(automatic))
         rows = pair.fixed_rows or len(pilot[0])

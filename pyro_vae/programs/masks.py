@@ -12,7 +12,7 @@ from torch.distributions import Independent, constraints, transform_to
 
 from ..common.seeding import seeded
 from .followed import Followed
-from .module import ProgramModule
+from .module import ProgramModule, evaluated
 from .modules import check_programs
 from .supports import is_discrete
 from .traces import Batch, Fn, latent_sites, log_prob, run, sample_sites
@@ -194,7 +194,7 @@ class Masked(ProgramModule):
         """Declare the program's guide, given the data with zeros for missing values."""
         return mask_guide(self.program.guide)(x, *rest)
 
-    @torch.no_grad()
+    @evaluated
     def impute(self, x: Tensor, mask: Tensor) -> Tensor:
         """Fill missing values with the program's reconstruction from the observed ones.
 
@@ -203,7 +203,7 @@ class Masked(ProgramModule):
             mask: True where a value is observed.
 
         Returns:
-            Tensor of the data's shape, equal to x where observed.
+            Tensor of the data's shape, equal to x where observed, on the program's device.
         """
         mask = check_mask(mask, x)
         filled = _filled(x, mask)

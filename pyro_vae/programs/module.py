@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 
+import torch
 from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from torch import Tensor, nn
 
-__all__ = ["ProgramModule"]
+from ..common.devices import exact_convolutions
+from .modules import device_of
+
+__all__ = ["ProgramModule", "evaluated"]
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def evaluated(method: F) -> F:
+    """Make a module's method compute without gradients, with tensors on the model's device."""
+
+    @wraps(method)
+    def wrapped(self: nn.Module, *args: Any, **options: Any) -> Any:
+        device = device_of(self)
+
+        def moved(value: Any) -> Any:
+            return value.to(device) if isinstance(value, Tensor) and device is not None else value
+
+        with torch.no_grad(), exact_convolutions():
+            return method(
+                self,
+                *(moved(value) for value in args),
+                **{name: moved(value) for name, value in options.items()},
+            )
+
+    return cast(F, wrapped)
 
 
 class ProgramModule(nn.Module):

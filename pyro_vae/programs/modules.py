@@ -14,6 +14,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ..common.devices import exact_convolutions
 from ..common.host import keep_memory
 from ..common.seeding import seeded
 from .traces import Batch, Fn, run_both
@@ -200,7 +201,8 @@ def evaluation_mode(*programs: Fn) -> Iterator[Callable[[Fn], Fn]]:
 
     for owner in modules_of(*programs):
         evaluate(owner)
-    with torch.no_grad(), pyro.validation_enabled(False), seeded("evaluation", 0):
+    quiet = pyro.validation_enabled(False)
+    with torch.no_grad(), quiet, seeded("evaluation", 0), exact_convolutions():
         try:
             yield watched
         finally:

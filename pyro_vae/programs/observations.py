@@ -11,6 +11,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..common.checks import reading
 from ..common.seeding import seeded
 from .checks import check_masks, kind
 from .traces import Batch, Fn, observed_sites, run_both
@@ -46,7 +47,7 @@ def check_support(
         ValueError: data outside the support at every draw of the latents; the message says what to
             do. Other masks in the guide than in the model.
     """
-    with seeded("check", 0), pyro.validation_enabled(False):
+    with seeded("check", 0), pyro.validation_enabled(False), reading():
         trace, guide_trace = run_both(model, guide, batch)
         if masks:
             check_masks(trace, guide_trace)

@@ -26,8 +26,9 @@ def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
     """Make one module of two Pyro functions, as :func:`fit` and ``CompiledStep`` take it.
 
     Its parameters are those that the functions ask of Pyro's store by ``pyro.param``, unconstrained
-    and in the same memory, and those of the modules that the functions are methods of, close over
-    or name as globals. So the store, and whatever reads it, knows what is trained here::
+    and in the same memory (which moves with the module to another device), and those of the modules
+    that the functions are methods of, close over or name as globals. So the store, and whatever
+    reads it, knows what is trained here::
 
         program = pv.as_program(model, guide, x[:1])
         pv.fit(program, x, compiled=True)
@@ -74,6 +75,19 @@ class _Functions(ProgramModule):
                     self.stored.append(nn.Parameter(value.detach()))
         if not any(True for _ in self.parameters()):
             raise ValueError("the programs have no parameters: neither modules nor pyro.param.")
+
+    def _apply(self, fn: Any, recurse: bool = True) -> _Functions:
+        """Move the parameters, and Pyro's store with those that it still shares."""
+        store = pyro.get_param_store()._params
+        shared = [
+            (store[name], self.stored[place])
+            for name, place in self.places.items()
+            if name in store and store[name].data_ptr() == self.stored[place].data_ptr()
+        ]
+        super()._apply(fn, recurse)
+        for theirs, mine in shared:
+            theirs.data = mine.data
+        return self
 
     @property
     def model(self) -> Fn:  # type: ignore[override]

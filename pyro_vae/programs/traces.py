@@ -199,7 +199,8 @@ def log_prob(site: Any) -> Tensor:
 
     In float64 where float32 would lose it, computed from the float32 parameters as they are.
     """
-    density = _exact(site)
+    # Of a distribution that was given numbers some densities are on the CPU.
+    density = _exact(site).to(site["value"].device)
     support = None if site["is_observed"] else support_of(site["fn"])
     if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.checks import resolve_device
+from ..common.devices import resolve_device
 from ..common.errors import CheckpointError
 from ..common.files import write_json
 from ..common.options import Method, check_taken, takes

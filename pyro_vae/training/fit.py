@@ -10,7 +10,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..common.checks import resolve_device
+from ..common.devices import exact_convolutions, resolve_device
 from ..common.errors import PyroVAEWarning
 from ..common.files import write_json
 from ..common.host import use_threads
@@ -73,9 +73,16 @@ def fit(
     gradients are those of the whole batch, so the number of processes changes only the noise. The
     first one writes; a run may be resumed with another number of processes.
 
+    On a GPU the ELBOs are read every hundred steps, so that the host does not wait at each; an
+    error then names the step of the first loss that was not finite, but not its cause. Convolutions
+    are of float32 there, too (not TF32, torch's default). Data may lie anywhere; those in memory
+    are put on the device at once, and the program stays there (``vae.device``).
+
     Everything random depends on ``seed`` alone, and the caller's random state is left unchanged.
     With ``out``, the state is saved at most every ``checkpoint_seconds`` and at the end. A run that
-    was killed at any moment and resumed ends bit for bit, on the same machine, as one that was not.
+    was killed at any moment and resumed ends bit for bit, on the same machine, as one that was not
+    (on a GPU, for networks with convolutions and flows with splines, only after
+    ``torch.use_deterministic_algorithms(True)``).
 
     Args:
         program: ``nn.Module`` with Pyro programs ``model`` and ``guide``, such as ``VAE``; it is
@@ -150,7 +157,7 @@ def fit(
     if settings.patience is not None and valid is None:
         raise ValueError("patience needs validation data; pass them, or leave patience out.")
     processes = Processes.join()
-    target = processes.device(resolve_device(device))
+    target = resolve_device(device)
     folder = None if out is None else Path(out)
     if folder is not None and not resume and checkpoint.holds_run(folder):
         raise FileExistsError(
@@ -190,6 +197,7 @@ def fit(
         with (
             seeded("fit", settings.seed),
             pyro.validation_enabled(False),
+            exact_convolutions(),
             use_threads(loop.choose_threads()),
             stop_on_signal() as stop,
         ):

@@ -37,6 +37,9 @@ _EVALUATION_BATCH = 1000
 # Steps between two reads of their ELBOs: reading makes the host wait for the device.
 _LOOK_EVERY = {"cpu": 1}
 _LOOK_EVERY_ELSE = 100
+# Steps between two questions to the other processes, whether to stop or save.
+_ASK_EVERY = {"cpu": 1}
+_ASK_EVERY_ELSE = 20
 _PLACE = ("epoch", "step", "epoch_elbo", "epoch_data", "last_kl_weight", "seconds")
 
 
@@ -153,6 +156,10 @@ class Loop:
         for batch in data:
             self._train_step(batch)
             self.seconds = time.perf_counter() - started
+            if self.processes.world > 1 and self.steps % _ASK_EVERY.get(
+                self.device.type, _ASK_EVERY_ELSE
+            ):
+                continue
             stopped, due = self.processes.any(stop.is_set(), saver.is_due())
             if stopped or due:
                 saver.save()
@@ -172,7 +179,7 @@ class Loop:
         self.unread.append(self.processes.combine(self.learned, rows, elbo))
         self.step += 1
         if len(self.unread) >= _LOOK_EVERY.get(self.device.type, _LOOK_EVERY_ELSE):
-            self._look(batch)
+            self.look(batch)
         self.optimizer.step()
         if self.scheduler is not None:
             self.scheduler.step()
@@ -189,7 +196,7 @@ class Loop:
                 "drop_last=True."
             ) from error
 
-    def _look(self, batch: tuple[Tensor, ...] = ()) -> None:
+    def look(self, batch: tuple[Tensor, ...] = ()) -> None:
         """Read and add up the ELBOs of the last steps; a non-finite one ends the run."""
         unread, self.unread = self.unread, []
         if not unread:
@@ -200,7 +207,8 @@ class Loop:
             values = torch.stack([elbo for elbo, _ in unread]).double().tolist()
         for place, value in enumerate(values, self.step - len(values) + 1):
             if not math.isfinite(value):  # true whenever the loss is not finite
-                cause = f": {explain(self.program, batch)}" if batch else ""
+                now = batch and place == self.step  # before the optimizer has spread it
+                cause = f": {explain(self.program, batch)}" if now else ""
                 raise NonFiniteLoss(
                     f"the ELBO became {value} in epoch {self.epoch + 1}, step {place}{cause}. "
                     "Parameters of the last checkpoint are kept. Try a smaller learning rate, or "
@@ -222,7 +230,7 @@ class Loop:
         return self.history.best(after=self.settings.kl_warmup)
 
     def _finish_epoch(self) -> None:
-        self._look()
+        self.look()
         if self.epoch_data == 0:
             raise ValueError("the training data gave no batch; a loader must be iterable again.")
         self.history.epochs.append(
@@ -264,7 +272,7 @@ class Loop:
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as tensors and plain values."""
-        self._look()
+        self.look()
         rng = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             rng["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -340,6 +348,7 @@ class Saver:
 
     def save(self) -> None:
         """Write checkpoint and history, if there is a folder; every process must call this."""
+        self.loop.look()  # a loss that was not finite says more than the parameters after it
         self._check_parameters()
         self.last = time.monotonic()
         if self.folder is None:
@@ -354,7 +363,9 @@ class Saver:
 
     def _check_parameters(self) -> None:
         """Refuse non-finite parameters, which a bad gradient leaves before the next loss."""
-        wrong = [n for n, p in self.loop.program.named_parameters() if not p.isfinite().all()]
+        named = dict(self.loop.program.named_parameters())
+        finite = torch.stack([p.isfinite().all() for p in named.values()]).tolist()  # read at once
+        wrong = [name for name, good in zip(named, finite, strict=True) if not good]
         if wrong:
             raise NonFiniteLoss(
                 f"parameters {', '.join(wrong[:3])} became NaN or infinite by epoch "
