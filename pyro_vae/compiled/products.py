@@ -102,12 +102,18 @@ def onednn_is_faster(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
     with unset_fake_temporarily(), seeded("measure", 0), torch.no_grad():
-        factors = [torch.empty_strided(*layout).normal_() for layout in (a, b)]
+        factors = [_with_layout(*layout) for layout in (a, b)]
         try:
             default, onednn = _seconds((torch.mm, _linear), factors)
         except (RuntimeError, AttributeError):  # a build without the operator
             return False
     return onednn < _CLEARLY * default
+
+
+def _with_layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
+    """Random numbers in this layout, in which rows may share their memory."""
+    last = sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return torch.randn(1 + last).as_strided(shape, strides)
 
 
 def _seconds(ways: tuple[Callable[..., Tensor], ...], factors: list[Tensor]) -> list[float]:

@@ -129,7 +129,7 @@ class CompiledGradients(Gradients):
 
     def _compile(self, batch: tuple[Tensor, ...]) -> None:
         """Compile for batches of these shapes, and try the result once."""
-        constants, self._left = self._look(), self._left - 1
+        programs = self.program.model, self.program.guide
         with (
             seeded("compile", 0),
             pyro.validation_enabled(False),
@@ -137,7 +137,9 @@ class CompiledGradients(Gradients):
             buffers_kept(self.program),
         ):
             # Before tracing the objective must know the plates, and Pyro's store the parameters.
-            self.objective.terms(self.program.model, self.program.guide, *batch)
+            self.objective.prepare(*programs, *batch)
+            constants, self._left = self._look(), self._left - 1
+            self.objective.terms(*programs, *batch)
         counted = constants.numbers()
 
         def build() -> Callable[..., Any]:

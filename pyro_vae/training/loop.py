@@ -125,8 +125,7 @@ class Loop:
                     saver.save()
         self.finished = True
         self.history.stopped_early = self.epoch < total
-        best = self._best()
-        if self.settings.patience is not None and self.best is not None and best is not None:
+        if self.settings.patience is not None and self.best is not None and (best := self._best()):
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()

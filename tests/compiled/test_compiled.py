@@ -132,6 +132,17 @@ def test_labels_summed_out(digits):
         torch.testing.assert_close(mine, reference, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.filterwarnings("error::pyro_vae.PyroVAEWarning")
+@pytest.mark.parametrize("objective", [pv.IWAE(particles=3), pv.Renyi(particles=3)])
+def test_steps_of_an_objective_that_no_fit_has_prepared(digits, objective):
+    """Counting the plates the first time is no change of the programs."""
+    vae = _vae(digits)
+    step = pv.CompiledStep(vae, objective, torch.optim.Adam(vae.parameters()))
+    for _ in range(2):
+        assert step(digits.train.x[:8]).isfinite()
+    assert step.gradients._run is not None
+
+
 def test_fit_gives_the_same_run(digits):
     """Same seed, same noise: the histories agree; the last, smaller batch takes the plain path."""
     histories = []

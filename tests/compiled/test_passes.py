@@ -125,6 +125,12 @@ def test_the_faster_library_is_measured(monkeypatch):
         )
 
 
+def test_any_layout_is_measured():
+    """Transposed, expanded (rows that share their memory), of one row."""
+    for layout in (((4, 3), (1, 4)), ((4, 3), (0, 1)), ((1, 3), (3, 1))):
+        assert isinstance(products.onednn_is_faster(layout, ((3, 2), (2, 1))), bool)
+
+
 def test_measuring_returns_a_time_for_each_way():
     state = torch.get_rng_state()
     times = products._seconds((torch.mm, products._linear), [torch.ones(8, 8), torch.ones(8, 8)])
