@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from .densities import Role, check_any, check_constant, known_support
 from .enumeration import AllValues, left_out, sum_out
 from .layout import NONE, Values
 from .pair import Pair, check_reach
+from .randomness import of_each_draw
 from .supports import support_of
 from .traces import (
     Batch,
@@ -156,7 +157,7 @@ class Whole(Pair):
         else:
             values, log_density = self.propose(batch, 4)
             again = self.log_guide(batch, values)
-        drawn = [v.flatten(0, 1).flatten(1) for v in values.values() if v.is_floating_point()]
+        drawn = [v.reshape(-1, v[0, 0].numel()) for v in values.values() if v.is_floating_point()]
         alike = any(len(v.unique(dim=0)) < len(v) for v in drawn if v.numel())
         return not alike and torch.allclose(again, log_density, rtol=1e-4, atol=1e-3)
 
@@ -318,7 +319,8 @@ class Whole(Pair):
             return {**values, density: _total(self._by_site("guide", sites))}
 
         count = {NONE: torch.zeros(samples, len(batch[0]), device=batch[0].device)}
-        drawn = self._each(draw, batch, count, role=role)
+        with of_each_draw() if role in self.drawn_at_once else nullcontext():
+            drawn = self._each(draw, batch, count, role=role)
         log_density = drawn.pop(density)
         return (count if NONE in self.latents else drawn), log_density
 
