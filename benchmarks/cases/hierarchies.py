@@ -208,6 +208,7 @@ for _file in ("svi_torch.py", "svi_horovod.py"):
     "a kernel of global latents; no plate; a dict as argument",
     "examples/sparse_regression.py",
     every=f"{GLOBAL}|{ARGUMENT}",
+    certify="positive-definite",
 )
 def _(source: Source) -> Brought:
     model = source.module().model

@@ -178,7 +178,7 @@ def _seals(source: Source, *, group: str | None, individual: str | None) -> Brou
     drawn = "continuous" in (group, individual)
     reference = by_enumeration(model, guide, [(config,)], samples=300 if drawn else 1, plates=2)
     ours = pv.EnumeratedELBO(plates=2)
-    return Brought(model, guide, (config,), reference, objective, ours)
+    return Brought(model, guide, (config,), reference, objective, ours, number=2)
 
 
 for _group, _individual in (

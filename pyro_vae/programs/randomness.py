@@ -77,6 +77,9 @@ class _Dirichlets(Messenger):  # type: ignore[misc, unused-ignore]
 
 def _shares(concentration: Tensor) -> Tensor:
     gamma = torch._standard_gamma(concentration)
-    gamma = gamma.clamp_min(torch.finfo(gamma.dtype).tiny)
+    info = torch.finfo(gamma.dtype)
+    gamma = gamma.clamp_min(info.tiny)
     shares: Tensor = gamma / gamma.sum(-1, keepdim=True)
-    return shares
+    return shares.clamp(
+        info.tiny, 1 - info.eps / 2
+    )  # as torch does: there are densities only there

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,12 +19,15 @@ from .checks import (
     check_densities,
     check_match,
     check_observations,
+    check_shapes,
+    is_delta,
     out_of_reach,
 )
 from .densities import Role, check_any, check_constant, known_support
-from .enumeration import AllValues, left_out, sum_out
+from .enumeration import AllValues, left_out, sum_out, without_idle
 from .layout import NONE, Values
 from .pair import Pair, check_reach
+from .places import check_simulated
 from .randomness import of_each_draw
 from .supports import support_of
 from .traces import (
@@ -95,7 +98,7 @@ class Whole(Pair):
             check_match(model_trace, guide_trace, summed=summed)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
-            _check_shapes(run(model, data), guide_trace)
+            check_shapes(run(model, data), guide_trace)
             traces = (model_trace, guide_trace)
             dims = (len(s["fn"].batch_shape) for trace in traces for _, s in sample_sites(trace))
             pair = cls(
@@ -118,9 +121,8 @@ class Whole(Pair):
                     "(dropout: module.eval())."
                 )
             if not narrow:
-                there = {name: value[None, None] for name, value in values.items()}
-                outside = out_of_reach(*traces)
-                outside = {name: value[None, None] for name, value in outside.items()}
+                found = (values, out_of_reach(*traces))
+                there, outside = ({n: v[None, None] for n, v in of.items()} for of in found)
                 check_reach(pair, batch, there, outside, traces)
             pair = pair._fastest(batch, drawn, log_p)
         return pair
@@ -135,19 +137,23 @@ class Whole(Pair):
             return torch.allclose(pair.log_joint(two, both), expected, rtol=1e-4, atol=1e-3)
 
         found = self
-        for faster, good in (
-            ({"vectorized": True}, same),
-            ({"sets_at_once": True}, same),
-            ({"drawn_at_once": ("model",)}, lambda pair: pair._draws_well("model", two)),
-            ({"drawn_at_once": ("model", "guide")}, lambda pair: pair._draws_well("guide", two)),
-        ):
-            pair = replace(found, **faster)
+        steps: tuple[tuple[Callable[[Whole], Whole], Callable[[Whole], bool]], ...] = (
+            (lambda pair: replace(pair, vectorized=True), same),
+            (lambda pair: replace(pair, sets_at_once=True), same),
+            (lambda pair: pair._drawing("model"), lambda pair: pair._draws_well("model", two)),
+            (lambda pair: pair._drawing("guide"), lambda pair: pair._draws_well("guide", two)),
+        )
+        for faster, good in steps:
+            pair = faster(found)
             # control flow that depends on values, or a function without a rule
             with suppress(Exception):
-                found = pair if found.vectorized <= pair.vectorized and good(pair) else found
+                found = pair if good(pair) else found
             if not found.vectorized:
                 break
         return found
+
+    def _drawing(self, role: Role) -> Whole:
+        return replace(self, drawn_at_once=(*self.drawn_at_once, role))
 
     def _draws_well(self, role: Role, batch: Batch) -> bool:
         """Whether draws at once differ from each other, and have the densities that they tell."""
@@ -168,7 +174,11 @@ class Whole(Pair):
 
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide; log q is ``(S, N)``, float64, for N data sets."""
-        return self._draw("guide", batch, samples)
+        return (
+            self.propose_prior(batch, samples)
+            if self.blind
+            else self._draw("guide", batch, samples)
+        )
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
@@ -192,7 +202,7 @@ class Whole(Pair):
 
     def log_guide(self, batch: Batch, values: Values) -> Tensor:
         """Return log q(z|x) for given latents."""
-        if self.density is None:
+        if self.density is None or self.blind:
             return super().log_guide(batch, values)
         density = self.density
         return self._each(lambda given, *data: {"q": density(given)}, batch, values)["q"]
@@ -202,7 +212,8 @@ class Whole(Pair):
 
         def both(given: Values, *data: Tensor) -> Terms:
             trace = self._trace("model", data, given)
-            prior = self._by_site("model", list(latent_sites(trace)))
+            latents = without_idle(list(latent_sites(trace)), self.plate_dims)
+            prior = self._by_site("model", latents)
             joint = self._by_site("model", list(sample_sites(trace)))
             return {"prior": _total(prior), "joint": _total(joint)}
 
@@ -218,6 +229,8 @@ class Whole(Pair):
             reference = dict(observed_sites(self._trace("model", data, other)))
             terms = {}
             for name, site in observed_sites(self._trace("model", data, given)):
+                if is_delta(site["fn"]):
+                    continue
                 term = kl_divergence(reference[name]["fn"], site["fn"])
                 term = scale_and_mask(term, mask=site["mask"])
                 terms[name] = term.expand(site["fn"].batch_shape).double().sum()
@@ -262,6 +275,7 @@ class Whole(Pair):
         for row, data in enumerate(self.arguments(batch)):
             trace = run(pyro.poutine.uncondition(self.model), data)
             _put(trace, places, [argument[row] for argument in new])
+            check_simulated(self.model, tuple(argument[row] for argument in new), trace)
             sites: Any = trace.nodes
             drawn.append({n: sites[n]["value"] for n in self.latents if n in sites})
         together = {name: torch.stack([v[name] for v in drawn])[None] for name in drawn[0]}
@@ -299,7 +313,7 @@ class Whole(Pair):
 
         return self._each(terms, batch, values)
 
-    def _by_site(self, role: Role, sites: list[tuple[str, Any]]) -> Terms:
+    def _by_site(self, role: Role, sites: Sequence[tuple[str, Any]]) -> Terms:
         if role == "model" and self.summed:
             return {name: d.double().sum() for name, _, d in sum_out(sites, self.plate_dims)}
         return {name: log_prob(site).double().sum() for name, site in sites}
@@ -384,15 +398,3 @@ def _put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Te
 
 def _total(terms: Terms) -> Tensor:
     return sum(terms.values(), torch.zeros((), dtype=torch.float64))
-
-
-def _check_shapes(model: Trace, guide: Trace) -> None:
-    """Check that the guide draws latents in the shapes in which the model does."""
-    ours = dict(latent_sites(model))
-    for name, site in latent_sites(guide):
-        shape = tuple(site["value"].shape)
-        if name in ours and shape != tuple(ours[name]["value"].shape):
-            raise ValueError(
-                f"latent site {name!r} has shape {shape} in the guide and "
-                f"{tuple(ours[name]['value'].shape)} in the model; they must be the same."
-            )
