@@ -278,7 +278,7 @@ def _(source: Source) -> Brought:
     train(module.model, module.guide, data, objective=objective)
     reference = exactly(_over_hidden(observed["A"].long(), observed["C"].long()))
     ours = pv.EnumeratedELBO()
-    return Brought(module.model, module.guide, data, reference, objective, ours, number=12)
+    return Brought(module.model, module.guide, data, reference, objective, ours, number=1)
 
 
 def _over_hidden(a: Tensor, c: Tensor) -> Tensor:

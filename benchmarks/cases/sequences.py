@@ -114,6 +114,7 @@ for _number, _tries in _MODELS.items():
         f"{_tries}; AutoNormal of global probabilities; settings as argument",
         "examples/hmm.py",
         every=f"{GLOBAL}|{ARGUMENT}|{ENUMERATED}",
+        certify="depends on observed values",
     )(partial(_markov, name=_number, guide=AutoNormal))
 case(
     "hmm.py, model_6",
@@ -192,4 +193,5 @@ for _group, _individual in (
         "all data in one dict; enumerated states; groups of individuals",
         "examples/mixed_hmm/model.py",
         every=f"{GLOBAL}|{ARGUMENT}|{ENUMERATED}",
+        certify="depends on observed values",
     )(partial(_seals, group=_group, individual=_individual))

@@ -107,6 +107,8 @@ class OfData(ProgramModule):
 def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
     """Make a module of the data alone, where its programs are called with more than that.
 
+    Arguments beside others that are no data, and of lengths of their own, are one data set.
+
     Returns:
         The module (the given one, if all arguments are data), training data, validation data.
 
@@ -115,6 +117,8 @@ def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
     """
     train, programs = bound(train, program.model, program.guide)
     constants = getattr(programs[0], "constants", None)
+    if constants is not None and valid is None and len({*map(len, train)}) > 1:  # one data set
+        programs, train = tuple(_holding(run, train) for run in programs), ()
     if constants is not None and train == ():  # the programs hold their data
         train = (torch.zeros(1),)
     if valid is not None:
@@ -126,6 +130,17 @@ def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
                 f"with {_shown(beside)}; give both the same."
             )
     return (program if constants is None else OfData(program, *programs)), train, valid
+
+
+def _holding(program: Fn, data: tuple[Tensor, ...]) -> Fn:
+    """Make a program that holds its data, whatever it is called with."""
+
+    def run(*_: Tensor) -> Any:
+        return program(*data)
+
+    run.__wrapped__ = program  # type: ignore[attr-defined]
+    run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
+    return run
 
 
 def _shown(constants: dict[int, Any] | None) -> str:
