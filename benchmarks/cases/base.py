@@ -27,7 +27,7 @@ Program = Callable[..., Any]
 DISCRETE = r"discrete|no density|continuous"
 """Words of a refusal of a method that needs continuous latents."""
 
-ARGUMENT = r"must be a torch tensor.*got|is a dict|not tensors|no tensor"
+ARGUMENT = r"must be a torch tensor.*got|is a dict|not tensors|no tensor|PackedSequence"
 """Words of a refusal of arguments that are no tensors."""
 
 

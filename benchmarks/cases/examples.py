@@ -215,6 +215,7 @@ def _(source: Source) -> Brought:
     "one discrete latent for each datum, named in a loop, and an int as argument",
     "examples/contrib/autoname/mixture.py",
     every=f"plate|{ARGUMENT}",
+    fit="not reparameterized",
     auto=DISCRETE,
     certify=DISCRETE,
 )

@@ -114,6 +114,7 @@ for _number, _tries in _MODELS.items():
         f"{_tries}; AutoNormal of global probabilities; settings as argument",
         "examples/hmm.py",
         every=f"{GLOBAL}|{ARGUMENT}|{ENUMERATED}",
+        certify="depends on observed values",
     )(partial(_markov, name=_number, guide=AutoNormal))
 case(
     "hmm.py, model_6",
@@ -178,7 +179,7 @@ def _seals(source: Source, *, group: str | None, individual: str | None) -> Brou
     drawn = "continuous" in (group, individual)
     reference = by_enumeration(model, guide, [(config,)], samples=300 if drawn else 1, plates=2)
     ours = pv.EnumeratedELBO(plates=2)
-    return Brought(model, guide, (config,), reference, objective, ours)
+    return Brought(model, guide, (config,), reference, objective, ours, number=2)
 
 
 for _group, _individual in (
@@ -192,4 +193,5 @@ for _group, _individual in (
         "all data in one dict; enumerated states; groups of individuals",
         "examples/mixed_hmm/model.py",
         every=f"{GLOBAL}|{ARGUMENT}|{ENUMERATED}",
+        certify="depends on observed values",
     )(partial(_seals, group=_group, individual=_individual))

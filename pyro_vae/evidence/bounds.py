@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,16 +13,18 @@ from ..common.options import Method
 from ..common.seeding import seeded
 from ..data import AnyData
 from ..programs.arguments import bound
-from ..programs.evaluation import BLOCK, Block, evaluating
+from ..programs.evaluation import Block, evaluating
+from ..programs.layout import NONE
 from ..programs.masks import fill
 from ..programs.pair import Values
+from ..programs.simulation import is_fixed, revealed
 from ..programs.traces import Batch, Fn
 from .annealing import Annealing, anneal, anneal_reverse, tune
 from .diagnostics import log_mean_exp, standard_error
 from .importance import estimate, warn_if_unreliable
 from .ladder import Ladder
 from .proposals import NormalProposal
-from .refinement import laplace, moments_of_guide, moments_of_prior, refine
+from .refinement import fitted_from, laplace, moments_of_guide, moments_of_prior
 from .result import Evidence
 from .space import Space
 
@@ -107,8 +109,14 @@ def certify(
     certifies the settings; the distance of ``log_evidence`` from the upper bound certifies it. What
     holds on simulated data carries over to real ones as far as the model fits them.
 
+    Observations that are no arguments (data in a closure, under ``poutine.condition``) are replaced
+    inside the model. A guide that does not look at the simulated data (an automatic one, with
+    parameters for each of the given data) is left out: proposals are then fitted from the prior,
+    which certifies no more than they reach from there. Where no latent is left, log p(x) is exact.
+
     Args:
-        model: Pyro program whose observed site takes the argument as it is (``obs=x``).
+        model: Pyro program whose observed sites take arguments as they are (``obs=x``), or values
+            that the guide does not see.
         guide: Pyro program.
         x: data, as for ``log_evidence``; only their number and shape are used, and the values of
             arguments that are not observed (conditions).
@@ -122,7 +130,8 @@ def certify(
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        ValueError: observations that are not the argument itself; discrete latents.
+        ValueError: discrete latents; observations that depend on others which the model reads from
+            its arguments; ``method="guide"`` with a guide that does not look at simulated data.
 
     References:
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
@@ -135,37 +144,56 @@ def certify(
     drawn: list[Values] = []
     x, (model, guide) = bound(x, model, guide)
     with evaluating(model, guide, x, mask=mask, checked=False, narrow=True) as evaluation:
-        evaluation.check_amortized("certify")
+        rows = evaluation.rows
         if number is None:
             number = _DATA_SETS if evaluation.data_set else _DATA
+        number += -number % (evaluation.pair.fixed_rows or 1)
         index = torch.arange(number) % len(evaluation)
-        (rows,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
-        template = tuple(a[index.to(a.device)].to(evaluation.device) for a in rows)
-        pair, seen = evaluation.pair, None
+        (given,) = evaluation.source.select(torch.arange(min(number, len(evaluation))), number)
+        template = tuple(a[index.to(a.device)].to(evaluation.device) for a in given)
+        pair, seen, aware = evaluation.pair, None, evaluation.amortized
         if mask is not None:  # data are simulated as a whole, and bounded as far as observed
             *plain, seen = template
             template = tuple(plain)
-            pair = type(pair).inspect(model, guide, tuple(a[:BLOCK] for a in template))
-        for first in range(0, number, BLOCK):
-            part = tuple(argument[first : first + BLOCK] for argument in template)
+            pair = type(pair).inspect(model, guide, tuple(a[:rows] for a in template))
+        for first in range(0, number, rows):
+            part = tuple(argument[first : first + rows] for argument in template)
+            whole, sees = pair, True
+            if mask is None:
+                whole, part, sees = revealed(pair, part)
             with seeded("simulate", seed, first):
-                batch, values = pair.simulate(part)
+                batch, values = whole.simulate(part)
+            aware = aware and sees
+            aware = aware and not (evaluation.data_set and is_fixed(whole, part, batch))
             simulated.append(batch)
             drawn.append(values)
+        if mask is None:
+            evaluation = replace(evaluation, pair=whole)
+        if not aware:
+            if method == "guide":
+                evaluation.refuse_fixed("certify")
+            evaluation = replace(evaluation, pair=replace(evaluation.pair, blind=True))
         data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
         evaluation = evaluation.on(data if seen is None else fill(data, seen))
 
         def work(block: Block) -> tuple[Tensor, ...]:
             space = Space.of(evaluation.pair, block.batch)
-            u = space.vector(drawn[block.first // BLOCK])[0]
+            u = space.vector(drawn[block.first // rows])[0]
             # the guide of a whole data set is mostly made for the given one
             start = moments_of_prior if evaluation.data_set else moments_of_guide
             return _both_bounds(space, block.batch, u, start, settings, (seed, block.first))
 
-        parts = evaluation.map(work, rows=BLOCK, desc="bounds", progress=progress)
-        lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
         ladder = Ladder(method=method, samples=samples, annealing=settings)
-        evidence, _ = estimate(evaluation, ladder, seed=seed, progress=progress)
+        exact = NONE in evaluation.pair.latents
+        if not exact:
+            parts = evaluation.map(work, rows=rows, desc="bounds", progress=progress)
+        evidence, _ = estimate(
+            evaluation, ladder, search=not evaluation.data_set, seed=seed, progress=progress
+        )
+        if exact:
+            value, zero = evidence.log_px, torch.zeros_like(evidence.log_px)
+            parts = [(value, zero, value, zero)]
+        lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
     warn_if_unreliable(evidence)
     return Certificate(lower, upper, lower_error, upper_error, evidence, settings)
 
@@ -180,7 +208,7 @@ def _both_bounds(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lower bound, its error, upper bound, its error, each ``(n,)``, on the CPU."""
     with seeded("bounds: fit", *key):
-        base = laplace(space, batch, refine(space, batch, start(space, batch)))
+        base = laplace(space, batch, fitted_from(space, batch, start(space, batch)))
         moves = tune(space, batch, base, settings)
     with seeded("bounds: forward", *key):
         forward = anneal(space, batch, base, settings, moves).log_weights.cpu()

@@ -18,10 +18,10 @@ from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
 from .diagnostics import effective_sample_size
 from .proposals import GuideProposal, NormalProposal, Proposal
-from .refinement import laplace, modes, moments_of_guide, moments_of_prior, refine
+from .refinement import fitted_from, laplace, modes, moments_of_guide, moments_of_prior
 from .resampling import picked, resampled
 from .result import METHODS
-from .space import Edges, Space
+from .space import Edges, Space, can_be_fitted
 from .weighing import (
     PRIOR_SHARE,
     Fitted,
@@ -109,11 +109,13 @@ class Ladder:
             key: seeds of the block.
 
         Raises:
-            ValueError: a method other than ``"guide"`` with discrete latents.
+            ValueError: a method other than ``"guide"`` or ``"auto"``, which stays there, with
+                discrete latents.
             NonFiniteDensity: a log density of NaN or +infinity.
         """
         fitted = Fitted(pair, batch, torch.arange(len(batch[0])))
         climb = self.method == "auto"
+        highest = "annealed" if not climb or can_be_fitted(pair, batch) else "guide"
         if climb or self.defensive:
             mixes = knows_density(pair, batch)
             share = (PRIOR_SHARE if mixes else 0.0) if self.defensive is None else self.defensive
@@ -123,7 +125,7 @@ class Ladder:
                 continue
             rung = METHODS.index(name)
             fitted = self._fit(rung, fitted, key)
-            last = name == self.method or (climb and name == "annealed")
+            last = name == self.method or (climb and name == highest)
             if last:
                 stay = torch.ones_like(fitted.index, dtype=torch.bool)
             elif climb and name in _GOOD and _LADDER.index(name) >= _LADDER.index(self.lowest):
@@ -184,7 +186,7 @@ class Ladder:
             space = Space.of(fitted.pair, fitted.batch)
             with seeded("fit proposal", *key):
                 start = moments_of_guide(space, fitted.batch)
-                return replace(fitted, proposal=refine(space, fitted.batch, start))
+                return replace(fitted, proposal=fitted_from(space, fitted.batch, start))
         if name == "laplace" and isinstance(fitted.proposal, NormalProposal):
             normal = laplace(fitted.proposal.space, fitted.batch, fitted.proposal)
             return self._shared(replace(fitted, proposal=normal.widened()), key)

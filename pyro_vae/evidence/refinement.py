@@ -11,7 +11,7 @@ from .diagnostics import log_mean_exp
 from .proposals import MixtureProposal, NormalProposal
 from .space import Space
 
-__all__ = ["laplace", "modes", "moments_of_guide", "moments_of_prior", "refine"]
+__all__ = ["fitted_from", "laplace", "modes", "moments_of_guide", "moments_of_prior", "refine"]
 
 _LEAST_SCALE = 1e-4
 _LEAST_CURVATURE = 1e-2
@@ -94,6 +94,12 @@ def refine(
     scale = log_scale.detach().exp().clamp_min(_LEAST_SCALE)
     mean = (start.mean + unit * place).detach()
     return NormalProposal(space, mean, torch.diag_embed(scale))
+
+
+def fitted_from(space: Space, batch: Batch, start: NormalProposal) -> NormalProposal:
+    """Refine a normal; one from the prior, which may be far, by steps in units of its scale."""
+    wide = start.tril.diagonal(dim1=-2, dim2=-1)
+    return refine(space, batch, start, unit=wide if space.pair.blind else 1.0)
 
 
 @torch.no_grad()

@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
+from ..programs.layout import NONE
 from ..programs.pair import Pair, Values
 from ..programs.supports import is_discrete, shared
 from ..programs.traces import Batch
 
-__all__ = ["Edges", "Space"]
+__all__ = ["Edges", "Space", "can_be_fitted"]
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,17 @@ class Space:
             return 0.0
         density = -0.5 * u.double().square() - 0.5 * math.log(2 * math.pi)
         return density.where(self.idle, 0.0).sum(-1)
+
+
+def can_be_fitted(pair: Pair, batch: Batch) -> bool:
+    """Whether proposals can be fitted: continuous latents, of data in any number."""
+    if pair.fixed_rows:
+        return False
+    try:
+        Space.of(pair, batch)
+    except ValueError:
+        return NONE in pair.latents  # there is nothing to be fitted
+    return True
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from torch import Tensor
 
 from ..common.seeding import seeded
 from ..programs.checks import check_shape
+from ..programs.shared_latents import shares_no_plate
 from ..programs.traces import DataPlate, Fn, data_plate, latent_sites, sample_sites
-from ..programs.whole import shares_no_plate
 from .gradients import PathGradient
 
 __all__ = ["Objective", "ParticlePlate", "Traces", "count_plates", "rows_of"]

@@ -6,11 +6,13 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from ..common.seeding import seeded
 from ..data.arrays import is_array
 from ..data.signatures import signature_of
 from .module import ProgramModule
@@ -25,7 +27,7 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     A tuple may hold what is no data: numbers, strings, ``None``, tensors without dimensions. It is
     the same for all data and goes to the programs as it is. So do lists, tuples and dictionaries of
     tensors, of which each tensor has a row for each datum. A dictionary whose keys are names of the
-    programs' parameters is passed by name.
+    programs' parameters is passed by name; another one as it is, if the programs run on it.
 
     Args:
         data: what a user passes as data.
@@ -41,6 +43,8 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     """
     if isinstance(data, Mapping) and all(_takes(program, data) for program in programs):
         call: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(data))
+    elif isinstance(data, dict) and all(_runs(program, data) for program in programs):
+        call = ((data,), {})
     elif isinstance(data, tuple) and not isinstance(data, PackedSequence):
         if all(map(_is_data, data)) and data:
             return data, programs
@@ -55,6 +59,10 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     for leaf in leaves:
         _refuse_packed(leaf)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
+    if (
+        call[0] and call[0][0] is data
+    ):  # of names without an order, numbers come first, then codes and masks
+        places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
     constants = {n: leaf for n, leaf in enumerate(leaves) if n not in places}
 
     def without(program: Fn) -> Fn:
@@ -99,6 +107,8 @@ class OfData(ProgramModule):
 def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
     """Make a module of the data alone, where its programs are called with more than that.
 
+    Arguments beside others that are no data, and of lengths of their own, are one data set.
+
     Returns:
         The module (the given one, if all arguments are data), training data, validation data.
 
@@ -107,6 +117,8 @@ def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
     """
     train, programs = bound(train, program.model, program.guide)
     constants = getattr(programs[0], "constants", None)
+    if constants is not None and valid is None and len({*map(len, train)}) > 1:  # one data set
+        programs, train = tuple(_holding(run, train) for run in programs), ()
     if constants is not None and train == ():  # the programs hold their data
         train = (torch.zeros(1),)
     if valid is not None:
@@ -118,6 +130,17 @@ def of_data(program: Any, train: Any, valid: Any) -> tuple[Any, Any, Any]:
                 f"with {_shown(beside)}; give both the same."
             )
     return (program if constants is None else OfData(program, *programs)), train, valid
+
+
+def _holding(program: Fn, data: tuple[Tensor, ...]) -> Fn:
+    """Make a program that holds its data, whatever it is called with."""
+
+    def run(*_: Tensor) -> Any:
+        return program(*data)
+
+    run.__wrapped__ = program  # type: ignore[attr-defined]
+    run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
+    return run
 
 
 def _shown(constants: dict[int, Any] | None) -> str:
@@ -136,6 +159,16 @@ def _takes(program: Callable[..., Any], names: Mapping[Any, Any]) -> bool:
     try:
         signature_of(program).bind(**names)
     except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _runs(program: Callable[..., Any], data: dict[Any, Any]) -> bool:
+    """Whether a program takes a dictionary as it is."""
+    try:
+        with seeded("arguments", 0), torch.no_grad(), pyro.validation_enabled(False):
+            pyro.poutine.trace(program).get_trace(data)
+    except Exception:  # whatever a user's program brings up
         return False
     return True
 

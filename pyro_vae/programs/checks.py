@@ -25,6 +25,7 @@ __all__ = [
     "check_observations",
     "check_parameters",
     "check_shape",
+    "check_shapes",
     "explain",
     "is_delta",
     "kind",
@@ -258,6 +259,18 @@ def check_shape(name: str, site: Any, density: Tensor, rows: int, data_dim: int)
             "plate. Put the site inside the data plate, call .to_event() on its distribution, "
             "and give the data plate size len(x)."
         )
+
+
+def check_shapes(model: Trace, guide: Trace) -> None:
+    """Check that the guide draws latents in the shapes in which the model does."""
+    ours = dict(latent_sites(model))
+    for name, site in latent_sites(guide):
+        shape = tuple(site["value"].shape)
+        if name in ours and shape != tuple(ours[name]["value"].shape):
+            raise ValueError(
+                f"latent site {name!r} has shape {shape} in the guide and "
+                f"{tuple(ours[name]['value'].shape)} in the model; they must be the same."
+            )
 
 
 def check_parameters(program: Any, parameters: Iterable[Tensor], batch: Batch) -> None:

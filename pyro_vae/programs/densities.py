@@ -14,10 +14,10 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .checks import NonFiniteDensity
+from .checks import NonFiniteDensity, is_delta
 from .enumeration import AllValues, sum_out
-from .followed import Followed
 from .layout import NONE, Layout, Values
+from .places import check_simulated, data_places
 from .supports import support_of
 from .traces import (
     Batch,
@@ -55,12 +55,14 @@ class Densities(Layout):
             subsample size of its own.
         summed: discrete latents of the model that the guide leaves out, marked
             ``infer={"enumerate": "parallel"}``: they are summed out of all densities.
+        blind: whether the prior stands for the guide, which does not know the data.
     """
 
     model: Fn
     guide: Fn
     fixed_rows: int | None
     summed: tuple[str, ...] = ()
+    blind: bool = False
 
     def arguments(self, batch: Batch) -> Iterator[Batch]:
         """Yield the arguments with which the programs are called for a batch."""
@@ -76,6 +78,8 @@ class Densities(Layout):
         Returns:
             The values, and log q(z|x) of shape ``(S, N)``, float64.
         """
+        if self.blind:
+            return self.propose_prior(batch, samples)
         trace = self._run(self.guide, batch, {}, samples)
         log_q = self._add_up("guide", latent_sites(trace), samples, batch)
         return self.drawn(trace, batch, samples), log_q
@@ -118,6 +122,8 @@ class Densities(Layout):
         Raises:
             ValueError: the guide draws auxiliary latents, which draws that are not its own lack.
         """
+        if self.blind:
+            return self.log_prior(batch, values)
         missing = [name for name in self.latents if name not in values]
         if missing:
             raise ValueError(
@@ -139,6 +145,8 @@ class Densities(Layout):
             reference = dict(observed_sites(self._replay(self.model, batch, fixed)))
         total = torch.zeros(samples, n, dtype=torch.float64, device=batch[0].device)
         for name, site in observed_sites(self._replay(self.model, batch, values)):
+            if is_delta(site["fn"]):
+                continue
             kl = kl_divergence(reference[name]["fn"], site["fn"])
             total = total + self.to_matrix(scale_and_mask(kl, mask=site["mask"]), samples, n)
         return total
@@ -191,13 +199,15 @@ class Densities(Layout):
         places = self._places(batch)
         new = [argument.clone(memory_format=_DENSE) for argument in batch]
         values = {}
-        for name, site in sample_sites(run(pyro.poutine.uncondition(self.model), batch)):
+        trace = run(pyro.poutine.uncondition(self.model), batch)
+        for name, site in sample_sites(trace):
             if name in places:
                 number, index = places[name]
                 drawn = site["value"].to(new[number].dtype).expand(index.shape)
                 new[number].view(-1)[index.flatten()] = drawn.flatten()
             elif name in self.latents:
                 values[name] = self.unfold(site["value"], self.latents[name], 1)
+        check_simulated(self.model, tuple(new), trace)
         return tuple(new), values
 
     def replicate(self, batch: Batch, samples: int, values: Values | None = None) -> list[Tensor]:
@@ -240,24 +250,13 @@ class Densities(Layout):
 
     def _places(self, batch: Batch) -> dict[str, tuple[int, Tensor]]:
         """Which argument each site observes, and where each observed value is in it."""
-        places, names = {}, set()
-        for number, argument in enumerate(batch):
-            flat = argument.reshape(-1)
-            numbers = torch.arange(len(flat), device=argument.device).reshape(argument.shape)
-            with Followed(argument, numbers) as followed:
-                sites = dict(observed_sites(run(self.model, batch)))
-            names |= set(sites)
-            for name, site in sites.items():
-                index = followed.mask_of(site["value"])
-                if not isinstance(index, Tensor) or len(index.unique()) < index.numel():
-                    continue
-                if torch.equal(flat[index].to(site["value"].dtype), site["value"]):
-                    places[name] = number, index
-        for name in names - set(places):
-            raise ValueError(
-                f"site {name!r} observes a function of the model's arguments; to simulate data its "
-                "observation must be an argument, or a part or another shape of one."
-            )
+        places = data_places(self.model, batch)
+        for name, site in observed_sites(run(self.model, batch)):
+            if name not in places and not is_delta(site["fn"]):
+                raise ValueError(
+                    f"site {name!r} observes a function of the model's arguments; to simulate data "
+                    "its observation must be an argument, or a part or another shape of one."
+                )
         return places
 
     def check_finite(self, batch: Batch, values: Values, *densities: Tensor) -> None:
@@ -268,7 +267,7 @@ class Densities(Layout):
         """
         if all((density < torch.inf).all() for density in densities):
             return
-        for role in ROLES:
+        for role in ROLES[self.blind :]:
             for name, density in self.by_site(role, batch, values).items():
                 finite = density < torch.inf
                 if not finite.all():

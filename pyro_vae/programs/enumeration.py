@@ -15,7 +15,7 @@ from torch import Tensor
 from .checks import check_shape
 from .traces import latent_sites, log_prob
 
-__all__ = ["AllValues", "left_out", "sum_out"]
+__all__ = ["AllValues", "left_out", "sum_out", "without_idle"]
 
 
 def left_out(model: Trace, guide: Trace) -> tuple[str, ...]:
@@ -135,6 +135,21 @@ def sum_out(
         factors = [f for f in factors if variable not in f.variables] + [merged]
     for factor in factors:
         yield factor.name, factor.site, factor.value
+
+
+def without_idle(sites: Sequence[tuple[str, Any]], plate_dims: int) -> Sequence[tuple[str, Any]]:
+    """Leave out enumerated latents that no other latent depends on: their sum is one."""
+    others = [(name, site) for name, site in sites if "_enumerate_dim" not in site["infer"]]
+    alone = all(_lead(site, plate_dims) == 1 for _, site in others)
+    return others if alone else sites
+
+
+def _lead(site: Any, plate_dims: int) -> int:
+    """Number of values left of the plates' dimensions, in a site's value or its distribution."""
+    shape = site["value"].shape
+    shapes = (shape[: len(shape) - site["fn"].event_dim], site["fn"].batch_shape)
+    batch = torch.broadcast_shapes(*shapes)
+    return math.prod(batch[: max(len(batch) - plate_dims, 0)])
 
 
 def _is_marked(infer: Any) -> bool:

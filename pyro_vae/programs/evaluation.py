@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ from .layout import pad
 from .masks import check_hidden, fill, mask_guide, mask_model
 from .modules import check_callable, check_type, device_of, evaluation_mode, modules_used
 from .observations import check_support
-from .pair import Pair
+from .pair import MixedRows, Pair
 from .traces import Batch, Fn
 from .whole import Whole
 
@@ -107,9 +107,10 @@ class Evaluation:
         """Check that a proposal can be fitted, if one is asked for.
 
         Raises:
-            ValueError: programs of a fixed number of data, with another method than ``"guide"``.
+            ValueError: programs of a fixed number of data, with another method than ``"guide"`` or
+                ``"auto"``, which stays there.
         """
-        if self.pair.fixed_rows and method != "guide":
+        if self.pair.fixed_rows and method not in ("guide", "auto"):
             raise ValueError(
                 f"method {method!r} needs programs that take any number of data; theirs is "
                 f"{self.pair.fixed_rows}. Give the data plate size len(x), or use method='guide'."
@@ -122,10 +123,18 @@ class Evaluation:
             ValueError: an automatic guide, of which ``what`` has no use.
         """
         if not self.amortized:
-            raise ValueError(
-                f"{what} simulates other data, and an automatic guide knows those alone that it "
-                "was trained on; take one that looks at the data, such as pv.amortize(model, x)."
-            )
+            self.refuse_fixed(what)
+
+    def refuse_fixed(self, what: str) -> NoReturn:
+        """Say that the guide is none for other data.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            f"{what} simulates other data, and the guide knows those alone that it was trained "
+            "on; take one that looks at the data, such as pv.amortize(model, x)."
+        )
 
     def on(self, data: Batch) -> Evaluation:
         """Return the same programs with other data, arguments as the programs get them."""
@@ -213,7 +222,8 @@ def evaluating(
 ) -> Iterator[Evaluation]:
     """Make programs and data ready to be evaluated, and evaluate them inside the block.
 
-    Where latents belong to all the data, the whole data set is one datum (:class:`Whole`).
+    Where latents belong to all the data, or programs of these data alone mix them, the whole data
+    set is one datum (:class:`Whole`).
     The modules that the programs use are in ``eval()`` mode meanwhile, without gradients; the
     caller's random state is left as it was. Under ``torchrun`` the processes share the work.
 
@@ -273,8 +283,16 @@ def evaluating(
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        with reading():
-            pair = kind.inspect(model, guide, pilot, narrow=narrow)
+        try:
+            with reading():
+                pair = kind.inspect(model, guide, pilot, narrow=narrow)
+        except MixedRows:
+            if each or mask is not None or marginals or len(source) > len(pilot[0]):
+                raise
+            at_once, pilot = pilot, tuple(argument[None] for argument in pilot)  # one data set
+            source = own = as_source(pilot, _any_number)
+            with reading():
+                pair = Whole.inspect(model, guide, pilot, narrow=narrow)
         if isinstance(pair, Whole):
             pair = pair.knowing(pilot, density_of(automatic))
         rows = pair.fixed_rows or len(pilot[0])

@@ -12,8 +12,8 @@ from ..data.arrays import Form, is_array
 from ..data.signatures import takes
 from .autoguides import set_up
 from .modules import device_of, modules_of
+from .shared_latents import is_of_all
 from .traces import Batch, Fn, observed_sites, run_both
-from .whole import is_of_all
 
 __all__ = ["data_set", "source_for"]
 

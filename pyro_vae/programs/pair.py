@@ -32,7 +32,12 @@ from .traces import (
     run,
 )
 
-__all__ = ["Pair", "Values", "check_reach", "pad"]
+__all__ = ["MixedRows", "Pair", "Values", "check_reach", "pad"]
+
+
+class MixedRows(ValueError):
+    """Densities of a datum depend on those beside it, in programs of so many data alone."""
+
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
 
@@ -71,7 +76,7 @@ class Pair(Densities):
             pilot, again = _rows(batch, fixed.rows), number > fixed.rows
             return cls._inspect(model, guide, pilot, narrow, fixed.rows, again=again)
         except (RuntimeError, IndexError, ShapeMismatch) as error:
-            if number <= _PILOT_DATA:
+            if number == _PILOT_DATA:
                 raise
             try:  # written for all the data at once, such as a guide with a parameter for each
                 return cls._inspect(model, guide, batch, narrow, number)
@@ -214,7 +219,7 @@ def _check_company(
                     "the same latents: what is random there is no sample site. Make it one, or "
                     "switch it off (dropout: module.eval())."
                 )
-            raise ValueError(
+            raise (MixedRows if pair.fixed_rows else ValueError)(
                 f"site {name!r} of the {role} has another log density for a datum when the data "
                 "beside it are others, so log p(x) of a datum is not defined. Use nothing that "
                 "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "

@@ -113,11 +113,16 @@ def run(
         try:
             fn(*batch)
         except ValueError as error:
-            if "Shape mismatch inside plate" not in str(error):
+            if "shape mismatch" not in str(error).lower():
                 raise
             raise ShapeMismatch(
                 f"{error}. Give the data plate size len(x), and call .to_event() on "
                 "distributions whose right-most dimensions belong to one datum."
+            ) from error
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"the program fails at some draws of its latents: {str(error).split('. ')[0]}. "
+                "Add more to the matrix's diagonal there, or take float64 or a narrower prior."
             ) from error
     return _sized(tracer.trace)
 

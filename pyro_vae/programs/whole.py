@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +19,16 @@ from .checks import (
     check_densities,
     check_match,
     check_observations,
+    check_shapes,
+    is_delta,
     out_of_reach,
 )
 from .densities import Role, check_any, check_constant, known_support
-from .enumeration import AllValues, left_out, sum_out
+from .enumeration import AllValues, left_out, sum_out, without_idle
 from .layout import NONE, Values
 from .pair import Pair, check_reach
+from .places import check_simulated
+from .randomness import of_each_draw
 from .supports import support_of
 from .traces import (
     Batch,
@@ -35,61 +40,12 @@ from .traces import (
     observed_sites,
     plate_dims,
     run,
-    run_both,
     sample_sites,
 )
 
-__all__ = ["Whole", "is_of_all", "shares_no_plate"]
+__all__ = ["Whole"]
 
 Terms = dict[str, Tensor]
-
-
-@torch.no_grad()
-def is_of_all(model: Fn, guide: Fn, data: Batch) -> bool:
-    """Whether a model has latents that belong to all the data, so that p(data) has no factors.
-
-    That is, sites that share no plate. Where all latents without a plate have a row for each datum,
-    their plate is taken to be forgotten.
-
-    Args:
-        model: Pyro program.
-        guide: Pyro program.
-        data: all the data, as arguments of the programs.
-    """
-    lengths = {len(argument) for argument in data}
-    rows = lengths.pop() if len(lengths) == 1 else 0
-    for number in (_FEW, rows) if rows > _FEW else (rows,):
-        part = tuple(argument[:number] for argument in data) if rows else data
-        try:
-            with seeded("inspect", 0), pyro.validation_enabled(False):
-                trace, _ = run_both(model, guide, part)
-        except Exception:  # programs of all the data at once, or with something else to say
-            continue
-        return shares_no_plate(trace, number)
-    return False
-
-
-_FEW = 3
-
-
-def shares_no_plate(model: Trace, rows: int, *, inside: str = "") -> bool:
-    """Whether latents of a traced model belong to all the data; see :func:`is_of_all`.
-
-    A plate called ``inside``, around everything, does not count.
-    """
-    sites = [
-        (site, [frame for frame in site["cond_indep_stack"] if frame.name != inside])
-        for _, site in sample_sites(model)
-    ]
-    latents = [site for site, stack in sites if not site["is_observed"] and not stack]
-    if rows and latents and all(rows in site["fn"].batch_shape for site in latents):
-        return False
-    if latents or not any(True for _ in latent_sites(model)):
-        return not all(stack for _, stack in sites)
-    if not all(stack for _, stack in sites):
-        return False
-    shared = set.intersection(*({frame.name for frame in stack} for _, stack in sites))
-    return not shared and any(stack[0].size != rows for _, stack in sites)
 
 
 @dataclass(frozen=True)
@@ -104,9 +60,13 @@ class Whole(Pair):
     Args:
         density: log density of the guide as a function of its latents, if it does not tell that of
             draws that are not its own.
+        sets_at_once: whether ``torch.vmap`` takes the data sets at once, too.
+        drawn_at_once: programs that it draws from.
     """
 
     density: Callable[[Values], Tensor] | None = None
+    sets_at_once: bool = False
+    drawn_at_once: tuple[Role, ...] = ()
 
     @property
     def data_axis(self) -> int:
@@ -138,7 +98,7 @@ class Whole(Pair):
             check_match(model_trace, guide_trace, summed=summed)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
-            _check_shapes(run(model, data), guide_trace)
+            check_shapes(run(model, data), guide_trace)
             traces = (model_trace, guide_trace)
             dims = (len(s["fn"].batch_shape) for trace in traces for _, s in sample_sites(trace))
             pair = cls(
@@ -161,16 +121,51 @@ class Whole(Pair):
                     "(dropout: module.eval())."
                 )
             if not narrow:
-                there = {name: value[None, None] for name, value in values.items()}
-                outside = out_of_reach(*traces)
-                outside = {name: value[None, None] for name, value in outside.items()}
+                found = (values, out_of_reach(*traces))
+                there, outside = ({n: v[None, None] for n, v in of.items()} for of in found)
                 check_reach(pair, batch, there, outside, traces)
-            at_once = replace(pair, vectorized=True)
-            try:
-                same = torch.allclose(at_once.log_joint(batch, drawn), log_p, rtol=1e-4, atol=1e-3)
-            except Exception:  # control flow that depends on values, or a function without a rule
-                same = False
-        return at_once if same else pair
+            pair = pair._fastest(batch, drawn, log_p)
+        return pair
+
+    def _fastest(self, batch: Batch, drawn: Values, log_p: Tensor) -> Whole:
+        """Return the pair that does most at once, of those that find the same log densities."""
+        two = tuple(torch.cat([a[:1], a[:1]]) for a in batch)
+        both = {name: torch.cat([v[:, :1], v[:, :1]], 1) for name, v in drawn.items()}
+        expected = log_p[:, :1].expand(-1, 2)
+
+        def same(pair: Whole) -> bool:
+            return torch.allclose(pair.log_joint(two, both), expected, rtol=1e-4, atol=1e-3)
+
+        found = self
+        steps: tuple[tuple[Callable[[Whole], Whole], Callable[[Whole], bool]], ...] = (
+            (lambda pair: replace(pair, vectorized=True), same),
+            (lambda pair: replace(pair, sets_at_once=True), same),
+            (lambda pair: pair._drawing("model"), lambda pair: pair._draws_well("model", two)),
+            (lambda pair: pair._drawing("guide"), lambda pair: pair._draws_well("guide", two)),
+        )
+        for faster, good in steps:
+            pair = faster(found)
+            # control flow that depends on values, or a function without a rule
+            with suppress(Exception):
+                found = pair if good(pair) else found
+            if not found.vectorized:
+                break
+        return found
+
+    def _drawing(self, role: Role) -> Whole:
+        return replace(self, drawn_at_once=(*self.drawn_at_once, role))
+
+    def _draws_well(self, role: Role, batch: Batch) -> bool:
+        """Whether draws at once differ from each other, and have the densities that they tell."""
+        if role == "model":
+            values, log_density = self.propose_prior(batch, 4)
+            again = self.log_prior(batch, values)
+        else:
+            values, log_density = self.propose(batch, 4)
+            again = self.log_guide(batch, values)
+        drawn = [v.reshape(-1, v[0, 0].numel()) for v in values.values() if v.is_floating_point()]
+        alike = any(len(v.unique(dim=0)) < len(v) for v in drawn if v.numel())
+        return not alike and torch.allclose(again, log_density, rtol=1e-4, atol=1e-3)
 
     def arguments(self, batch: Batch) -> Iterator[Batch]:
         """Yield the arguments of the programs, data set by data set."""
@@ -179,11 +174,15 @@ class Whole(Pair):
 
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide; log q is ``(S, N)``, float64, for N data sets."""
-        return self._draw(self.guide, batch, samples)
+        return (
+            self.propose_prior(batch, samples)
+            if self.blind
+            else self._draw("guide", batch, samples)
+        )
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
-        values, log_prior = self._draw(self.model, batch, samples)
+        values, log_prior = self._draw("model", batch, samples)
         return values, self.log_prior(batch, values) if self.summed else log_prior
 
     def knowing(self, batch: Batch, density: Callable[[Values], Tensor] | None) -> Whole:
@@ -203,7 +202,7 @@ class Whole(Pair):
 
     def log_guide(self, batch: Batch, values: Values) -> Tensor:
         """Return log q(z|x) for given latents."""
-        if self.density is None:
+        if self.density is None or self.blind:
             return super().log_guide(batch, values)
         density = self.density
         return self._each(lambda given, *data: {"q": density(given)}, batch, values)["q"]
@@ -213,7 +212,8 @@ class Whole(Pair):
 
         def both(given: Values, *data: Tensor) -> Terms:
             trace = self._trace("model", data, given)
-            prior = self._by_site("model", list(latent_sites(trace)))
+            latents = without_idle(list(latent_sites(trace)), self.plate_dims)
+            prior = self._by_site("model", latents)
             joint = self._by_site("model", list(sample_sites(trace)))
             return {"prior": _total(prior), "joint": _total(joint)}
 
@@ -229,6 +229,8 @@ class Whole(Pair):
             reference = dict(observed_sites(self._trace("model", data, other)))
             terms = {}
             for name, site in observed_sites(self._trace("model", data, given)):
+                if is_delta(site["fn"]):
+                    continue
                 term = kl_divergence(reference[name]["fn"], site["fn"])
                 term = scale_and_mask(term, mask=site["mask"])
                 terms[name] = term.expand(site["fn"].batch_shape).double().sum()
@@ -273,6 +275,7 @@ class Whole(Pair):
         for row, data in enumerate(self.arguments(batch)):
             trace = run(pyro.poutine.uncondition(self.model), data)
             _put(trace, places, [argument[row] for argument in new])
+            check_simulated(self.model, tuple(argument[row] for argument in new), trace)
             sites: Any = trace.nodes
             drawn.append({n: sites[n]["value"] for n in self.latents if n in sites})
         together = {name: torch.stack([v[name] for v in drawn])[None] for name in drawn[0]}
@@ -310,7 +313,7 @@ class Whole(Pair):
 
         return self._each(terms, batch, values)
 
-    def _by_site(self, role: Role, sites: list[tuple[str, Any]]) -> Terms:
+    def _by_site(self, role: Role, sites: Sequence[tuple[str, Any]]) -> Terms:
         if role == "model" and self.summed:
             return {name: d.double().sum() for name, _, d in sum_out(sites, self.plate_dims)}
         return {name: log_prob(site).double().sum() for name, site in sites}
@@ -320,48 +323,69 @@ class Whole(Pair):
         handler = AllValues(names, self.plate_dims) if names else None
         return run(fn, data, values, handler=handler)
 
-    def _draw(self, fn: Fn, batch: Batch, samples: int) -> tuple[Values, Tensor]:
-        columns, densities = [], []
-        for data in self.arguments(batch):
-            traces = [run(fn, data) for _ in range(samples)]
-            columns.append([dict(latent_sites(trace)) for trace in traces])
-            densities.append(
-                torch.stack([_total(self._by_site("guide", list(latent_sites(t)))) for t in traces])
-            )
-        log_q = torch.stack(densities, 1).to(batch[0].device)
-        if NONE in self.latents:
-            return {NONE: torch.zeros(samples, len(columns), device=batch[0].device)}, log_q
-        values = {
-            name: torch.stack(
-                [torch.stack([sites[name]["value"] for sites in c]) for c in columns], 1
-            )
-            for name in self.latents
-            if name in columns[0][0]
-        }
-        return values, log_q
+    def _draw(self, role: Role, batch: Batch, samples: int) -> tuple[Values, Tensor]:
+        fn, kept = (self.guide if role == "guide" else self.model), self.latents
+        density = "_pyro_vae_log_density"
+
+        def draw(_: Values, *data: Tensor) -> Terms:
+            sites = list(latent_sites(run(fn, data)))
+            values = {name: site["value"] for name, site in sites if name in kept}
+            return {**values, density: _total(self._by_site("guide", sites))}
+
+        count = {NONE: torch.zeros(samples, len(batch[0]), device=batch[0].device)}
+        with of_each_draw() if role in self.drawn_at_once else nullcontext():
+            drawn = self._each(draw, batch, count, role=role)
+        log_density = drawn.pop(density)
+        return (count if NONE in self.latents else drawn), log_density
 
     def _each(
-        self, function: Callable[..., Terms], batch: Batch, *values: Values
+        self,
+        function: Callable[..., Terms],
+        batch: Batch,
+        *values: Values,
+        role: Role | None = None,
     ) -> dict[str, Tensor]:
-        """Apply a function of latents and data to every draw for every data set."""
-        none = [None] * len(batch)
-        if self.vectorized:
-            of_sets = torch.vmap(function, in_dims=(*[0] * len(values), *[0] * len(batch)))
-            of_draws = torch.vmap(of_sets, in_dims=(*[0] * len(values), *none))
-            result: dict[str, Tensor] = of_draws(*values, *batch)
-            return result
-        samples = len(next(iter(values[0].values())))
-        rows = []
-        for draw in range(samples):
-            columns = []
-            for row, data in enumerate(self.arguments(batch)):
-                here = ({name: v[draw, row] for name, v in given.items()} for given in values)
-                columns.append(function(*here, *data))
-            rows.append({name: torch.stack([c[name] for c in columns]) for name in columns[0]})
-        return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
+        """Apply a function of latents and data to every draw for every data set.
+
+        A function that draws says which program it draws from.
+        """
+        of_draws = self._of_draws(function, len(values), len(batch), role)
+        if self.sets_at_once and (role is None or role in self.drawn_at_once):
+            dims = (*[1] * len(values), *[0] * len(batch))
+            of_sets = torch.vmap(of_draws, in_dims=dims, out_dims=1, randomness=_RANDOMNESS[role])
+            of_all: dict[str, Tensor] = of_sets(*values, *batch)
+            return of_all
+        columns = []
+        for row, data in enumerate(self.arguments(batch)):
+            here = ({name: v[:, row] for name, v in given.items()} for given in values)
+            columns.append(of_draws(*here, *data))
+        return {name: torch.stack([c[name] for c in columns], 1) for name in columns[0]}
+
+    def _of_draws(
+        self, function: Callable[..., Terms], latents: int, arguments: int, role: Role | None
+    ) -> Callable[..., Terms]:
+        """Make a function of one draw, on one data set, one of many draws."""
+        if self.vectorized and (role is None or role in self.drawn_at_once):
+            dims = (*[0] * latents, *[None] * arguments)
+            at_once: Callable[..., Terms] = torch.vmap(
+                function, in_dims=dims, randomness=_RANDOMNESS[role]
+            )
+            return at_once
+
+        def one_by_one(*given: Any) -> Terms:
+            number = len(next(iter(given[0].values())))
+            draws = (
+                ({name: value[draw] for name, value in v.items()} for v in given[:latents])
+                for draw in range(number)
+            )
+            rows = [function(*draw, *given[latents:]) for draw in draws]
+            return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
+
+        return one_by_one
 
 
 _DENSE = torch.contiguous_format
+_RANDOMNESS = {None: "error", "model": "different", "guide": "different"}
 
 
 def _put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Tensor]) -> None:
@@ -374,15 +398,3 @@ def _put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Te
 
 def _total(terms: Terms) -> Tensor:
     return sum(terms.values(), torch.zeros((), dtype=torch.float64))
-
-
-def _check_shapes(model: Trace, guide: Trace) -> None:
-    """Check that the guide draws latents in the shapes in which the model does."""
-    ours = dict(latent_sites(model))
-    for name, site in latent_sites(guide):
-        shape = tuple(site["value"].shape)
-        if name in ours and shape != tuple(ours[name]["value"].shape):
-            raise ValueError(
-                f"latent site {name!r} has shape {shape} in the guide and "
-                f"{tuple(ours[name]['value'].shape)} in the model; they must be the same."
-            )
