@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,7 +23,8 @@ def of_each_draw() -> Iterator[None]:
     Their samplers fill a tensor in place, which vmap refuses where that is the same for all items;
     in this context the filled tensor is a new one. Dirichlet variables are made of Gamma ones.
     """
-    with _Fresh(), _Dirichlets():
+    with warnings.catch_warnings(), _Fresh(), _Dirichlets():
+        warnings.filterwarnings("ignore", "There is a performance drop because")  # of vmap
         yield
 
 

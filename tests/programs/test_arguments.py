@@ -144,3 +144,49 @@ def test_a_sequence_that_is_packed_is_refused():
     for data in (packed, (packed, 1), {"x": packed}):
         with pytest.raises(TypeError, match="give the padded tensor and the lengths"):
             log_px(Program(), data)
+
+
+class TestOneDictionary:
+    """``model(batch)`` with a dictionary of tensors: rows of all of them are the data."""
+
+    x = torch.linspace(-1, 1, 8)
+    seen = torch.arange(8) % 3 > 0
+
+    def model(self, batch):
+        with pyro.plate("data", len(batch["x"])):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5).mask(batch["seen"]), obs=batch["x"])
+
+    def guide(self, batch):
+        with pyro.plate("data", len(batch["x"])):
+            pyro.sample("z", dist.Normal(0.8 * batch["x"] * batch["seen"], 0.8))
+
+    def test_log_evidence(self):
+        data = {"seen": self.seen, "x": self.x}
+        evidence = pv.log_evidence(self.model, self.guide, data, samples=3000, method="auto")
+        exact = dist.Normal(0.0, 1.25**0.5).log_prob(self.x.double()) * self.seen
+        assert ((evidence.log_px - exact).abs() < 4 * evidence.standard_error + 1e-3).all()
+
+    def test_one_that_the_programs_do_not_take(self):
+        with pytest.raises(TypeError, match="x is a dict"):
+            pv.log_evidence(self.model, self.guide, {"y": self.x})
+
+
+def test_fit_takes_arguments_of_lengths_of_their_own_for_one_data_set():
+    """m of all data, by AutoNormal: the ELBO of an exact guide is log p(D)."""
+    prior, y = torch.tensor([0.0, 1.0]), torch.tensor([0.5, 1.0, 1.5])
+
+    def model(settings, y, number):
+        m = pyro.sample("m", dist.Normal(settings["prior"][0], settings["prior"][1]))
+        with pyro.plate("data", number):
+            pyro.sample("y", dist.Normal(m, 1.0), obs=y)
+
+    def guide(settings, y, number):
+        pyro.sample("m", dist.Normal(y.sum() / 4, pyro.param("s", torch.tensor(0.5))))
+
+    data = ({"prior": prior}, y, 3)
+    program = pv.as_program(model, guide, *data)
+    history = pv.fit(program, data, epochs=2, learning_rate=1e-9, device="cpu", progress=False)
+    covariance = torch.eye(3) + 1.0
+    exact = dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(y).item()
+    assert abs(history.epochs[-1].train_elbo - exact) < 1e-3
