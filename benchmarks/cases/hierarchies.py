@@ -207,8 +207,7 @@ for _file in ("svi_torch.py", "svi_horovod.py"):
     "sparse_regression.py",
     "a kernel of global latents; no plate; a dict as argument",
     "examples/sparse_regression.py",
-    every=f"{GLOBAL}|{ARGUMENT}",
-    certify="positive-definite",
+    every=f"{GLOBAL}|{ARGUMENT}|positive-definite",
 )
 def _(source: Source) -> Brought:
     model = source.module().model
@@ -335,6 +334,7 @@ for _number, _tries in (
         _tries,
         "examples/capture_recapture/cjs.py",
         every=f"{GLOBAL}|{ARGUMENT}|{ENUMERATED}",
+        certify="depends on observed values",
     )(partial(_recapture, name=_number))
 
 

@@ -250,8 +250,8 @@ class Densities(Layout):
 
     def _places(self, batch: Batch) -> dict[str, tuple[int, Tensor]]:
         """Which argument each site observes, and where each observed value is in it."""
-        places = data_places(self.model, batch)
-        for name, site in observed_sites(run(self.model, batch)):
+        places, sites = data_places(self.model, batch)
+        for name, site in sites.items():
             if name not in places and not is_delta(site["fn"]):
                 raise ValueError(
                     f"site {name!r} observes a function of the model's arguments; to simulate data "

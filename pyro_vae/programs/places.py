@@ -15,12 +15,13 @@ from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run
 __all__ = ["check_simulated", "data_places"]
 
 
-def data_places(model: Fn, batch: Batch) -> dict[str, tuple[int, Tensor]]:
+def data_places(model: Fn, batch: Batch) -> tuple[dict[str, tuple[int, Tensor]], dict[str, Any]]:
     """Find which argument a site observes, and where each observed value is in it.
 
-    Sites that observe anything else are left out.
+    Returns:
+        Places by site, without the sites that observe anything else; and all observed sites.
     """
-    places = {}
+    places, sites = {}, {}
     for number, argument in enumerate(batch):
         flat = argument.reshape(-1)
         numbers = torch.arange(len(flat), device=argument.device).reshape(argument.shape)
@@ -32,7 +33,7 @@ def data_places(model: Fn, batch: Batch) -> dict[str, tuple[int, Tensor]]:
                 continue
             if torch.equal(flat[index].to(site["value"].dtype), site["value"]):
                 places[name] = number, index
-    return places
+    return places, sites
 
 
 def check_simulated(model: Fn, batch: Batch, trace: Trace) -> None:

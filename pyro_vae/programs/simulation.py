@@ -14,7 +14,7 @@ from ..common.seeding import seeded
 from .checks import is_delta
 from .densities import Densities
 from .places import data_places
-from .traces import Batch, Fn, observed_sites, run
+from .traces import Batch, Fn
 
 __all__ = ["is_fixed", "revealed"]
 
@@ -40,8 +40,7 @@ def revealed(pair: P, batch: Batch) -> tuple[P, Batch, bool]:
     """
     given = next(pair.arguments(batch))
     with seeded("reveal", 0), torch.no_grad():
-        sites = dict(observed_sites(run(pair.model, given)))
-    seen = data_places(pair.model, given)
+        seen, sites = data_places(pair.model, given)
     axes, values = {}, []
     for name, site in sites.items():
         if name in seen or is_delta(site["fn"]):  # of what is computed, there is no more to know
