@@ -81,7 +81,10 @@ def bytes_of_one(compute: Callable[[int], object], *, number: int = 4) -> int:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device; to a GPU the host sends it without waiting until it is there."""
+    """Return a tensor on a device; to a GPU the host sends it without waiting until it is there.
+
+    So from pinned memory; other memory is copied there first.
+    """
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 

@@ -18,6 +18,7 @@ _WORTH = 0.8  # of the time on half as many: more threads than that disturb more
 _TURNS = 5
 _SECONDS = 0.1  # of turns after which two of them must do
 _HOPELESS = 3
+_SMALL = 1e-3  # seconds: work that takes one thread without a comparison, in every run
 
 
 @cache
@@ -45,6 +46,8 @@ def threads_worth(work: Callable[[], object], most: int) -> int:
     """
     best = 1
     with seeded("threads", 0):
+        if most > 1 and _is_small(work):
+            return 1
         while best < most and _are_worth(work, best, min(2 * best, most)):
             best = min(2 * best, most)
     return best
@@ -61,6 +64,15 @@ def use_threads(number: int) -> Iterator[None]:
     finally:
         if number != before:
             torch.set_num_threads(before)
+
+
+def _is_small(work: Callable[[], object]) -> bool:
+    """Whether some work is done on one thread before many could share anything of it."""
+    with use_threads(1):
+        work()  # warms up
+        started = time.perf_counter()
+        work()
+    return time.perf_counter() - started < _SMALL
 
 
 def _are_worth(work: Callable[[], object], few: int, many: int) -> bool:

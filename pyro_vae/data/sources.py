@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from ..common.checks import check_data
+from ..common.devices import sent
 from .arrays import Form, as_tensor, check_batches, is_array
 from .sets import Data, as_bytes
 from .signatures import signature_of, takes
@@ -351,9 +352,7 @@ class _Streamed(Source):
                     f"the programs take {least} torch tensors, but a batch of the loader is "
                     f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of those."
                 )
-            # Of pinned memory the host does not wait for the copy; other memory is copied first.
-            to_gpu = self.device.type == "cuda"
-            yield tuple(part.to(self.device, non_blocking=to_gpu) for part in used)
+            yield tuple(sent(part, self.device) for part in used)
 
 
 def fingerprint_of(source: Source, *, rows: int = 256) -> str:

@@ -18,7 +18,7 @@ from ..data.signatures import signature_of
 from .module import ProgramModule
 from .traces import Fn
 
-__all__ = ["bound", "of_data"]
+__all__ = ["bound", "of_data", "of_fewer"]
 
 
 def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
@@ -59,9 +59,7 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     for leaf in leaves:
         _refuse_packed(leaf)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
-    if (
-        call[0] and call[0][0] is data
-    ):  # of names without an order, numbers come first, then codes and masks
+    if call[0] and call[0][0] is data:  # its names have no order: numbers first, codes and masks
         places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
     constants = {n: leaf for n, leaf in enumerate(leaves) if n not in places}
 
@@ -140,6 +138,16 @@ def _holding(program: Fn, data: tuple[Tensor, ...]) -> Fn:
 
     run.__wrapped__ = program  # type: ignore[attr-defined]
     run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
+    return run
+
+
+def of_fewer(program: Fn, number: int) -> Fn:
+    """Make a program that leaves out so many of its last arguments."""
+
+    def run(*arguments: Tensor) -> Any:
+        return program(*arguments[:-number])
+
+    run.__wrapped__ = program  # type: ignore[attr-defined]
     return run
 
 

@@ -19,7 +19,7 @@ from ..common.devices import sent
 from ..common.host import threads_worth, use_threads
 from ..common.processes import Processes
 from ..data import AnyData, Source, as_source, fingerprint_of
-from .arguments import bound
+from .arguments import bound, of_fewer
 from .autoguides import density_of, of_each_datum
 from .checks import NonFiniteDensity
 from .inputs import data_set, source_for
@@ -257,7 +257,7 @@ def evaluating(
             marginals = of_each_datum(automatic, len(source))
             if marginals is not None:
                 guide, more = marginals
-                model, source = _of_fewer(model, len(more)), source.beside(more)
+                model, source = of_fewer(model, len(more)), source.beside(more)
         elif each:
             raise ValueError(
                 f"{each} is for data with latents of their own; latents of this model belong to "
@@ -317,16 +317,6 @@ def _threads(pair: Pair, pilot: Batch, device: torch.device, most: int) -> int:
         pair.log_joint(batch, values)
 
     return threads_worth(work, most)
-
-
-def _of_fewer(program: Fn, number: int) -> Fn:
-    """Make a program that leaves out so many of its last arguments."""
-
-    def run(*arguments: Tensor) -> Any:
-        return program(*arguments[:-number])
-
-    run.__wrapped__ = program  # type: ignore[attr-defined]
-    return run
 
 
 def _any_number(*arguments: Tensor) -> None:

@@ -11,6 +11,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from ..common.seeding import seeded
+from .arguments import of_fewer
 from .checks import is_delta
 from .densities import Densities
 from .places import data_places
@@ -59,7 +60,7 @@ def revealed(pair: P, batch: Batch) -> tuple[P, Batch, bool]:
     sets = not pair.data_dim
     values = [v.expand(len(batch[0]), *v.shape) for v in values] if sets else values
     model = _Revealed(pair.model, {n: axis if pair.data_dim else 0 for n, axis in axes.items()})
-    guide = _Unaware(pair.guide, len(axes))
+    guide = of_fewer(pair.guide, len(axes))
     return replace(pair, model=model, guide=guide), (*batch, *values), False
 
 
@@ -83,17 +84,6 @@ class _Revealed:
         }
         with _Observe(values):
             return self.__wrapped__(*arguments[:number])
-
-
-class _Unaware:
-    """A program that does not get its last arguments."""
-
-    def __init__(self, program: Fn, number: int) -> None:
-        self.__wrapped__ = program
-        self.number = number
-
-    def __call__(self, *arguments: Tensor) -> Any:
-        return self.__wrapped__(*arguments[: -self.number])
 
 
 class _Observe(Messenger):  # type: ignore[misc, unused-ignore]

@@ -47,7 +47,14 @@ def test_number_of_threads_follows_the_clock(seconds, expected, four_threads, mo
     assert torch.get_num_threads() == 4
     assert torch.equal(torch.get_rng_state(), state)
     if seconds[2] > 1:  # a busy processor: one look must do
-        assert clock.seen == [1, 2]
+        assert clock.seen == [1, 1, 1, 2]
+
+
+def test_small_work_takes_one_thread_uncompared(four_threads, monkeypatch):
+    clock = _Clock({1: 5e-4})
+    monkeypatch.setattr(host, "time", clock)
+    assert host.threads_worth(clock.work, 4) == 1
+    assert clock.seen == [1, 1]
 
 
 def test_one_thread_is_not_measured():
@@ -55,6 +62,7 @@ def test_one_thread_is_not_measured():
 
 
 def test_no_more_than_allowed(monkeypatch):
+    monkeypatch.setattr(host, "_is_small", lambda work: False)
     monkeypatch.setattr(host, "_are_worth", lambda work, few, many: True)
     assert host.threads_worth(lambda: None, 3) == 3
 
@@ -124,6 +132,7 @@ def test_measuring_is_no_part_of_the_run(small_config, digits, monkeypatch):
         vae.posterior.network = torch.nn.Sequential(
             torch.nn.Flatten(-2), torch.nn.BatchNorm1d(64), *_flat(vae.posterior.network)
         )
+        monkeypatch.setattr(host, "_is_small", lambda work: work() is None)
         monkeypatch.setattr(host, "_are_worth", lambda work, few, many: work() is None)
         with host.use_threads(most):
             pv.fit(vae, data, epochs=1, device="cpu")
@@ -133,6 +142,7 @@ def test_measuring_is_no_part_of_the_run(small_config, digits, monkeypatch):
 
 
 def test_programs_that_count_their_steps_see_no_others(small_config, digits, monkeypatch):
+    monkeypatch.setattr(host, "_is_small", lambda work: work() is None)
     monkeypatch.setattr(host, "_are_worth", lambda work, few, many: work() is None)
 
     class Counting(pv.VAE):
