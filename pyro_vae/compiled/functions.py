@@ -100,9 +100,9 @@ def compile_call(
         "cpp_wrapper": on_cpu,  # calling kernels from Python would cost more than small ones take
         "guard_filter_fn": torch.compiler.skip_all_guards_unsafe,  # callers check the shapes
     }
-    passes: dict[str, Callable[..., None]] = {"logarithms_1": quick_logarithms}
+    passes: dict[str, Callable[..., None]] = {"logarithms": quick_logarithms}
     if precision is not None:
-        passes[f"{precision}_3"] = products_pass(precision)
+        passes[precision] = products_pass(precision)
     options["post_grad_custom_post_pass"] = graph_pass(**passes)
     if on_cpu and torch.backends.cpu.get_cpu_capability() in _KNOWN:
         first = _compiled(call, {**options, "cpp.vec_isa_ok": True})

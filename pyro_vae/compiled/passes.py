@@ -14,11 +14,19 @@ __all__ = ["add_call", "graph_pass", "is_float32", "quick_logarithms"]
 def graph_pass(**passes: Callable[[fx.Graph], None]) -> Any:
     """Return several passes as one, for Inductor's ``post_grad_custom_post_pass``.
 
+    Compiled code is kept from one process to the next by the passes' names and by what is written
+    in the files they come from: changed passes compile anew.
+
     Args:
-        passes: functions that change a graph in place, by the names under which compiled code is
-            kept from one process to the next: a pass that does something else needs another name.
+        passes: functions that change a graph in place, by name.
     """
-    from torch._inductor.custom_graph_pass import CustomGraphPass  # slow to import
+    from torch._inductor.custom_graph_pass import (  # slow to import
+        CustomGraphPass,
+        get_hash_for_files,
+    )
+
+    files = sorted({each.__code__.co_filename for each in passes.values()})
+    written = get_hash_for_files((__file__, *files))
 
     class GraphPass(CustomGraphPass):  # type: ignore[misc, unused-ignore]
         def __call__(self, graph: fx.Graph) -> None:
@@ -26,7 +34,7 @@ def graph_pass(**passes: Callable[[fx.Graph], None]) -> Any:
                 each(graph)
 
         def uuid(self) -> Any:
-            return " ".join(["pyro_vae", *passes])
+            return written, *passes
 
     return GraphPass()
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from pyro_vae.compiled import functions, products
 from pyro_vae.compiled.functions import compile_call
+from pyro_vae.compiled.passes import graph_pass
 
 
 def _compiled(function, x):
@@ -137,6 +138,22 @@ def test_measuring_returns_a_time_for_each_way():
     assert len(times) == 2
     assert all(0 < seconds < 1 for seconds in times)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_changed_passes_compile_anew(tmp_path):
+    """The key of compiled code holds the passes' names and what is written in their files."""
+
+    def key(text, name="one"):
+        file = tmp_path / f"{len(list(tmp_path.iterdir()))}.py"  # torch reads a file once
+        file.write_text(text)
+        space = {}
+        exec(compile(text, str(file), "exec"), space)
+        return graph_pass(**{name: space["change"]}).uuid()
+
+    first = key("def change(graph): pass")
+    assert key("def change(graph): pass") == first
+    assert key("def change(graph): return None") != first
+    assert key("def change(graph): pass", name="two") != first
 
 
 def test_a_compiler_without_the_instructions(monkeypatch):

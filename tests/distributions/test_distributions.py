@@ -10,7 +10,13 @@ from torch import nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.distributions import BlockAutoregressive, LastDraw, NormalMixture, bound
+from pyro_vae.distributions import (
+    BlockAutoregressive,
+    LastDraw,
+    NormalMixture,
+    bound,
+    densities,
+)
 from pyro_vae.distributions import vectors as distributions
 
 
@@ -277,3 +283,12 @@ def test_bound_module_keeps_its_parameters():
     call = functional_call(Binds(), {"linear.weight": expected, "linear.bias": torch.zeros(2)}, ())
     torch.testing.assert_close(call(x), x @ expected.T)
     assert not torch.allclose(linear(x), x @ expected.T)
+
+
+def test_kl_of_bernoullis_is_torchs_to_the_edges():
+    """Probabilities of 0 and 1, where terms vanish or are infinite."""
+    p, q = torch.cartesian_prod(*[torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)] * 2).T
+    ours = torch.distributions.kl_divergence(*(densities.Bernoulli(probs=v) for v in (p, q)))
+    theirs = torch.distributions.kl_divergence(*(torch.distributions.Bernoulli(v) for v in (p, q)))
+    assert theirs.isinf().sum() == 6
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)

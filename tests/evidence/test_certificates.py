@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pyro
 import pyro.distributions as dist
@@ -12,6 +13,9 @@ from pyro.infer import SVI, Trace_ELBO, autoguide
 
 import pyro_vae as pv
 from pyro_vae.evidence import bounds
+from pyro_vae.evidence.refinement import fitted_from, moments_of_prior
+from pyro_vae.evidence.space import Space
+from pyro_vae.programs.pair import Pair
 
 SETTINGS = pv.Annealing(temperatures=20, chains=16)
 
@@ -137,6 +141,54 @@ class TestOfEachDatum:
         certificate = certified(self.model, guide, self.x, number=40)
         check(certificate, self.exact(simulated["data"][0]))
 
+    def test_a_guide_that_does_not_see_the_simulated_values(self, simulated):
+        """Of a function of the argument the model gets others, and the guide the old argument."""
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.4 * x, 0.45))
+
+        def model(x):
+            self.model(x / 2)
+
+        certificate = certified(model, guide, 2 * self.x, number=40)
+        check(certificate, self.exact(simulated["data"][1]))
+        with pytest.raises(ValueError, match="the guide knows those alone"):
+            certified(model, guide, 2 * self.x, method="guide")
+
+    def test_the_prior_stands_for_a_blind_guide(self):
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(0.8 * x, 0.5))
+
+        pair = replace(Pair.inspect(self.model, guide, (self.x,)), blind=True)
+        with torch.no_grad():
+            values, log_q = pair.propose((self.x,), 500)
+            again = pair.log_guide((self.x,), values)
+        expected = dist.Normal(0.0, 1.0).log_prob(values["z"].double()).reshape(500, 12)
+        torch.testing.assert_close(log_q, expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again, expected, rtol=1e-5, atol=1e-5)
+        assert abs(values["z"].mean()) < 4 / math.sqrt(6000)
+
+    def test_proposals_are_found_far_from_a_wide_prior(self):
+        """z ~ N(0, 100²), x = 120 ± 0.5: the fit starts 120 units away, in steps of the prior."""
+
+        def model(x):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(0.0, 100.0))
+                pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+        def guide(x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x, 1.0))
+
+        batch = (torch.full((4,), 120.0),)
+        pair = replace(Pair.inspect(model, guide, batch), blind=True)
+        with torch.no_grad():
+            space = Space.of(pair, batch)
+            found = fitted_from(space, batch, moments_of_prior(space, batch))
+        assert ((found.mean - 120).abs() < 5).all()  # 200 steps of 0.05 would not leave 10
+
     def test_exact_where_no_latent_is_left(self, simulated):
         def model(x):
             with pyro.plate("data", len(x)):
@@ -166,3 +218,18 @@ class TestOfEachDatum:
         assert -4 * error - 1e-3 < gap < 0.1
         shortfall, error = certificate.shortfall
         assert abs(shortfall) < 4 * error + 0.02
+
+
+def test_linear_algebra_that_fails_in_the_program_is_a_sentence():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            torch.linalg.cholesky(z[..., None, None] * torch.eye(2))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.7))
+
+    with pytest.raises(ValueError, match="the program fails at some draws of its latents"):
+        pv.log_evidence(model, guide, torch.zeros(8))

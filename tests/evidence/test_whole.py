@@ -12,6 +12,7 @@ from pyro.infer import SVI, Trace_ELBO, autoguide
 
 import pyro_vae as pv
 from pyro_vae.programs.evaluation import evaluating
+from pyro_vae.programs.whole import Whole
 
 METHODS = ("guide", "refined", "laplace", "modes", "annealed", "auto")
 
@@ -474,3 +475,31 @@ class TestDecoderOfTwoSigns:
         evidence = pv.log_evidence(self.model, guide, self.x, method=method)
         mean = evidence.mean()
         assert abs(mean.value - self.exact) < 4 * mean.mc_error or evidence.verdict != "trusted"
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_log_prior_of_latents_beside_enumerated_ones(idle):
+    """p(m) sums over k where m depends on it; where nothing does, k's own sum is one."""
+
+    def model(y):
+        k = pyro.sample("k", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+        m = pyro.sample("m", dist.Normal(0.0 if idle else 4 * k, 1.0))
+        with pyro.plate("data", len(y)):
+            pyro.sample("y", dist.Normal(m, 0.5 + (k if idle else 0)), obs=y)
+
+    def guide(y):
+        pyro.sample("m", dist.Normal(0.0, 2.0))
+
+    y = torch.tensor([[0.5, -0.2, 1.0]])
+    pair = Whole.inspect(model, guide, (y,))
+    m = torch.linspace(-2, 6, 7)[:, None]
+    with torch.no_grad():
+        log_prior, log_joint = pair.log_terms((y,), {"m": m})
+    normal = dist.Normal(0.0, 1.0).log_prob
+    parts = [math.log(w) + normal(m - (0 if idle else 4 * k)) for k, w in ((0, 0.7), (1, 0.3))]
+    seen = [
+        part + dist.Normal(m, 0.5 + (k if idle else 0)).log_prob(y).sum(-1, keepdim=True)
+        for k, part in enumerate(parts)
+    ]
+    torch.testing.assert_close(log_prior, torch.logaddexp(*parts).double(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(log_joint, torch.logaddexp(*seen).double(), rtol=1e-5, atol=1e-5)
