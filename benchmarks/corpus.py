@@ -31,6 +31,7 @@ from xml.etree import ElementTree
 import pyro
 import torch
 from cases import CASES, Brought, Case
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -86,13 +87,14 @@ def limited(seconds: float) -> Iterator[None]:
     def stop(signum: int, frame: Any) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGPROF, stop)
+    before, handlers = signal.signal(signal.SIGPROF, stop), list(_PYRO_STACK)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+        _PYRO_STACK[:] = handlers  # stopped as it left, a handler would stay for the next program
 
 
 def refuses(problem: BaseException) -> bool:

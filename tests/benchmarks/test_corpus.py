@@ -242,3 +242,15 @@ def test_programs_of_pyro(name):
     verdicts = corpus.judge(CASES[name], Path(_FOLDER).resolve(), corpus.METHODS, 120.0)
     bad = [f"{v.method}: {v.outcome}: {v.said}" for v in verdicts if v.outcome in corpus.BAD]
     assert not bad, "\n".join(bad)
+
+
+def test_a_handler_left_by_a_stopped_program_is_taken_off():
+    def stopped():
+        with corpus.limited(60):
+            pyro.poutine.trace().__enter__()  # stopped before it could leave
+            raise corpus.OutOfTime
+
+    with pytest.raises(corpus.OutOfTime):
+        stopped()
+    for _ in range(2):  # a trace that is still there would see the sites twice
+        _model(_X)
