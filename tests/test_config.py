@@ -5,10 +5,9 @@ from typing import get_args
 import pytest
 
 import pyro_vae as pv
-from pyro_vae import config, likelihoods, networks, objectives, posteriors, priors
+from pyro_vae import config, data, likelihoods, networks, objectives, posteriors, priors
 from pyro_vae.common import options
 from pyro_vae.common.settings import EvaluationSettings, TrainingSettings
-from pyro_vae.data import sets as data
 
 
 def test_names_are_those_of_the_registries():

@@ -1,6 +1,8 @@
 """Data sets by name or path, and batches of whatever data a user passes in."""
 
-from .sets import DATASETS, Data, Splits, fingerprint, load
+from .loading import load
+from .named import DATASETS
+from .sets import Data, Splits, fingerprint
 from .sources import AnyData, Source, as_source, fingerprint_of
 
 __all__ = [

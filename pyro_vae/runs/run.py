@@ -16,7 +16,7 @@ from ..common.files import write_json
 from ..common.options import Method, check_taken, takes
 from ..common.settings import EvaluationSettings
 from ..config import Config
-from ..data.sets import Data, Splits, fingerprint, load
+from ..data import Data, Splits, fingerprint, load
 from ..evidence import Comparison, Evidence, compare, log_evidence
 from ..models import build_program, partially_labelled
 from ..models.labels import UNKNOWN, check_labels

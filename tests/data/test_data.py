@@ -3,7 +3,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data import sets as data
+from pyro_vae import data
 
 
 @pytest.fixture

@@ -1,0 +1,110 @@
+"""Commands that train: the demo, one run, a study."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from ..common.settings import Sampling
+from ..config import parse_setting
+from .base import Command, Flat, Training, say
+
+__all__ = ["Demo", "Fit", "Study"]
+
+_STUDY_SAMPLING = Sampling(method="auto")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demo(Command):
+    """Train on the embedded digits under three priors, compare log p(x), and draw figures."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pyro-vae-demo")
+    """Folder for runs and figures; if it is not empty, a new name is chosen."""
+    samples: int = Sampling.samples
+    """Importance samples for each held-out digit."""
+    epochs: int | None = None
+    """Training epochs of each model."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.study import demo
+
+        out, number = self.out, 2
+        while out.exists() and any(out.iterdir()):
+            out, number = self.out.with_name(f"{self.out.name}-{number}"), number + 1
+        comparison, figures = demo(out, samples=self.samples, epochs=self.epochs, say=say)
+        print(f"\n{comparison}\n\nFigures, in {out.resolve()}:")
+        for figure in figures:
+            print(f"  {figure.relative_to(out)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fit(Training):
+    """Train a model into a run folder."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
+    """Run folder: config, checkpoint, history."""
+    resume: bool = False
+    """Resume the run in --out, with its own settings."""
+
+    def source(self) -> Path | None:
+        """Run that supplies the options which are not given: the one to resume, if any."""
+        from ..training.checkpoint import holds_run
+
+        return self.out if self.resume and holds_run(self.out) else self.config_file
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.run import train_run
+
+        history = train_run(self.config, self.out, resume=self.resume, **vars(self.place))
+        last = history.epochs[-1]
+        print(
+            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"
+            + ("" if math.isnan(last.valid_elbo) else f", validation {last.valid_elbo:.2f}")
+        )
+        if history.restored_epoch is not None:
+            print(f"restored the best parameters, of epoch {history.restored_epoch}")
+        print(f"saved to {self.out}; next: pyro-vae evaluate {self.out}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study(Training):
+    """Swap one part, train a model for each value, and compare them by log p(x).
+
+    For example: pyro-vae study prior normal mixture vamp --out runs/priors
+    """
+
+    setting: Annotated[str, tyro.conf.Positional]
+    """Setting to vary: any option of `fit`, such as prior, likelihood, posterior or latent-dim."""
+    values: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VALUE [...]")]
+    """Its values."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder: a run for each value, study.json, figures."""
+    sampling: Flat[Sampling] = _STUDY_SAMPLING
+    resume: bool = False
+    """Resume the study in --out; what is finished is not repeated."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.study import study
+
+        setting = self.setting.strip("-").replace("-", "_").replace(".", "_")
+        result = study(
+            setting,
+            [parse_setting(setting, text) for text in self.values],
+            self.config,
+            self.out,
+            compiled=self.config.compiled,
+            resume=self.resume,
+            say=say,
+            **vars(self.sampling),
+            **vars(self.place),
+        )
+        print(f"\n{result}\n\nFigures:")
+        for figure in result.figures:
+            print(f"  {figure}")

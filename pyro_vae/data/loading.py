@@ -1,0 +1,167 @@
+"""Loading a data set: read, split, binarized with a seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..common.checks import check_data
+from ..common.options import Binarize
+from ..common.registry import suggestion
+from ..common.seeding import derive
+from .files import READERS
+from .named import DATASETS
+from .sets import Data, Splits, draw
+
+__all__ = ["load"]
+
+
+def load(
+    name: str | Path,
+    *,
+    binarize: Binarize | None = None,
+    seed: int = 0,
+    validation: int | None = None,
+    root: str | Path | None = None,
+    download: bool = True,
+) -> Splits:
+    r"""Load a data set as training, validation and test data.
+
+    - ``digits``: scikit-learn's 1,797 handwritten digits of 8x8 pixels (1,257 + 180 + 360), no
+      download.
+    - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
+    - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x`` or any of
+      ``train``, ``valid``, ``test`` (labels as ``y`` or ``train_y``, ...). A split that the file
+      lacks is a tenth of its training data, always the same.
+
+    For binarization, integer images are first divided by 255, or by their largest value if they
+    are not 8-bit.
+
+    - ``dynamic``: pixels are drawn with their gray value as probability, for training anew at every
+      epoch, for validation and test once. ``static``: all are drawn once.
+    - ``threshold``: 1 above one half, else 0. ``gray``: gray values in [0, 1]. ``none``: values as
+      they are.
+    - ``dequantized``: :math:`(k + u) / L` for level k of L and uniform noise u, drawn as often as
+      ``dynamic``. A density of it bounds the probability of the levels from below (add
+      :math:`\log_2 L` to its bits/dim; Theis et al. 2016, https://arxiv.org/abs/1511.01844).
+
+    Numbers under different binarizations are not comparable.
+
+    Args:
+        name: name or path.
+        binarize: by default ``dynamic`` for named data sets and ``none`` for files.
+        seed: seed of the binarization.
+        validation: number of training data set aside for validation, from their end.
+        root: folder of downloaded data; by default the environment variable ``PYRO_VAE_DATA``, else
+            ``~/.cache/pyro_vae``.
+        download: whether missing data may be downloaded.
+
+    Raises:
+        ValueError: an unknown name; gray values outside [0, 1] to binarize; NaN or empty data; as
+            many validation as training data, or more.
+        FileNotFoundError: a path or data set that is not there.
+    """
+    if binarize is not None and binarize not in get_args(Binarize):
+        raise ValueError(
+            f"unknown binarization {binarize!r}; there are {', '.join(get_args(Binarize))}."
+        )
+    reader = DATASETS.get(str(name))
+    found = _from_file(Path(name)) if reader is None else reader(root, download)
+    title = Path(name).name if reader is None else str(name)
+    binarize = binarize or ("none" if reader is None else "dynamic")
+    if validation is not None or "valid" not in found:
+        found = _set_aside(found, "valid", validation)
+    shapes = {split: tuple(data.event_shape) for split, data in found.items()}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"the splits of {title!r} hold data of different shapes: {shapes}.")
+    for split, data in found.items():
+        _check_labels(data, f"{split} split of {title!r}")
+    largest = _largest([data.x for data in found.values()])
+    splits = {}
+    for index, split in enumerate(("train", "valid", "test")):
+        data = found[split]
+        what = f"{split} split of {title!r}"
+        if split == "valid" and len(data) == 0:
+            pass  # validation=0 was asked for
+        else:
+            check_data(data.x, what=what)
+        data = replace(data, name=title, split=split, binarization=binarize, seed=seed)
+        splits[split] = _binarized(data, index, what, largest)
+    return Splits(**splits)
+
+
+def _check_labels(data: Data, what: str) -> None:
+    if data.y is not None and data.y.shape != data.x.shape[:1]:
+        raise ValueError(f"{what} has {len(data)} data, but labels of shape {tuple(data.y.shape)}.")
+
+
+def _from_file(path: Path) -> dict[str, Data]:
+    if path.suffix not in READERS:
+        raise ValueError(
+            f"unknown data set {str(path)!r}; there are {', '.join(DATASETS)}, or the path of a "
+            f"file ({', '.join(READERS)}).{suggestion(str(path), DATASETS)}"
+        )
+    if not path.exists():
+        raise FileNotFoundError(f"no file {path}.")
+    found = READERS[path.suffix](path)
+    for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
+        check_data(found[key].x, what=f"{path}:{key}")
+    if "x" in found:
+        data = found["x"]
+        _check_labels(data, str(path))
+        order = np.random.default_rng(0).permutation(len(data))
+        found = {"train": data.take(torch.from_numpy(order))}
+    return found if "test" in found else _set_aside(found, "test", None)
+
+
+def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
+    x, binarize = data.x, data.binarization
+    if binarize == "none":
+        return replace(data, x=x.float())
+    gray = x.float() / largest
+    if len(gray) and (gray.min() < 0 or gray.max() > 1):
+        raise ValueError(
+            f"{what} has values in [{gray.min():.4g}, {gray.max():.4g}], but binarization needs "
+            "gray values in [0, 1]; scale the data, or use --binarize none with a likelihood for "
+            "real values."
+        )
+    if binarize == "gray":
+        return replace(data, x=gray)
+    if binarize == "threshold":
+        return replace(data, x=(gray > 0.5).float())
+    if binarize == "dequantized" and x.is_floating_point():
+        raise ValueError(f"{what} is not of integers; dequantization needs their levels.")
+    levels = int(largest) + 1
+    generator = torch.Generator().manual_seed(derive("binarize", data.seed, index))
+    drawn = draw(gray, torch.rand(gray.shape, generator=generator), binarize, levels)
+    again = gray if binarize in ("dynamic", "dequantized") and data.split == "train" else None
+    return replace(data, x=drawn, intensities=again, levels=levels)
+
+
+def _largest(splits: list[Tensor]) -> float:
+    """Integer that stands for white: 255 for 8-bit data, else the largest of all splits."""
+    if splits[0].dtype.is_floating_point:
+        return 1.0
+    if splits[0].dtype == torch.uint8:
+        return 255.0
+    return max([1.0, *(float(x.max()) for x in splits if len(x))])
+
+
+def _set_aside(found: dict[str, Data], split: str, number: int | None) -> dict[str, Data]:
+    """Take a split from the end of the training data, to which an old split is joined first."""
+    train = found["train"]
+    if split in found:
+        train = train.joined(found[split])
+    number = max(1, len(train) // 10) if number is None else number
+    if not 0 <= number < len(train):
+        raise ValueError(
+            f"cannot set {number} data aside for {split}: there are {len(train)} to train on. "
+            f"Ask for fewer, e.g. --validation {len(train) // 10}."
+        )
+    keep = len(train) - number
+    return {**found, "train": train.head(keep), split: train.take(slice(keep, None))}
