@@ -9,9 +9,12 @@ from pathlib import Path
 import pyro
 import pytest
 
+import pyro_vae as pv
+
 _ROOT = Path(__file__).parents[2]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
-_PAGES = sorted(path for path in (_ROOT / "docs").glob("*.md") if "```python\n" in path.read_text())
+_DOCS = sorted(p for p in (_ROOT / "docs").rglob("*.md") if "generated" not in p.parts)
+_PAGES = [path for path in _DOCS if "```python\n" in path.read_text()]
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -61,6 +64,33 @@ def test_readme_code_runs(monkeypatch, tmp_path):
     assert len((_ROOT / "README.md").read_text().splitlines()) <= 120
 
 
+@pytest.fixture
+def in_short(monkeypatch):
+    """Let ``pv.fit`` and ``pv.log_evidence`` do less than they are asked for."""
+
+    def less(name, **most):
+        function = getattr(pv, name)
+
+        def done(*args, **options):
+            for option, value in most.items():
+                options[option] = min(options.get(option, value), value)
+            return function(*args, **options)
+
+        monkeypatch.setattr(pv, name, done)
+
+    less("fit", epochs=1)
+    less("log_evidence", samples=30)
+    less("certify", number=3)
+
+
+@pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
+def test_code_of_pages_runs_in_short(path, in_short, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _run_code(path)
+    pyro.clear_param_store()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
 def test_code_of_pages_runs(path, monkeypatch, tmp_path):
     """Each page by itself, as a reader copies it."""
@@ -81,20 +111,18 @@ def test_contributing_code_runs(monkeypatch):
     assert len(text.splitlines()) <= 90
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", *sorted(f"docs/{p.name}" for p in (_ROOT / "docs").glob("*.md"))]
-)
-def test_pages_name_only_commands_that_exist(page):
+@pytest.mark.parametrize("path", [_ROOT / "README.md", *_DOCS], ids=lambda path: path.stem)
+def test_pages_name_only_commands_that_exist(path):
     from pyro_vae.cli import COMMANDS
 
-    named = set(re.findall(r"pyro-vae ([a-z]+)", (_ROOT / page).read_text()))
+    named = set(re.findall(r"pyro-vae ([a-z]+)", path.read_text()))
     assert named <= set(COMMANDS), named
-    if page == "docs/command-line.md":
+    if path.stem == "command-line":
         assert set(COMMANDS) <= named
 
 
 def test_links_between_pages_lead_somewhere():
-    for page in (*_ROOT.glob("*.md"), *(_ROOT / "docs").glob("*.md"), _ROOT / "examples/README.md"):
+    for page in (*_ROOT.glob("*.md"), *_DOCS, _ROOT / "examples" / "README.md"):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
             if not target.startswith(("http://", "https://")):
                 assert (page.parent / target).exists(), (page.name, target)
