@@ -38,6 +38,7 @@ def sample_run(
     """
     run = load_run(folder, device=device)
     x = run.sample(number, seed=seed).numpy()
+    run.check_folder()
     array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
     return array, draw_samples(run, number, seed)
 
