@@ -131,7 +131,8 @@ def _title(run: Run) -> str:
     layers = ", two layers" if takes(config, "top_dim") else ","
     program = "" if config.program == "vae" else f"{layers} {config.program}"
     prior = "learned" if config.learned_prior else config.prior
-    return f"{config.data.rpartition('/')[2]}, {prior} prior{program}"
+    data = config.data.rpartition("/")[2].replace("$", r"\$")  # else figures take it for formulas
+    return f"{data}, {prior} prior{program}"
 
 
 def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

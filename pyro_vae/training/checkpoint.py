@@ -6,12 +6,12 @@ these are compared before anything is read. The checkpoint before is kept beside
 
 from __future__ import annotations
 
-import pickle
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, BinaryIO, NotRequired, TypedDict
 
 import torch
@@ -106,7 +106,7 @@ def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
             _compare_checksums(file)
             warnings.simplefilter("ignore")  # about other files; what matters is raised below
             content = torch.load(file, map_location=device, weights_only=True)
-    except pickle.UnpicklingError as error:
+    except UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds objects other than tensors and plain values, or is no checkpoint; it "
             "was not loaded, since loading it could run foreign code."
