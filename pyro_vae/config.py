@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import types
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
@@ -28,6 +27,7 @@ from .common.options import (
     Start,
     at_least,
 )
+from .common.plain import fits
 from .common.registry import suggestion
 from .common.settings import TrainingSettings
 
@@ -188,7 +188,7 @@ class Config(TrainingSettings, ModelSettings):
             if name not in hints:
                 raise ValueError(f"config has no field {name!r}.{suggestion(name, hints)}")
             value = tuple(value) if isinstance(value, list) else value
-            if not _fits(value, hints[name]):
+            if not fits(value, hints[name]):
                 raise ValueError(f"config field {name!r} cannot be {value!r}.")
             checked[name] = value
         return cls(**checked)
@@ -211,22 +211,6 @@ def parse_setting(name: str, text: str) -> Any:
     with contextlib.suppress(ValueError):
         candidates.append(tuple(int(width) for width in text.split(",")))
     for value in candidates:
-        if _fits(value, hints[name]):
+        if fits(value, hints[name]):
             return value
     raise ValueError(f"{name} cannot be {text!r}.")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits the type of a config field."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in choices
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in choices)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, choices[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)

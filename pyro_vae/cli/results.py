@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -26,11 +25,12 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Run the command."""
+        from ..common.files import read_json
         from ..runs.run import EVIDENCE, METRICS, evaluate_run
 
         evidence = evaluate_run(self.folder, self.settings, **vars(self.place))
         print(evidence)
-        metrics = json.loads((self.folder / METRICS).read_text())
+        metrics = read_json(self.folder / METRICS)
         print(f"{'likelihood':<22} {metrics['likelihood']}")
         if "accuracy" in metrics:
             print(f"{'accuracy of labels':<22} {metrics['accuracy']:.1%}")

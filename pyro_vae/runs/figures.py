@@ -38,6 +38,7 @@ def sample_run(
     """
     run = load_run(folder, device=device)
     x = run.sample(number, seed=seed).numpy()
+    run.check_folder()
     array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
     return array, draw_samples(run, number, seed)
 
@@ -130,7 +131,8 @@ def _title(run: Run) -> str:
     layers = ", two layers" if takes(config, "top_dim") else ","
     program = "" if config.program == "vae" else f"{layers} {config.program}"
     prior = "learned" if config.learned_prior else config.prior
-    return f"{config.data.rpartition('/')[2]}, {prior} prior{program}"
+    data = config.data.rpartition("/")[2].replace("$", r"\$")  # else figures take it for formulas
+    return f"{data}, {prior} prior{program}"
 
 
 def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

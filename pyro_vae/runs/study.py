@@ -12,8 +12,9 @@ from pyro import poutine
 from torch import Tensor
 
 from ..analysis import active_units, rate
-from ..common.errors import UnreliableEvidence
+from ..common.errors import PyroVAEWarning, UnreliableEvidence
 from ..common.files import write_json
+from ..common.locks import writes_to
 from ..common.options import Method, not_taken, takes
 from ..common.registry import options_of, suggestion
 from ..common.settings import EvaluationSettings
@@ -27,7 +28,7 @@ from ..objectives import objective_of
 from ..posteriors import POSTERIORS
 from ..priors import PRIORS
 from ..programs.traces import Fn
-from ..training.checkpoint import CONFIG
+from ..training.checkpoint import holds_run
 from .figures import draw_comparison, draw_run
 from .folder import Run, load_run, read_config
 from .run import (
@@ -118,6 +119,7 @@ class Study:
         return "\n".join([*(line.rstrip() for line in align(cells)), "", *notes])
 
 
+@writes_to("out")
 def study(
     setting: str,
     values: Sequence[Any],
@@ -145,7 +147,8 @@ def study(
     ``samples``, ``method``, ``number``, ``search``, ``compiled`` and ``seed`` are those of
     :class:`EvaluationSettings`; ``root``, ``device`` and ``progress`` those of :func:`train_run`;
     ``say`` prints a line of progress. With ``resume``, a study in ``out`` is continued: finished
-    runs, and estimates made with the same settings, are not repeated.
+    runs, and estimates made with the same settings, are not repeated. One process at a time works
+    in ``out``.
 
     Raises:
         ValueError: an unknown setting, or one that decides what the test data are; fewer than two
@@ -171,7 +174,7 @@ def study(
     for name, one in configs.items():
         folder = out / name
         say(f"{setting} {name}: training")
-        again = resume and (folder / CONFIG).exists()
+        again = resume and holds_run(folder)
         if again:
             one = replace(one, data=read_config(folder).data)  # a file's path was made absolute
         train_run(one, folder, root=root, device=device, resume=again, progress=progress)
@@ -260,7 +263,11 @@ def _stored(
     path = folder / EVIDENCE
     if not path.exists():
         return None
-    evidence = Evidence.load(path)
+    try:
+        evidence = Evidence.load(path)
+    except ValueError as error:
+        warnings.warn(f"{error} That is done now.", PyroVAEWarning, stacklevel=4)
+        return None
     stored = (
         evidence.samples,
         evidence.method,

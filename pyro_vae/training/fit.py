@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..common.devices import exact_convolutions, resolve_device
 from ..common.errors import PyroVAEWarning
-from ..common.files import write_json
+from ..common.files import sweep
 from ..common.host import use_threads
+from ..common.locks import held, writes_to
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
@@ -39,6 +40,7 @@ __all__ = ["History", "fit"]
 _CHECKED_AT_ONCE = 4096
 
 
+@writes_to("out")
 def fit(
     program: Any,
     train: AnyData,
@@ -129,7 +131,8 @@ def fit(
             kept.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
-        OSError: ``out`` cannot be written; the last checkpoint is kept.
+        OSError: ``out`` cannot be written; the last checkpoint is kept. Or another process trains
+            into ``out`` (``BlockingIOError``), or ``out`` was deleted meanwhile.
     """
     settings = TrainingSettings(
         epochs=epochs,
@@ -159,6 +162,7 @@ def fit(
     processes = Processes.join()
     target = resolve_device(device)
     folder = None if out is None else Path(out)
+    lock = held(folder)
     if folder is not None and not resume and checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; resume it (resume=True, --resume) or choose another "
@@ -178,22 +182,24 @@ def fit(
             _check_source(program, goal, validation, own, learn=False, what="validation data")
     loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
-        if resume and (folder / checkpoint.CHECKPOINT).exists():
-            loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
+        if resume and (found := checkpoint.newest(folder)) is not None:
+            path, state = found
+            loop.restore(state, str(path))
+            if path.name == checkpoint.PREVIOUS and lock is not None:
+                _say_previous(folder, path, loop)
         processes.wait()
-        leftovers = folder.glob(".*.tmp-*") if processes.is_first else ()
-        for leftover in leftovers:  # of a run that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        if config is not None and processes.is_first:
-            write_json(folder / checkpoint.CONFIG, config.to_dict())
+        if lock is not None:  # what a run that was killed while it wrote has left
+            sweep(folder, *checkpoint.FILES)
+    saver = Saver(loop, folder, config, checkpoint_seconds, lock=lock)
     if loop.finished:
+        saver.describe()
         return loop.history
-    saver = Saver(loop, folder, config, checkpoint_seconds)
     flags = {module: module.training for module in program.modules()}
     try:
         if not program.training:
             program.train()
         saver.save()  # an unwritable folder shows at once
+        saver.describe()
         with (
             seeded("fit", settings.seed),
             pyro.validation_enabled(False),
@@ -206,6 +212,20 @@ def fit(
         for module, flag in flags.items():
             module.training = flag
     return loop.history
+
+
+def _say_previous(folder: Path, path: Path, loop: Loop) -> None:
+    """Warn that a run goes on from the checkpoint before the newest, which is kept apart."""
+    lost = "is not there"
+    if (folder / checkpoint.CHECKPOINT).exists():
+        lost = f"is damaged (it is kept as {checkpoint.DAMAGED})"
+        checkpoint.set_aside(folder)
+    warnings.warn(
+        f"{folder / checkpoint.CHECKPOINT} {lost}; the run goes on from {path.name}, epoch "
+        f"{loop.epoch + 1} after step {loop.step}, and ends with the same numbers.",
+        PyroVAEWarning,
+        stacklevel=4,
+    )
 
 
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
 from ..common.errors import Interrupted, NonFiniteLoss
-from ..common.files import write_text
+from ..common.files import write_json, write_text
 from ..common.host import threads_worth
+from ..common.locks import FolderLock
 from ..common.processes import Processes
 from ..common.seeding import derive, seeded
 from ..common.settings import TrainingSettings
@@ -30,6 +31,7 @@ from ..objectives import Objective, kl_weight
 from ..programs.checks import explain
 from . import checkpoint
 from .history import Epoch, History
+from .optimizers import adam, progress_of, scheduler_of
 
 __all__ = ["Loop", "Saver"]
 
@@ -76,14 +78,12 @@ class Loop:
             "valid_data": None if self.valid is None else self.valid.sha256,
         }
         self.learned = [p for p in self.program.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self.learned, lr=self.settings.learning_rate, fused=_can_fuse(self.learned)
-        )
+        self.optimizer = adam(self.learned, self.settings)
         # Batch normalization has no statistics of a single datum: two for every process.
         normalized = any(isinstance(m, _BatchNorm) for m in self.program.modules())
         self.least = 2 * self.processes.world if normalized else 1
         self.steps_per_epoch = self.train.steps(self.settings.batch_size, least=self.least)
-        self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
+        self.scheduler = scheduler_of(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings.compiled:
             rows = self.train.largest(self.settings.batch_size, least=self.least)
@@ -280,7 +280,7 @@ class Loop:
             "parameters": self.program.state_dict(),
             "best": self.best,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "scheduler": None if self.scheduler is None else progress_of(self.scheduler),
             "rng": self.processes.gather(rng),
             **{name: getattr(self, name) for name in _PLACE},
             **self.history.to_state(),
@@ -290,32 +290,38 @@ class Loop:
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Continue from a state returned by :meth:`state`."""
-        self._check_same_settings(state["settings"], source)
+        with checkpoint.entries_of(source):
+            history = History.from_state(state)
+            differ = self._differences(state["settings"])
+        if differ:
+            raise ValueError(
+                f"{source} was trained with {differ}; resume with the same settings, or start a "
+                "new run. Only a run with constant learning rate and no patience can be made "
+                "longer."
+            )
+        if state["best"] is not None:
+            checkpoint.check_parameters(self.program, state["best"], source=source)
         checkpoint.load_parameters(self.program, state["parameters"], source=source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.best = state["best"]
-        self.rng = state["rng"]
-        self.history = History.from_state(state)
+        with checkpoint.entries_of(source):
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            torch.Generator().set_state(state["rng"][0]["cpu"].cpu())  # is one
+        self.best, self.rng, self.history = state["best"], state["rng"], history
         for name in _PLACE:
             setattr(self, name, state[name])
         self.threads = state.get("threads")
         self.finished = state["finished"] and self.epoch >= self.settings.epochs
         self.finished |= self.history.stopped_early
 
-    def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
+    def _differences(self, stored: Mapping[str, Any]) -> str:
+        """Say which settings differ from those of a run to resume, and must not."""
         now = self.described
         differ = {key for key, value in now.items() if stored.get(key, value) != value}
         longer = now["epochs"] > stored["epochs"] and stored["patience"] is None
         if differ == {"epochs"} and longer and stored["schedule"] == "constant":
-            return
-        if differ:
-            words = ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
-            raise ValueError(
-                f"{source} was trained with {words}; resume with the same settings, or start a new "
-                "run. Only a run with constant learning rate and no patience can be made longer."
-            )
+            return ""
+        return ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
 
     def _restore_rng(self) -> None:
         if self.rng is None:
@@ -340,6 +346,7 @@ class Saver:
     config: Config | None
     every: float
     last: float = field(default_factory=time.monotonic)
+    lock: FolderLock | None = None
 
     def is_due(self) -> bool:
         """Whether the last save was long enough ago."""
@@ -355,10 +362,18 @@ class Saver:
         state = self.loop.state()
         if not self.loop.processes.is_first:
             return
+        if self.lock is not None:
+            self.lock.check()
         state["config"] = None if self.config is None else self.config.to_dict()
         state["event_shape"] = self.loop.train.event_shape
         checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
+
+    def describe(self) -> None:
+        """Write the config beside the checkpoint, which has it too, for people to read."""
+        if self.folder is None or self.config is None or not self.loop.processes.is_first:
+            return
+        write_json(self.folder / checkpoint.CONFIG, self.config.to_dict())
 
     def _check_parameters(self) -> None:
         """Refuse non-finite parameters, which a bad gradient leaves before the next loss."""
@@ -378,23 +393,3 @@ class Saver:
         if self.folder is None:
             return f"{where}; nothing was saved, as no run folder was given."
         return f"{where}; saved to {self.folder}. Go on with --resume (resume=True)."
-
-
-def _can_fuse(parameters: list[nn.Parameter]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> Any:
-    total = settings.epochs * steps
-    if settings.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings.learning_rate, total_steps=total
-        )
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
-    return None
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress of a scheduler; the rest is rebuilt from the settings."""
-    return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}

@@ -187,6 +187,9 @@ def test_early_stopping_restores_the_best(digits):
     assert _same(vae, again)
 
 
+_FILES = {"checkpoint.pt", "checkpoint.previous.pt", "history.csv"}
+
+
 # Killed and resumed -------------------------------------------------------------------------
 
 _SETTINGS = {
@@ -470,7 +473,7 @@ def test_full_disk_keeps_the_last_checkpoint(small_config, digits, tmp_path, mon
     with pytest.raises(OSError, match=r"cannot write .*checkpoint.pt: .*No space left"):
         pv.fit(_vae(small_config), digits.train, epochs=2, out=tmp_path, checkpoint_seconds=0)
     assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == _FILES
 
 
 def test_unwritable_folder(small_config, digits, tmp_path):
@@ -590,7 +593,7 @@ def test_validation_has_the_same_noise_after_every_epoch(small_config, digits):
 def test_leftovers_of_a_killed_write_are_swept(small_config, digits, tmp_path):
     (tmp_path / ".checkpoint.pt.tmp-abc").write_bytes(b"half")
     pv.fit(_vae(small_config), digits.train.x[:20], epochs=1, out=tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == _FILES
 
 
 def test_wrong_kinds_of_arguments(small_config, digits):
