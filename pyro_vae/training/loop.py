@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from ..common.errors import Interrupted, NonFiniteLoss
+from ..common.errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..common.files import write_text
 from ..common.host import threads_worth
 from ..common.processes import Processes
@@ -30,6 +30,8 @@ from ..objectives import Objective, kl_weight
 from ..programs.checks import explain
 from . import checkpoint
 from .history import Epoch, History
+from .resuming import check_resumable
+from .schedule import progress_of, scheduler
 
 __all__ = ["Loop", "Saver"]
 
@@ -62,8 +64,10 @@ class Loop:
     last_kl_weight: float = 1.0
     seconds: float = 0.0
     best: dict[str, Tensor] | None = None
+    last: dict[str, Tensor] | None = None  # of the last epoch, once the best are restored
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    changed: bool = False  # whether the settings are others than those of the state restored
     threads: int | None = None  # the same all through a run, since sums may depend on their number
     least: int = field(init=False, default=1)  # data in a batch
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
@@ -83,7 +87,8 @@ class Loop:
         normalized = any(isinstance(m, _BatchNorm) for m in self.program.modules())
         self.least = 2 * self.processes.world if normalized else 1
         self.steps_per_epoch = self.train.steps(self.settings.batch_size, least=self.least)
-        self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
+        self.warmup_epochs = self.settings.warmup_epochs(self.steps_per_epoch)
+        self.scheduler = scheduler(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings.compiled:
             rows = self.train.largest(self.settings.batch_size, least=self.least)
@@ -126,6 +131,7 @@ class Loop:
         self.finished = True
         self.history.stopped_early = self.epoch < total
         if self.settings.patience is not None and self.best is not None and (best := self._best()):
+            self.last = _copy(self.program)
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()
@@ -217,8 +223,9 @@ class Loop:
         self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:
+        of_one = self.steps_per_epoch if self.settings.kl_warmup_unit == "epochs" else 1
         return kl_weight(
-            self.steps / self.steps_per_epoch,
+            self.steps / of_one,
             warmup=self.settings.kl_warmup,
             cycles=self.settings.kl_cycles,
             beta=self.settings.beta,
@@ -226,7 +233,7 @@ class Loop:
 
     def _best(self) -> Epoch | None:
         """Best epoch at the final KL weight, by the validation ELBO."""
-        return self.history.best(after=self.settings.kl_warmup)
+        return self.history.best(after=self.warmup_epochs)
 
     def _finish_epoch(self) -> None:
         self.look()
@@ -244,7 +251,7 @@ class Loop:
         )
         self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
         if self.settings.patience is not None and self._best() is self.history.epochs[-1]:
-            self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
+            self.best = _copy(self.program)
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -278,9 +285,10 @@ class Loop:
         return {
             "settings": self.described,
             "parameters": self.program.state_dict(),
-            "best": self.best,
+            "best": self.best if self.last is None else None,  # the parameters then
+            "last": self.last,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "scheduler": None if self.scheduler is None else progress_of(self.scheduler),
             "rng": self.processes.gather(rng),
             **{name: getattr(self, name) for name in _PLACE},
             **self.history.to_state(),
@@ -290,32 +298,29 @@ class Loop:
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Continue from a state returned by :meth:`state`."""
-        self._check_same_settings(state["settings"], source)
-        checkpoint.load_parameters(self.program, state["parameters"], source=source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.best = state["best"]
-        self.rng = state["rng"]
+        check_resumable(state["settings"], self.described, source)
+        self.changed = state["settings"] != self.described
         self.history = History.from_state(state)
         for name in _PLACE:
             setattr(self, name, state[name])
+        over = self.epoch >= self.settings.epochs or self._should_stop()
+        self.finished = state["finished"] and over
+        self.history.stopped_early = self.finished and self.epoch < self.settings.epochs
+        parameters, self.best, self.last = (state.get(k) for k in ("parameters", "best", "last"))
+        if self.history.restored_epoch is not None and not self.finished:
+            if self.last is None:
+                raise CheckpointError(
+                    f"{source} was written by an earlier version, which kept the best parameters "
+                    "but not those of the last epoch, so it cannot be made longer; start a new run."
+                )
+            parameters, self.best, self.last = self.last, parameters, None
+            self.history.restored_epoch = None
+        checkpoint.load_parameters(self.program, parameters, source=source)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.rng = state["rng"]
         self.threads = state.get("threads")
-        self.finished = state["finished"] and self.epoch >= self.settings.epochs
-        self.finished |= self.history.stopped_early
-
-    def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
-        now = self.described
-        differ = {key for key, value in now.items() if stored.get(key, value) != value}
-        longer = now["epochs"] > stored["epochs"] and stored["patience"] is None
-        if differ == {"epochs"} and longer and stored["schedule"] == "constant":
-            return
-        if differ:
-            words = ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
-            raise ValueError(
-                f"{source} was trained with {words}; resume with the same settings, or start a new "
-                "run. Only a run with constant learning rate and no patience can be made longer."
-            )
 
     def _restore_rng(self) -> None:
         if self.rng is None:
@@ -380,21 +385,9 @@ class Saver:
         return f"{where}; saved to {self.folder}. Go on with --resume (resume=True)."
 
 
+def _copy(program: Any) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in program.state_dict().items()}
+
+
 def _can_fuse(parameters: list[nn.Parameter]) -> bool:
     return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> Any:
-    total = settings.epochs * steps
-    if settings.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings.learning_rate, total_steps=total
-        )
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
-    return None
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress of a scheduler; the rest is rebuilt from the settings."""
-    return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}
