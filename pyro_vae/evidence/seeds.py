@@ -91,7 +91,9 @@ class SeedComparison:
     def cells(self) -> list[tuple[str, ...]]:
         """Return the table as text, its head first."""
         head = ("model", "seeds", "log p(x)", "± seeds", "± data", "MC err")
-        lines = [(*head, "difference", "± seeds", "± data", "MC err", "doubtful")]
+        lines: list[tuple[str, ...]] = [
+            (*head, "difference", "± seeds", "± data", "MC err", "doubtful")
+        ]
         for i, row in enumerate(self.rows):
             paired = ("best", "", "", "")
             if i:

@@ -16,6 +16,7 @@ from ..config import Config
 from ..models import Model, build_program
 from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
 from ..training.history import History
+from .weights import SUMS, WEIGHTS, read_weights
 
 __all__ = ["Run", "load_run", "read_config"]
 
@@ -58,16 +59,22 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model that a run folder's config describes, with its trained parameters.
 
     Args:
-        folder: folder that ``fit`` wrote.
+        folder: folder that ``fit`` or ``export_run`` wrote.
         device: device of the loaded model.
 
     Raises:
         CheckpointError: the folder or its checkpoint is missing, damaged, or made by ``fit`` of a
-            model that no config describes (load that one with ``checkpoint.read``).
+            model that no config describes (load that one with ``checkpoint.read``); an exported
+            file is missing or has another checksum.
+        ImportError: an exported run, and safetensors is not installed.
     """
     folder = Path(folder)
     target = resolve_device(device)
-    state = read(folder / CHECKPOINT)
+    path = folder / CHECKPOINT
+    if (folder / SUMS).exists() and not path.exists():
+        path, state = folder / WEIGHTS, read_weights(folder)
+    else:
+        state = read(path)
     if state.get("config") is None:
         raise CheckpointError(
             f"{folder} holds a model that was not built from a config; build it yourself and load "
@@ -77,8 +84,8 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         config = Config.from_dict(state["config"])
         vae = build_program(config, event_shape=state["event_shape"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CHECKPOINT} has no valid config: {error}") from error
-    load_parameters(vae, state["parameters"], source=str(folder / CHECKPOINT))
+        raise CheckpointError(f"{path} has no valid config: {error}") from error
+    load_parameters(vae, state["parameters"], source=str(path))
     return Run(
         vae=vae.to(target).eval(),
         config=config,
