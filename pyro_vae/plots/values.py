@@ -13,7 +13,7 @@ from .style import BLUE, GREY, ORANGE, SKY, Data, as_array, require, styled, tit
 
 __all__ = ["evidence_by_value"]
 
-_WIDE = 8  # ratio of the largest to the smallest value, from which their axis is logarithmic
+_WIDE = 4  # ratio of the largest to the smallest value, from which their axis is logarithmic
 
 
 @styled()
@@ -74,7 +74,8 @@ def evidence_by_value(
             )
     _dots(left, x, each, "one training" if max(map(np.size, each)) > 1 else "")
     left.set(ylabel="mean log p(x), nats per datum")
-    left.legend(frameon=False, loc="best")
+    handles, names = left.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=len(names), frameon=False)
     for right in others:
         assert active is not None
         counts = [as_array(one, "active").ravel() for one in active]
@@ -91,7 +92,7 @@ def evidence_by_value(
         axes.grid(True)
     for right in others:
         right.yaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return titled(figure, title, f"log p(x) by {name}")
+    return titled(figure, title, f"log p(x) by {name}: {x[means.argmax()]:g} is highest")
 
 
 def _dots(axes: Axes, x: Data, each: Sequence[Data], label: str) -> None:

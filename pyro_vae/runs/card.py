@@ -9,6 +9,8 @@ from dataclasses import fields
 from importlib import metadata
 from typing import Any
 
+import torch
+
 from ..config import Config
 from ..evidence import Evidence
 from .folder import Run
@@ -110,9 +112,13 @@ def _training(run: Run, state: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _versions() -> list[tuple[str, str]]:
-    names = ("pyro-vae", "torch", "pyro-ppl", "numpy", "safetensors")
-    found = [(name, metadata.version(name)) for name in names]
-    return [*found, ("Python", platform.python_version()), ("machine", platform.platform())]
+    names = ("pyro-vae", "pyro-ppl", "numpy", "safetensors")
+    return [
+        ("torch", str(torch.__version__)),
+        *((name, metadata.version(name)) for name in names),
+        ("Python", platform.python_version()),
+        ("machine", platform.platform()),
+    ]
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> str:
