@@ -67,6 +67,8 @@ class Fit(Training):
             f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"
             + ("" if math.isnan(last.valid_elbo) else f", validation {last.valid_elbo:.2f}")
         )
+        if history.stopped_early:
+            print(f"stopped early, after {len(history)} epochs; only more --patience goes on")
         if history.restored_epoch is not None:
             print(f"restored the best parameters, of epoch {history.restored_epoch}")
         print(f"saved to {self.out}; next: pyro-vae evaluate {self.out}")

@@ -205,30 +205,29 @@ class _Process:
     """
 
     task: Task
-    popen: subprocess.Popen[str]
+    popen: subprocess.Popen[bytes]
+    out: IO[str]  # files, as pipes can be full
     log: IO[str]
     started: float
 
     @classmethod
     def start(cls, task: Task) -> _Process:
-        log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 closed by outcome, end
+        out, log = (tempfile.TemporaryFile("w+", errors="replace") for _ in range(2))  # noqa: SIM115 end() closes them
         environment = {k: v for k, v in os.environ.items() if k not in _OF_TORCHRUN}
         popen = subprocess.Popen(
             [sys.executable, "-c", _START, json.dumps(sys.path), json.dumps(task.to_dict())],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=out,
             stderr=log,
-            text=True,
-            errors="replace",
             env=environment | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C in a terminal is for this process alone
         )
-        return cls(task, popen, log, time.monotonic())
+        return cls(task, popen, out, log, time.monotonic())
 
     def outcome(self) -> str:
         """Say why the process failed, if it did; show its warnings."""
-        assert self.popen.stdout is not None
-        said = [json.loads(line) for line in self.popen.stdout]
+        self.out.seek(0)
+        said = [json.loads(line) for line in self.out]
         for text in (one["warning"] for one in said if "warning" in one):
             warnings.warn(f"{self.task.label}: {text}", PyroVAEWarning, stacklevel=4)
         causes = [one["error"] for one in said if "error" in one]
@@ -255,6 +254,5 @@ class _Process:
         except BaseException:  # too slow, or a second Ctrl-C
             self.popen.kill()
             self.popen.wait()
-        assert self.popen.stdout is not None
-        self.popen.stdout.close()
+        self.out.close()
         self.log.close()

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import warnings
-from contextlib import redirect_stdout
 from typing import Any
 
 from .tasks import Task, cause_of
@@ -22,14 +21,15 @@ def main(values: dict[str, Any]) -> None:
     When standard input ends, the process that started this one is gone or wants it to stop: then
     training saves its state and stops.
     """
-    out = sys.stdout
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is not ours
 
     def tell(**said: str) -> None:
         out.write(json.dumps(said) + "\n")
         out.flush()
 
     threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: tell(warning=str(message))
         try:
             Task.from_dict(values).run(lambda line: None, progress=False)
