@@ -153,7 +153,9 @@ def draw_study(
             ),
             out / "curves.png",
         )
-    values = {model: getattr(config, study.setting, None) for model, config in configs.items()}
+    values: dict[str, Any] = {
+        model: getattr(config, study.setting, None) for model, config in configs.items()
+    }
     if len(values) > 1 and all(type(value) in (int, float) for value in values.values()):
         yield plots.save(
             plots.evidence_by_value(

@@ -306,7 +306,7 @@ class Loop:
         over = self.epoch >= self.settings.epochs or self._should_stop()
         self.finished = state["finished"] and over
         self.history.stopped_early = self.finished and self.epoch < self.settings.epochs
-        parameters, self.best, self.last = (state.get(k) for k in ("parameters", "best", "last"))
+        parameters, self.best, self.last = state["parameters"], state["best"], state.get("last")
         if self.history.restored_epoch is not None and not self.finished:
             if self.last is None:
                 raise CheckpointError(
