@@ -73,6 +73,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     path = folder / CHECKPOINT
     if (folder / SUMS).exists() and not path.exists():
         path, state = folder / WEIGHTS, read_weights(folder)
+        state["config"] = read_config(folder).to_dict()
     else:
         state = read(path)
     if state.get("config") is None:

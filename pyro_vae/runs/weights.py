@@ -18,6 +18,7 @@ WEIGHTS, SUMS = "model.safetensors", "SHA256SUMS"
 _SUMMED = (WEIGHTS, CONFIG)
 """What loading a run reads."""
 _DESCRIPTION, _VERSION = "pyro_vae", 1
+_ABOUT = {"event_shape", "finished", "history", "stopped_early", "restored_epoch"}
 
 
 def write_weights(
@@ -45,7 +46,7 @@ def write_sums(folder: Path) -> Path:
 
 
 def read_weights(folder: Path) -> dict[str, Any]:
-    """Read the state of an exported run, as a checkpoint holds it, after verifying its checksums.
+    """Read an exported run as a checkpoint holds it, but for its config; verify its checksums.
 
     Raises:
         CheckpointError: a file is missing, changed or damaged; names it and says what to do.
@@ -67,10 +68,11 @@ def read_weights(folder: Path) -> dict[str, Any]:
             parameters = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.pop("version") != _VERSION:
             raise ValueError(f"another version than {_VERSION}")
-        config = json.loads((folder / CONFIG).read_text())
+        if missing := _ABOUT - about.keys():
+            raise ValueError(f"without {', '.join(sorted(missing))}")
     except (library.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is no exported run: {error}; {_ANEW}") from error
-    return {**about, "config": config, "parameters": parameters}
+    return {**about, "parameters": parameters}
 
 
 _ANEW = "copy the folder anew, or export the run again (pyro-vae export)."
