@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
@@ -31,7 +31,7 @@ from .common.plain import fits
 from .common.registry import suggestion
 from .common.settings import TrainingSettings
 
-__all__ = ["Config", "ModelSettings", "parse_setting"]
+__all__ = ["Config", "ModelSettings", "parse_grid", "parse_setting"]
 
 _COUNT = at_least(1)
 
@@ -214,3 +214,30 @@ def parse_setting(name: str, text: str) -> Any:
         if fits(value, hints[name]):
             return value
     raise ValueError(f"{name} cannot be {text!r}.")
+
+
+def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Parse settings, each followed by its values, as ``prior normal vamp latent-dim 2 4``.
+
+    A word that can be a value of the setting at hand is one; else it is the next setting.
+
+    Raises:
+        ValueError: an unknown setting, or a word that is neither.
+    """
+    names = get_type_hints(Config)
+    grid: dict[str, list[Any]] = {}
+    setting = ""
+    for word in words:
+        name = word.strip("-").replace("-", "_").replace(".", "_")
+        try:
+            grid[setting].append(parse_setting(setting, word))
+        except (KeyError, ValueError):
+            if grid and name not in names:
+                raise
+            if name not in names:
+                parse_setting(name, "")  # says that there is none, and what is near
+            if name in grid:
+                raise ValueError(f"{word} is varied twice; give all its values at once.") from None
+            setting = name
+            grid[setting] = []
+    return grid

@@ -19,7 +19,7 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
-from .results import Check, Compare, Evaluate, Plot, Sample
+from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
 __all__ = ["COMMANDS", "main"]
@@ -33,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "study": Study,
     "sample": Sample,
     "plot": Plot,
+    "export": Export,
 }
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "

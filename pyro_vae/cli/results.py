@@ -1,4 +1,4 @@
-"""Commands about trained runs: evaluate, check, compare, sample, plot."""
+"""Commands about trained runs: evaluate, check, compare, sample, plot, export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import tyro
 from ..common.settings import CheckSettings, EvaluationSettings
 from .base import Command, Flat, Place, RunFolder
 
-__all__ = ["Check", "Compare", "Evaluate", "Plot", "Sample"]
+__all__ = ["Check", "Compare", "Evaluate", "Export", "Plot", "Sample"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,4 +114,21 @@ class Plot(Command):
         from ..runs.figures import draw_run
 
         for path in draw_run(self.folder, root=self.root):
+            print(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a run's weights (safetensors), config and model card for another machine."""
+
+    folder: RunFolder
+    """Run folder."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder to write [RUN/export]; the package reads it as a run, without the data."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.export import export_run
+
+        for path in sorted(export_run(self.folder, self.out).iterdir()):
             print(path)

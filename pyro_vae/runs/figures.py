@@ -13,13 +13,15 @@ from torch import Tensor
 from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
+from ..config import Config
 from ..data.sets import Data
 from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
+from .outcome import Study
 from .run import EVIDENCE, load_data
 
-__all__ = ["draw_comparison", "draw_run", "draw_samples", "sample_run"]
+__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "sample_run"]
 
 FIGURES = "figures"
 _SHOWN = 2000  # data in a scatter plot
@@ -115,6 +117,65 @@ def draw_comparison(
         ),
         Path(out) / "curves.png",
     )
+
+
+def draw_study(
+    study: Study,
+    configs: Mapping[str, Config],
+    runs: Mapping[str, Run],
+    evidences: Mapping[str, Evidence],
+    out: Path,
+) -> Iterator[Path]:
+    """Draw the models of a study side by side; against the values of a setting of numbers.
+
+    ``configs`` are by model, ``runs`` and ``evidences`` by run. Learning curves are those of each
+    model's first run.
+    """
+    rows, firsts = study.by_seed.rows, {m: names[0] for m, names in study.models.items()}
+    if all(row.seeds == 1 for row in rows):
+        yield from draw_comparison(study.comparison, runs, evidences, out)
+    else:
+        yield plots.save(
+            plots.comparison(
+                [row.name for row in rows],
+                [row.log_px for row in rows],
+                [row.error for row in rows],
+                differences=[row.difference for row in rows],
+                difference_errors=[row.difference_error for row in rows],
+                doubtful=[row.share_unreliable for row in rows],
+                title="log p(x) of the held-out data: errors of seeds, data and Monte Carlo",
+            ),
+            out / "comparison.png",
+        )
+        yield plots.save(
+            plots.learning_curves(
+                {model: runs[name].history.columns() for model, name in firsts.items()},
+                evidence=_levels({model: evidences[name] for model, name in firsts.items()}),
+            ),
+            out / "curves.png",
+        )
+    values: dict[str, Any] = {
+        model: getattr(config, study.setting, None) for model, config in configs.items()
+    }
+    if len(values) > 1 and all(type(value) in (int, float) for value in values.values()):
+        yield plots.save(
+            plots.evidence_by_value(
+                [values[row.name] for row in rows],
+                [row.log_px for row in rows],
+                [row.seed_error for row in rows],
+                [row.sampling_error for row in rows],
+                alike=[not row.distinguishable for row in rows],
+                each=[
+                    [evidences[name].mean().value for name in study.models[row.name]]
+                    for row in rows
+                ],
+                active=[
+                    [study.usage[name].active for name in study.models[row.name]] for row in rows
+                ],
+                name=study.setting.replace("_", " "),
+            ),
+            out / f"{study.setting}.png",
+        )
 
 
 def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, float, float]]:

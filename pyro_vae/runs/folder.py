@@ -25,6 +25,7 @@ from ..training.checkpoint import (
     read,
 )
 from ..training.history import History
+from .weights import SUMS, WEIGHTS, read_weights
 
 __all__ = ["Run", "load_run", "read_config"]
 
@@ -78,7 +79,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model that a run folder's config describes, with its trained parameters.
 
     Args:
-        folder: folder that ``fit`` wrote.
+        folder: folder that ``fit`` or ``export_run`` wrote.
         device: device of the loaded model.
 
     The checkpoint has the config, too, and that one counts; a warning says where ``config.json`` is
@@ -86,12 +87,18 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
 
     Raises:
         CheckpointError: the folder or its checkpoint is missing, damaged, or made by ``fit`` of a
-            model that no config describes (load that one with ``checkpoint.read``).
+            model that no config describes (load that one with ``checkpoint.read``); an exported
+            file is missing or has another checksum.
+        ImportError: an exported run, and safetensors is not installed.
     """
     folder = Path(folder)
     target = resolve_device(device)
     path = folder / CHECKPOINT
-    state = read(path)
+    if (folder / SUMS).exists() and not path.exists():
+        path, state = folder / WEIGHTS, read_weights(folder)
+        state["config"] = read_config(folder).to_dict()
+    else:
+        state = read(path)
     if state.get("config") is None:
         raise CheckpointError(
             f"{folder} holds a model that was not built from a config; build it yourself and load "

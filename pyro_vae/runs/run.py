@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ..objectives import objective_of
 from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
+from ..training.resuming import check_resumable, is_complete
 from .folder import load_run, read_config
 
 __all__ = [
@@ -108,7 +109,7 @@ def train_run(
     if resume and checkpoint.holds_run(out):
         stored = read_config(out)
         config = replace(config, classes=config.classes or stored.classes)
-        _check_same_config(config, stored, out)
+        check_resumable(stored.to_dict(), config.to_dict(), str(out))
     splits = load_data(config, root=root)
     config = complete(config, splits)
     train, valid, _ = splits
@@ -227,19 +228,4 @@ def _finished(folder: Path, config: Config) -> bool:
     """Whether a run has nothing left to train."""
     if (found := checkpoint.newest(folder)) is None:
         return False
-    state = found[1]
-    return state["finished"] and (state["stopped_early"] or state["epoch"] >= config.epochs)
-
-
-def _check_same_config(config: Config, stored: Config, out: Path) -> None:
-    pairs: dict[str, tuple[Any, Any]] = {
-        field.name: (getattr(stored, field.name), getattr(config, field.name))
-        for field in fields(Config)
-        if field.name != "epochs"
-    }
-    differ = [f"{name} {old!r} (now {new!r})" for name, (old, new) in pairs.items() if old != new]
-    if differ:
-        raise ValueError(
-            f"the run in {out} has {', '.join(differ)}; leave these options out to resume it, or "
-            "start a new run."
-        )
+    return is_complete(found[1], asdict(config.training))

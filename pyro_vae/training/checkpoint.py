@@ -30,6 +30,7 @@ __all__ = [
     "PREVIOUS",
     "State",
     "check_parameters",
+    "copy_of",
     "entries_of",
     "holds_run",
     "load_parameters",
@@ -54,6 +55,7 @@ class State(TypedDict):
     settings: dict[str, Any]
     parameters: dict[str, Tensor]
     best: dict[str, Tensor] | None
+    last: NotRequired[dict[str, Tensor] | None]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None
     rng: list[dict[str, Tensor]]
@@ -195,6 +197,11 @@ def _checksums() -> Iterator[None]:
         yield
     finally:
         torch.serialization.set_crc32_options(before)
+
+
+def copy_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of a module's parameters and buffers."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
 def load_parameters(module: nn.Module, parameters: Mapping[str, Any], *, source: str) -> None:

@@ -15,7 +15,7 @@ from ..common.errors import PyroVAEWarning
 from ..common.files import sweep
 from ..common.host import use_threads
 from ..common.locks import held, writes_to
-from ..common.options import Precision, Schedule
+from ..common.options import Precision, Schedule, WarmupUnit
 from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
@@ -52,6 +52,7 @@ def fit(
     learning_rate: float = TrainingSettings.learning_rate,
     schedule: Schedule = TrainingSettings.schedule,
     kl_warmup: int = TrainingSettings.kl_warmup,
+    kl_warmup_unit: WarmupUnit = TrainingSettings.kl_warmup_unit,
     kl_cycles: int = TrainingSettings.kl_cycles,
     beta: float = TrainingSettings.beta,
     patience: int | None = TrainingSettings.patience,
@@ -103,8 +104,9 @@ def fit(
         learning_rate: Adam's step size, or the schedule's peak.
         schedule: ``"constant"``, ``"one-cycle"`` (up, then down to nearly zero), or ``"cosine"``
             (down to zero).
-        kl_warmup: epochs over which the weight of the KL term rises from exactly 0 to exactly
-            ``beta``.
+        kl_warmup: length of the warm-up, over which the weight of the KL term rises from exactly 0
+            to exactly ``beta``.
+        kl_warmup_unit: unit of ``kl_warmup``: ``"epochs"`` or ``"steps"``.
         kl_cycles: cycles within the warm-up; see :func:`pyro_vae.objectives.kl_weight`.
         beta: weight of the KL term after the warm-up; the logged ELBO always has weight 1.
         patience: stop after this many epochs without a better validation ELBO (counted from the end
@@ -115,7 +117,10 @@ def fit(
         seed: seed of data order, noise and binarization.
         device: ``"auto"`` (a GPU where there is one), or a torch device.
         out: run folder for checkpoint, history (CSV) and config (JSON).
-        resume: continue from the checkpoint in ``out`` (from the start if there is none yet).
+        resume: continue from the checkpoint in ``out`` (from the start if there is none yet). A
+            run may then have more ``epochs`` under a constant learning rate, and more ``patience``;
+            it ends at the bits of one that had them from the start. One that stopped early has
+            nothing to do with more epochs, only with more patience.
         config: description of the run, kept in the checkpoint so that ``load_run`` can rebuild the
             model.
         checkpoint_seconds: least time between two checkpoints.
@@ -140,6 +145,7 @@ def fit(
         learning_rate=learning_rate,
         schedule=schedule,
         kl_warmup=kl_warmup,
+        kl_warmup_unit=kl_warmup_unit,
         kl_cycles=kl_cycles,
         beta=beta,
         patience=patience,
@@ -193,6 +199,8 @@ def fit(
     saver = Saver(loop, folder, config, checkpoint_seconds, lock=lock)
     if loop.finished:
         saver.describe()
+        if loop.changed:  # more epochs, which a run that stopped early does not need
+            saver.save()
         return loop.history
     flags = {module: module.training for module in program.modules()}
     try:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm.auto import tqdm
 
-from ..common.errors import Interrupted, NonFiniteLoss
+from ..common.errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..common.files import write_json, write_text
 from ..common.host import threads_worth
 from ..common.locks import FolderLock
@@ -32,6 +32,7 @@ from ..programs.checks import explain
 from . import checkpoint
 from .history import Epoch, History
 from .optimizers import adam, progress_of, scheduler_of
+from .resuming import check_resumable
 
 __all__ = ["Loop", "Saver"]
 
@@ -64,8 +65,10 @@ class Loop:
     last_kl_weight: float = 1.0
     seconds: float = 0.0
     best: dict[str, Tensor] | None = None
+    last: dict[str, Tensor] | None = None  # of the last epoch, once the best are restored
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    changed: bool = False  # whether the settings are others than those of the state restored
     threads: int | None = None  # the same all through a run, since sums may depend on their number
     least: int = field(init=False, default=1)  # data in a batch
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
@@ -83,6 +86,7 @@ class Loop:
         normalized = any(isinstance(m, _BatchNorm) for m in self.program.modules())
         self.least = 2 * self.processes.world if normalized else 1
         self.steps_per_epoch = self.train.steps(self.settings.batch_size, least=self.least)
+        self.warmup_epochs = self.settings.warmup_epochs(self.steps_per_epoch)
         self.scheduler = scheduler_of(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings.compiled:
@@ -126,6 +130,7 @@ class Loop:
         self.finished = True
         self.history.stopped_early = self.epoch < total
         if self.settings.patience is not None and self.best is not None and (best := self._best()):
+            self.last = checkpoint.copy_of(self.program)
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()
@@ -217,8 +222,9 @@ class Loop:
         self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:
+        of_one = self.steps_per_epoch if self.settings.kl_warmup_unit == "epochs" else 1
         return kl_weight(
-            self.steps / self.steps_per_epoch,
+            self.steps / of_one,
             warmup=self.settings.kl_warmup,
             cycles=self.settings.kl_cycles,
             beta=self.settings.beta,
@@ -226,7 +232,7 @@ class Loop:
 
     def _best(self) -> Epoch | None:
         """Best epoch at the final KL weight, by the validation ELBO."""
-        return self.history.best(after=self.settings.kl_warmup)
+        return self.history.best(after=self.warmup_epochs)
 
     def _finish_epoch(self) -> None:
         self.look()
@@ -244,7 +250,7 @@ class Loop:
         )
         self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
         if self.settings.patience is not None and self._best() is self.history.epochs[-1]:
-            self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
+            self.best = checkpoint.copy_of(self.program)
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -278,7 +284,8 @@ class Loop:
         return {
             "settings": self.described,
             "parameters": self.program.state_dict(),
-            "best": self.best,
+            "best": self.best if self.last is None else None,  # the parameters then
+            "last": self.last,
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if self.scheduler is None else progress_of(self.scheduler),
             "rng": self.processes.gather(rng),
@@ -291,37 +298,33 @@ class Loop:
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Continue from a state returned by :meth:`state`."""
         with checkpoint.entries_of(source):
-            history = History.from_state(state)
-            differ = self._differences(state["settings"])
-        if differ:
-            raise ValueError(
-                f"{source} was trained with {differ}; resume with the same settings, or start a "
-                "new run. Only a run with constant learning rate and no patience can be made "
-                "longer."
-            )
-        if state["best"] is not None:
-            checkpoint.check_parameters(self.program, state["best"], source=source)
-        checkpoint.load_parameters(self.program, state["parameters"], source=source)
+            self.history = History.from_state(state)
+        check_resumable(state["settings"], self.described, source)
+        self.changed = state["settings"] != self.described
+        for name in _PLACE:
+            setattr(self, name, state[name])
+        over = self.epoch >= self.settings.epochs or self._should_stop()
+        self.finished = state["finished"] and over
+        self.history.stopped_early = self.finished and self.epoch < self.settings.epochs
+        parameters, self.best, self.last = state["parameters"], state["best"], state.get("last")
+        if self.history.restored_epoch is not None and not self.finished:
+            if self.last is None:
+                raise CheckpointError(
+                    f"{source} was written by an earlier version, which kept the best parameters "
+                    "but not those of the last epoch, so it cannot be made longer; start a new run."
+                )
+            parameters, self.best, self.last = self.last, parameters, None
+            self.history.restored_epoch = None
+        for other in filter(None, (self.best, self.last)):
+            checkpoint.check_parameters(self.program, other, source=source)
+        checkpoint.load_parameters(self.program, parameters, source=source)
         with checkpoint.entries_of(source):
             self.optimizer.load_state_dict(state["optimizer"])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             torch.Generator().set_state(state["rng"][0]["cpu"].cpu())  # is one
-        self.best, self.rng, self.history = state["best"], state["rng"], history
-        for name in _PLACE:
-            setattr(self, name, state[name])
+        self.rng = state["rng"]
         self.threads = state.get("threads")
-        self.finished = state["finished"] and self.epoch >= self.settings.epochs
-        self.finished |= self.history.stopped_early
-
-    def _differences(self, stored: Mapping[str, Any]) -> str:
-        """Say which settings differ from those of a run to resume, and must not."""
-        now = self.described
-        differ = {key for key, value in now.items() if stored.get(key, value) != value}
-        longer = now["epochs"] > stored["epochs"] and stored["patience"] is None
-        if differ == {"epochs"} and longer and stored["schedule"] == "constant":
-            return ""
-        return ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
 
     def _restore_rng(self) -> None:
         if self.rng is None:
