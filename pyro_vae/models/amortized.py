@@ -13,7 +13,7 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..common.registry import build, check_choice, lookup
+from ..common.registry import check_choice, lookup
 from ..common.seeding import seeded
 from ..data import AnyData
 from ..distributions import ConstrainedDistribution
