@@ -73,8 +73,8 @@ class ModelSettings:
     """Latent dimensions of the top layer of hierarchical."""
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
-    (real values), discretized-logistic and logistic-mixture (256 gray levels), categorical
-    (classes), binomial, poisson and negative-binomial (counts)."""
+    (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
+    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts)."""
     likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
@@ -87,7 +87,7 @@ class ModelSettings:
     likelihood_floor: Annotated[float | None, _named("likelihood.floor")] = None
     """Least value of a learned scale, in units of x."""
     likelihood_components: Annotated[int | None, _named("likelihood.components"), _COUNT] = None
-    """Components of logistic-mixture."""
+    """Components of logistic-mixture and pixel-mixture."""
     likelihood_levels: Annotated[int | None, _named("likelihood.levels"), at_least(2)] = None
     """Gray levels of the logistics, classes of categorical."""
     likelihood_count: Annotated[int | None, _named("likelihood.count"), _COUNT] = None

@@ -61,6 +61,7 @@ LikelihoodName = Literal[
     "student-t",
     "discretized-logistic",
     "logistic-mixture",
+    "pixel-mixture",
     "categorical",
     "binomial",
     "poisson",
