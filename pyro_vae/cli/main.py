@@ -19,6 +19,7 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+from .published import Reproduce
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, type[Command]] = {
     "check": Check,
     "compare": Compare,
     "study": Study,
+    "reproduce": Reproduce,
     "sample": Sample,
     "plot": Plot,
     "export": Export,
