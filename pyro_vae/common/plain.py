@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
 
 __all__ = ["fits", "misfits"]
 
@@ -43,7 +43,8 @@ def misfits(values: Mapping[str, Any], schema: type) -> list[str]:
         A few words for each entry that is missing or of another type.
     """
     hints = get_type_hints(schema)
-    required: frozenset[str] = vars(schema)["__required_keys__"]
+    marked = get_type_hints(schema, include_extras=True)
+    required = {name for name, hint in marked.items() if get_origin(hint) is not NotRequired}
     missing = [f"{name} is missing" for name in sorted(required - values.keys())]
     return missing + [
         f"{name} is {_words(values[name])}"

@@ -66,7 +66,7 @@ def test_flipped_bits_never_give_other_parameters(old, good, run):
         expected = pv.load_run(run).vae
     content = path.read_bytes()
     random = np.random.default_rng(0)
-    places = [_in_the_numbers(path), *random.integers(0, len(content), 40).tolist()]
+    places = [_in_the_numbers(path), *random.integers(0, len(content), 20).tolist()]
     refused = 0
     for place in places:
         _flip(path, place, int(random.integers(8)))
@@ -75,7 +75,7 @@ def test_flipped_bits_never_give_other_parameters(old, good, run):
         except pv.CheckpointError as error:
             refused += str(path) in str(error)
         path.write_bytes(content)
-    assert refused > 20
+    assert refused > 10
 
 
 def test_damage_says_what_to_do(run):
@@ -137,7 +137,7 @@ def test_both_checkpoints_damaged(run, digits):
 
 
 def _wrong_entries(state):
-    for name in checkpoint.State.__required_keys__ - {"format", "version"}:
+    for name in checkpoint.State.__annotations__.keys() - {"format", "version", "threads"}:
         yield f"without {name}", {key: value for key, value in state.items() if key != name}
         if name not in ("config", "event_shape", "best", "scheduler", "restored_epoch"):
             yield f"{name} None", {**state, name: None}
@@ -189,7 +189,7 @@ class _Meddling(pv.ELBO):
 
     def terms(self, *args, **kwargs):
         self.step += 1
-        if self.step == 3 + 2:  # after the checks, which look at it twice
+        if self.step == 3:
             self.what()
         return super().terms(*args, **kwargs)
 
