@@ -47,14 +47,23 @@ FILES = (CHECKPOINT, PREVIOUS, CONFIG, HISTORY)
 _FORMAT, _VERSION = "pyro_vae checkpoint", 1
 
 
+class _Settings(TypedDict):
+    """Settings of training that decide whether a run can go on; the others are there, too."""
+
+    epochs: int
+    schedule: str
+    patience: int | None
+
+
 class State(TypedDict):
     """Entries of a checkpoint."""
 
     format: str
     version: int
-    settings: dict[str, Any]
+    settings: _Settings
     parameters: dict[str, Tensor]
     best: dict[str, Tensor] | None
+    last: NotRequired[dict[str, Tensor] | None]
     last: NotRequired[dict[str, Tensor] | None]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None

@@ -137,7 +137,7 @@ def test_both_checkpoints_damaged(run, digits):
 
 
 def _wrong_entries(state):
-    for name in checkpoint.State.__annotations__.keys() - {"format", "version", "threads"}:
+    for name in checkpoint.State.__annotations__.keys() - {"format", "version", "threads", "last"}:
         yield f"without {name}", {key: value for key, value in state.items() if key != name}
         if name not in ("config", "event_shape", "best", "scheduler", "restored_epoch"):
             yield f"{name} None", {**state, name: None}
@@ -157,6 +157,8 @@ def _wrong_entries(state):
         yield f"shape {shape}", {**state, "event_shape": shape}
     for config in ({"latent_dim": "x"}, {"unknown": 1}, {"hidden": [10**12]}, {"epochs": -1}):
         yield f"config {config}", {**state, "config": {**state["config"], **config}}
+    settings = {**state["settings"], "epochs": "x"}
+    yield "settings", {**state, "settings": settings}
     yield "rows", {**state, "history": [{"epoch": 1}]}
 
 
@@ -171,7 +173,7 @@ def test_wrong_entries_are_checkpoint_errors(run, digits):
         with pytest.raises(pv.CheckpointError, match=r"checkpoint\.pt"):
             pytest.fail(f"{what}: loaded {pv.load_run(run)}")
     optimizer = {**state["optimizer"], "param_groups": []}
-    for wrong in ({"optimizer": optimizer}, {"rng": [{"cpu": torch.zeros(3)}]}, {"settings": {}}):
+    for wrong in ({"optimizer": optimizer}, {"rng": [{"cpu": torch.zeros(3)}]}, {"rng": []}):
         torch.save({**state, **wrong}, path)
         with pytest.raises(pv.CheckpointError, match="entries that do not fit"):
             _fit(run, digits, resume=True)
