@@ -97,7 +97,7 @@ class FolderLock:
         except BlockingIOError:
             return False
         except OSError as error:
-            os.close(self.descriptor)
+            self.release()
             raise OSError(
                 f"cannot lock {self.path}: {error}. Its file system has no locks, which keep two "
                 "processes from writing over each other; choose a folder on another one."
@@ -126,8 +126,9 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the folder back, and leave none that was made for nothing."""
-        if self.is_held():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.is_held():
+                self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
         with contextlib.suppress(OSError):
             for folder in self.made:
