@@ -64,7 +64,6 @@ class State(TypedDict):
     parameters: dict[str, Tensor]
     best: dict[str, Tensor] | None
     last: NotRequired[dict[str, Tensor] | None]
-    last: NotRequired[dict[str, Tensor] | None]
     optimizer: dict[str, Any]
     scheduler: dict[str, Any] | None
     rng: list[dict[str, Tensor]]
