@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -37,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "plot": Plot,
     "export": Export,
 }
+_NOBODY_READS = 141  # 128 + SIGPIPE
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "
     "log p(x) per datum with its error."
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 os.dup2(nowhere, stream.fileno())
-        return 128 + signal.SIGPIPE
+        return _NOBODY_READS
     return code
 
 

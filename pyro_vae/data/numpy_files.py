@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -39,7 +39,7 @@ def read_numpy(path: Path) -> dict[str, Data]:
         ValueError: not a NumPy file of numbers; cut, changed or damaged; larger than the memory
             there is; arrays of other names, or that leave open what to train on.
     """
-    with _named(path), path.open("rb") as file:
+    with _named(path), _open(path) as file:
         start = file.read(len(npy.MAGIC_PREFIX))
         file.seek(0)
         if start == npy.MAGIC_PREFIX:
@@ -50,6 +50,12 @@ def read_numpy(path: Path) -> dict[str, Data]:
             raise ValueError("it is neither an .npy file nor a complete .npz archive")
         with zipfile.ZipFile(file) as archive:
             return _read_archive(path, archive)
+
+
+def _open(path: Path) -> BinaryIO:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no file")
+    return path.open("rb")
 
 
 def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
