@@ -209,8 +209,8 @@ _SCRIPT = """
 import sys
 import pyro_vae as pv
 config = pv.Config(epochs=6, hidden=(8,), latent_dim=2)
-pv.study("latent_dim", [1, 2], config, sys.argv[1], seeds=2, jobs=int(sys.argv[2]), samples=30,
-         number=20, method="guide", search=False, device="cpu", resume=True)
+pv.study("latent_dim", [1, 2], config, sys.argv[1], jobs=int(sys.argv[2]), samples=30, number=20,
+         method="guide", search=False, device="cpu", resume=True)
 """
 
 
@@ -225,7 +225,7 @@ def test_stopped_study_goes_on(number, tmp_path):
             if moment is None:
                 assert process.wait() == 0, process.stderr.read()
                 return
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while len(list(out.glob(f"*/{moment}"))) == 0 and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(number)
@@ -235,7 +235,7 @@ def test_stopped_study_goes_on(number, tmp_path):
             time.sleep(0.1)
 
     run(tmp_path / "whole", 1)
-    for moment in ("config.json", "checkpoint.pt", "evidence.json"):
+    for moment in ("checkpoint.pt", "evidence.json"):
         run(tmp_path / "parts", 2, moment)
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").glob(f"*/{EVIDENCE}")}
     assert done
