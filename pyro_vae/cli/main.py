@@ -19,6 +19,7 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+from .imputation import Impute
 from .published import Reproduce
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
@@ -36,6 +37,7 @@ COMMANDS: dict[str, type[Command]] = {
     "sample": Sample,
     "plot": Plot,
     "export": Export,
+    "impute": Impute,
 }
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "
