@@ -32,8 +32,8 @@ def infer(
     times the mean, negative-binomial, but categorical or real if it is below half the mean (codes,
     ratings, years); values that reach from below 0.05 to above 0.95 within [0, 1] are beta, or
     truncated-normal if an end is among them; other numbers are student-t if their excess kurtosis
-    is above 3, else normal. Units of real values are their mean and standard deviation, of all rows:
-    they choose coordinates, and no density depends on them.
+    is above 3, else normal. Units of real values are their mean and standard deviation over all
+    rows: coordinates of the networks, not parameters of a density.
 
     Args:
         table: a frame of pandas or polars.
