@@ -29,6 +29,7 @@ from .common.options import (
 )
 from .common.plain import fits
 from .common.registry import suggestion
+from .common.schema import Schema, parse_columns
 from .common.settings import TrainingSettings
 
 __all__ = ["Config", "ModelSettings", "parse_grid", "parse_setting"]
@@ -45,7 +46,14 @@ class ModelSettings:
     """What is trained: data, model and objective."""
 
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file."""
+    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file, or of a table,
+    .csv or .parquet."""
+    columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
+        None
+    )
+    """Columns of a table whose likelihood is not to be chosen from their values: normal, student-t,
+    laplace, poisson, negative-binomial, categorical, bernoulli, beta and truncated-normal (with
+    bounds: share=beta:0:100), or ignore."""
     binarize: Binarize | None = None
     """How gray pixels become 0/1: dynamic (drawn anew every epoch; validation and test drawn once),
     static or threshold; or stay gray: in [0, 1] (gray), with noise that makes them continuous
@@ -74,16 +82,17 @@ class ModelSettings:
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
     (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
-    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts)."""
+    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts),
+    columns (tables: one for each column)."""
     likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
     likelihood_dispersion: Annotated[float | ScaleOf | None, _named("likelihood.dispersion")] = None
     """Dispersion of negative-binomial, likewise."""
     likelihood_degrees_of_freedom: Annotated[
-        float | Literal["learned"] | None, _named("likelihood.degrees-of-freedom")
+        float | Literal["learned", "value"] | None, _named("likelihood.degrees-of-freedom")
     ] = None
-    """Degrees of freedom of student-t: a number, or learned."""
+    """Degrees of freedom of student-t: a number, learned, or value (learned, one for each)."""
     likelihood_floor: Annotated[float | None, _named("likelihood.floor")] = None
     """Least value of a learned scale, in units of x."""
     likelihood_components: Annotated[int | None, _named("likelihood.components"), _COUNT] = None
@@ -92,6 +101,8 @@ class ModelSettings:
     """Gray levels of the logistics, classes of categorical."""
     likelihood_count: Annotated[int | None, _named("likelihood.count"), _COUNT] = None
     """Trials of binomial."""
+    likelihood_schema: Annotated[Schema | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Columns of the table, their likelihoods, categories and units: filled in from the data."""
     posterior: PosteriorName = "normal"
     """q(z|x): normal (diagonal), full (full covariance), low-rank, flow (inverse autoregressive),
     hierarchical (two layers)."""
@@ -146,8 +157,10 @@ class Config(TrainingSettings, ModelSettings):
     """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("hidden", "columns"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        parse_columns(self.columns or ())
         super().__post_init__()
         if any(width < 1 for width in self.hidden or ()):
             raise ValueError(f"hidden widths must be at least 1; got {self.hidden}.")
@@ -188,6 +201,8 @@ class Config(TrainingSettings, ModelSettings):
             if name not in hints:
                 raise ValueError(f"config has no field {name!r}.{suggestion(name, hints)}")
             value = tuple(value) if isinstance(value, list) else value
+            if name == "likelihood_schema" and isinstance(value, Mapping):
+                value = Schema.from_dict(value)
             if not fits(value, hints[name]):
                 raise ValueError(f"config field {name!r} cannot be {value!r}.")
             checked[name] = value

@@ -18,6 +18,7 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+from .imputation import Impute
 from .published import Reproduce
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "sample": Sample,
     "plot": Plot,
     "export": Export,
+    "impute": Impute,
 }
 _NOBODY_READS = 141  # 128 + SIGPIPE
 _DESCRIPTION = (

@@ -61,7 +61,7 @@ class Fit(Training):
         """Run the command."""
         from ..runs.run import train_run
 
-        history = train_run(self.config, self.out, resume=self.resume, **vars(self.place))
+        history = train_run(self.config, self.out, resume=self.resume, say=say, **vars(self.place))
         last = history.epochs[-1]
         print(
             f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"

@@ -17,6 +17,7 @@ __all__ = [
     "POSITIVE",
     "Activation",
     "Binarize",
+    "ColumnLikelihood",
     "Gradient",
     "Latents",
     "LikelihoodName",
@@ -66,6 +67,18 @@ LikelihoodName = Literal[
     "binomial",
     "poisson",
     "negative-binomial",
+    "columns",
+]
+ColumnLikelihood = Literal[
+    "normal",
+    "student-t",
+    "laplace",
+    "poisson",
+    "negative-binomial",
+    "categorical",
+    "bernoulli",
+    "beta",
+    "truncated-normal",
 ]
 PosteriorName = Literal["normal", "full", "low-rank", "flow", "hierarchical"]
 ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..common.options import Binarize
+from ..common.schema import Schema
 from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
@@ -23,8 +24,8 @@ class Data:
 
     Attributes:
         x: data of shape ``(N, *event_shape)``, float32; on disk (``Stored``), if they are more than
-            a gigabyte; under a binarization, drawn once from
-            ``seed``.
+            a gigabyte; under a binarization, drawn once from ``seed``; of a table, its rows as
+            ``schema`` codes them, NaN where a cell is missing.
         y: labels of shape ``(N,)``, if there are any.
         name: the data set.
         split: ``train``, ``valid`` or ``test``.
@@ -33,6 +34,7 @@ class Data:
         intensities: gray values in [0, 1] from which each epoch draws anew (of the training split
             under dynamic binarization or dequantization), else ``None``.
         levels: number of gray levels, of dequantized data.
+        schema: the columns of a table, by which values became ``x``.
     """
 
     x: Any  # a tensor, or Stored
@@ -43,6 +45,7 @@ class Data:
     seed: int = 0
     intensities: Tensor | None = None
     levels: int = 256
+    schema: Schema | None = None
 
     def __len__(self) -> int:
         return len(self.x)

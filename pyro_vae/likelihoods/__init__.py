@@ -2,15 +2,19 @@
 
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
+from .columns import Columns
 from .counts import Binomial, NegativeBinomial, Poisson
 from .levels import Categorical, DiscretizedLogistic, LogisticMixture, PixelMixture
 from .real import Laplace, Normal, StudentT
+from .unit import Beta, TruncatedNormal
 
 __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
+    "Beta",
     "Binomial",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Laplace",
@@ -21,6 +25,7 @@ __all__ = [
     "PixelMixture",
     "Poisson",
     "StudentT",
+    "TruncatedNormal",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -36,4 +41,5 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "binomial": Binomial,
     "poisson": Poisson,
     "negative-binomial": NegativeBinomial,
+    "columns": Columns,
 }

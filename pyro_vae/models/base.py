@@ -12,8 +12,9 @@ from torch import Tensor
 from ..common.registry import options_of
 from ..common.seeding import seeded
 from ..config import Config
+from ..data.missing import completed
 from ..programs.module import ProgramModule, evaluated
-from ..programs.modules import device_of
+from ..programs.modules import device_of, takes_missing
 from .parts import Parts
 
 __all__ = ["Model"]
@@ -75,10 +76,11 @@ class Model(ProgramModule):
             )
         with seeded("initialize", config.seed):
             model = cls.assemble(Parts(config, event_shape), **options)
-            for part in model.children() if data is not None else ():
+            whole = completed(data) if data is not None and takes_missing(model.model) else data
+            for part in model.children() if whole is not None else ():
                 initialize = getattr(part, "initialize", None)
                 if callable(initialize):
-                    initialize(data)
+                    initialize(whole)
         return model
 
     @property

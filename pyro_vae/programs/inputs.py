@@ -13,7 +13,7 @@ from ..data.forms import Form
 from ..data.signatures import takes
 from ..data.stored import is_stored
 from .autoguides import set_up
-from .modules import device_of, modules_of
+from .modules import device_of, modules_of, takes_missing
 from .shared_latents import is_of_all
 from .traces import Batch, Fn, observed_sites, run_both
 
@@ -36,7 +36,8 @@ def source_for(
         model: Pyro program.
         guide: Pyro program.
         what: name of the data in messages.
-        finite: whether NaN is wrong in data that come without other arguments.
+        finite: whether NaN is wrong in data that come without other arguments, unless the programs
+            take it for missing values.
 
     Raises:
         TypeError: data of another kind, or not as many arguments as the programs take.
@@ -44,6 +45,7 @@ def source_for(
             parameters' type; a list of single data in place of batches.
     """
     dtype = _type_of(model, guide)
+    finite = finite and not takes_missing(model, guide)
     source = as_source(data, model, what=what, finite=finite, dtype=dtype)
     with seeded("inputs", 0):
         batch = next(iter(source.batches(_TRIED)), None)

@@ -14,7 +14,8 @@ from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
 from ..config import Config
-from ..data.sets import Data
+from ..data import Data, decoded
+from ..data.frames import write_frame
 from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
@@ -33,15 +34,19 @@ def sample_run(
 ) -> tuple[Path, Path]:
     """Draw data from p(x) of a run; write them as ``samples.npy`` and as a figure.
 
-    With labels, the data go through the classes in turn.
+    With labels, the data go through the classes in turn. Rows of a table are ``samples.csv``.
 
     Returns:
-        Paths of the array and of the figure.
+        Paths of the array or table and of the figure.
     """
     run = load_run(folder, device=device)
-    x = run.sample(number, seed=seed).numpy()
+    x = run.sample(number, seed=seed)
     run.check_folder()
-    array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
+    schema = run.config.likelihood_schema
+    if schema is not None:
+        table = write_frame(decoded(x, schema), run.folder / "samples.csv")
+        return table, _draw_rows(run, x)
+    array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x.numpy()))
     return array, draw_samples(run, number, seed)
 
 
@@ -51,7 +56,10 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     test = load_data(run.config, root=root).test
     out = run.folder / FIGURES
     evidence = Evidence.load(run.folder / EVIDENCE) if (run.folder / EVIDENCE).exists() else None
-    yield draw_samples(run, 100, 0)
+    if test.schema is None:
+        yield draw_samples(run, 100, 0)
+    else:
+        yield _draw_rows(run, run.sample(_SHOWN, seed=0), test.x)
     yield from _draw_reconstructions(run, test, out)
     yield plots.save(
         plots.learning_curves(
@@ -88,6 +96,13 @@ def draw_samples(run: Run, number: int, seed: int) -> Path:
     return plots.save(
         plots.images(x, columns=columns, title=title), run.folder / FIGURES / "samples.png"
     )
+
+
+def _draw_rows(run: Run, draws: Tensor, data: Tensor | None = None) -> Path:
+    """Draw the columns of rows that a run made, beside those of data."""
+    schema: Any = run.config.likelihood_schema
+    figure = plots.marginals(schema, draws, data, title=f"Columns: {_title(run)}")
+    return plots.save(figure, run.folder / FIGURES / "columns.png")
 
 
 def draw_comparison(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable, is_complete
 from .folder import load_run, read_config
+from .tables import columns_of, show_table, with_schema
 
 __all__ = [
     "EVIDENCE",
@@ -48,6 +49,7 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     """Load the data that a config names."""
     return load(
         config.data,
+        columns=columns_of(config),
         binarize=config.binarize,
         seed=config.data_seed,
         validation=config.validation,
@@ -61,9 +63,10 @@ def complete(config: Config, splits: Splits) -> Config:
     Raises:
         TypeError: labels that are not integers.
         ValueError: an option that the program does not take; data without the labels that it
-            needs, or with labels out of range.
+            needs, or with labels out of range; a table without the likelihood of tables.
     """
     check_taken(config, "program")
+    config = with_schema(config, splits)
     if not takes(config, "classes"):
         return config
     for data in splits:
@@ -86,6 +89,7 @@ def train_run(
     root: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: bool | None = None,
 ) -> History:
     """Train the model that a config describes into a run folder.
@@ -96,6 +100,7 @@ def train_run(
         root: folder of downloaded data.
         device: where to train.
         resume: continue the run in ``out``.
+        say: is told the columns of a table, before training.
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
@@ -108,10 +113,15 @@ def train_run(
         config = replace(config, data=str(Path(config.data).resolve()))
     if resume and checkpoint.holds_run(out):
         stored = read_config(out)
-        config = replace(config, classes=config.classes or stored.classes)
+        schema = stored.likelihood_schema
+        config = replace(config, classes=config.classes or stored.classes, likelihood_schema=schema)
         check_resumable(stored.to_dict(), config.to_dict(), str(out))
+    else:
+        config = replace(config, likelihood_schema=None)  # that of these data, not of others
     splits = load_data(config, root=root)
     config = complete(config, splits)
+    if say is not None and (table := show_table(splits)) is not None:
+        say(f"{table}\n")
     train, valid, _ = splits
     vae = build_program(config, event_shape=train.event_shape, data=train.x)
     if takes(config, "labels"):

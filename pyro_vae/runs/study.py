@@ -25,6 +25,7 @@ from .folder import load_run, read_config
 from .grid import Planned, plan
 from .outcome import Study
 from .run import EVIDENCE, check_method, complete, load_data, train_run
+from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of
 
@@ -96,6 +97,8 @@ def study(
     )
     splits = load_data(config, root=root)
     planned = _checked(plan(grid, config, seeds), splits, method)
+    if (table := show_table(splits)) is not None:
+        say(f"{table}\n")
     name = ", ".join(grid)
     tasks = {
         one.name: Task(
