@@ -44,6 +44,7 @@ from .evidence import (
 from .models import (
     VAE,
     ConditionalVAE,
+    CountVAE,
     HierarchicalVAE,
     SemiSupervisedVAE,
     amortize,
@@ -68,6 +69,7 @@ __all__ = [
     "CompiledStep",
     "ConditionalVAE",
     "Config",
+    "CountVAE",
     "Data",
     "EnumeratedELBO",
     "Estimate",

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from .cells import read_h5ad
 from .numpy_files import read_numpy
 from .sets import Data
 
 __all__ = ["READERS"]
 
 
-READERS: dict[str, Callable[[Path], dict[str, Data]]] = {".npy": read_numpy, ".npz": read_numpy}
+READERS: dict[str, Callable[[Path], dict[str, Data]]] = {
+    ".npy": read_numpy,
+    ".npz": read_numpy,
+    ".h5ad": read_h5ad,
+}
 """Readers by suffix. Each gives one ``x``, to be shuffled and split, or ``train``, and perhaps
 ``valid`` and ``test``; values are the file's own, neither scaled nor shuffled."""

@@ -14,6 +14,8 @@ from ..common.checks import check_data
 from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.seeding import derive
+from .arrays import to_floating
+from .exposure import check_splits
 from .files import READERS
 from .named import DATASETS
 from .sets import Data, Splits, draw
@@ -37,7 +39,8 @@ def load(
     - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
     - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x``
       (shuffled) or ``train``, and perhaps ``valid`` and ``test`` (labels as ``y`` or ``train_y``,
-      ...). A split that the file lacks is a tenth of its training data, always the same.
+      ..., exposures of counts as ``exposure`` or ``train_exposure``, ...); a matrix of
+      ``scipy.sparse.save_npz``; ``.h5ad``, see :func:`~pyro_vae.data.cells.read_h5ad`. A split that the file lacks is a tenth of its training data, always the same.
 
     For binarization, integer images are first divided by 255, or by their largest value if they
     are not 8-bit.
@@ -81,6 +84,7 @@ def load(
         raise ValueError(f"the splits of {title!r} hold data of different shapes: {shapes}.")
     for split, data in found.items():
         _check_labels(data, f"{split} split of {title!r}")
+    check_splits(found, repr(title))
     largest = _largest([data.x for data in found.values()])
     splits = {}
     for index, split in enumerate(("train", "valid", "test")):
@@ -90,7 +94,15 @@ def load(
             pass  # validation=0 was asked for
         else:
             check_data(data.x, what=what)
-        data = replace(data, name=title, split=split, binarization=binarize, seed=seed)
+        exposure = None if data.exposure is None else data.exposure.float()
+        data = replace(
+            data,
+            name=title,
+            split=split,
+            binarization=binarize,
+            seed=seed,
+            exposure=exposure,
+        )
         splits[split] = _binarized(data, index, what, largest)
     return Splits(**splits)
 
@@ -111,6 +123,7 @@ def _from_file(path: Path) -> dict[str, Data]:
     found = READERS[path.suffix](path)
     for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
         check_data(found[key].x, what=f"{path}:{key}")
+    check_splits(found, str(path))
     if "x" in found:
         data = found.pop("x")
         _check_labels(data, str(path))
@@ -122,7 +135,7 @@ def _from_file(path: Path) -> dict[str, Data]:
 def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     x, binarize = data.x, data.binarization
     if binarize == "none":
-        return replace(data, x=x.float())
+        return replace(data, x=to_floating(x, torch.float32, what=what).float())
     gray = x.float() / largest
     if len(gray) and (gray.min() < 0 or gray.max() > 1):
         raise ValueError(

@@ -33,6 +33,7 @@ class Data:
         intensities: gray values in [0, 1] from which each epoch draws anew (of the training split
             under dynamic binarization or dequantization), else ``None``.
         levels: number of gray levels, of dequantized data.
+        exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
     """
 
     x: Any  # a tensor, or Stored
@@ -43,6 +44,7 @@ class Data:
     seed: int = 0
     intensities: Tensor | None = None
     levels: int = 256
+    exposure: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -83,6 +85,7 @@ class Data:
             x=self.x.to(device),
             y=None if self.y is None else self.y.to(device),
             intensities=None if self.intensities is None else self.intensities.to(device),
+            exposure=None if self.exposure is None else self.exposure.to(device),
         )
 
     def head(self, n: int) -> Data:
@@ -96,6 +99,7 @@ class Data:
             x=self.x.take(rows) if isinstance(self.x, Stored) else self.x[rows],
             y=None if self.y is None else self.y[rows],
             intensities=None if self.intensities is None else self.intensities[rows],
+            exposure=None if self.exposure is None else self.exposure[rows],
         )
 
     def in_memory(self) -> Data:
@@ -103,12 +107,14 @@ class Data:
         return replace(self, x=self.x[:])
 
     def joined(self, more: Data) -> Data:
-        """Return the data with more of their kind after them; labels, if both have them."""
+        """Return the data with more after them; labels and exposures, if both have them."""
         labels = [y for y in (self.y, more.y) if y is not None]
+        exposures = [e for e in (self.exposure, more.exposure) if e is not None]
         return replace(
             self,
             x=torch.cat([self.x, more.x]),
             y=torch.cat(labels) if len(labels) == 2 else None,
+            exposure=torch.cat(exposures) if len(exposures) == 2 else None,
         )
 
 

@@ -3,6 +3,7 @@
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
 from .counts import Binomial, NegativeBinomial, Poisson
+from .inflated import ZeroInflated, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from .levels import Categorical, DiscretizedLogistic, LogisticMixture, PixelMixture
 from .real import Laplace, Normal, StudentT
 
@@ -21,6 +22,9 @@ __all__ = [
     "PixelMixture",
     "Poisson",
     "StudentT",
+    "ZeroInflated",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -36,4 +40,6 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "binomial": Binomial,
     "poisson": Poisson,
     "negative-binomial": NegativeBinomial,
+    "zero-inflated-poisson": ZeroInflatedPoisson,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }

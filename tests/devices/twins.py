@@ -68,6 +68,8 @@ def build(digits, *, dtype=torch.float32, **options):
         settings["hidden"] = (4,)
     if options.get("program") in _LABELLED:
         settings["classes"] = 10
+    if options.get("program") == "counts":
+        settings["likelihood"] = "poisson"
     config = pv.Config(**settings)
     program = pv.build_program(config, event_shape=(8, 8), data=digits.train.x)
     return config, program.to(dtype)
@@ -78,6 +80,8 @@ def arguments(digits, number, **options):
     x, y = digits.train.x[:number], digits.train.y[:number].clone()
     if options.get("program") == "semi-supervised":
         y[::2] = -1
+    if options.get("program") == "counts":
+        return x, 1 + x.flatten(1).sum(1)
     return (x, y) if options.get("program") in _LABELLED else (x,)
 
 
