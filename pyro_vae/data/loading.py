@@ -40,7 +40,8 @@ def load(
     - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x``
       (shuffled) or ``train``, and perhaps ``valid`` and ``test`` (labels as ``y`` or ``train_y``,
       ..., exposures of counts as ``exposure`` or ``train_exposure``, ...); a matrix of
-      ``scipy.sparse.save_npz``; ``.h5ad``, see :func:`~pyro_vae.data.cells.read_h5ad`. A split that the file lacks is a tenth of its training data, always the same.
+      ``scipy.sparse.save_npz``; ``.h5ad``, see :func:`~pyro_vae.data.cells.read_h5ad`. A split
+      that the file lacks is a tenth of its training data, always the same.
 
     For binarization, integer images are first divided by 255, or by their largest value if they
     are not 8-bit.

@@ -67,11 +67,9 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
             f"it holds {', '.join(members) or 'nothing'}; expected arrays named x, or train (and "
             "valid, test)"
         )
-    beside = {
-        name: {key: f"{name}_{key}".removeprefix("x_") for key in ("y", "exposure")}
-        for name in there
-    }
-    wanted = [*there, *(y for names in beside.values() for y in names.values() if y in members)]
+    beside = {name: "" if name == "x" else f"{name}_" for name in there}
+    others = (start + key for start in beside.values() for key in ("y", "exposure"))
+    wanted = [*there, *(name for name in others if name in members)]
     if unused := sorted(set(members) - set(wanted)):
         warnings.warn(
             f"{path} also holds {', '.join(unused[:5])}{', ...' * (len(unused) > 5)}, which is not "
@@ -90,10 +88,9 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
             tensors[name] = _Header.read(file, size).values(file)
     return {
         name: Data(
-            tensors[name],
-            **{key: tensors[array] for key, array in beside[name].items() if array in tensors},
+            tensors[name], tensors.get(f"{start}y"), exposure=tensors.get(f"{start}exposure")
         )
-        for name in there
+        for name, start in beside.items()
     }
 
 

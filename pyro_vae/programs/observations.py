@@ -91,8 +91,8 @@ def say_rounded(trace: Trace) -> None:
         value, fn = site["value"], site["fn"]
         if value.dtype != torch.float32 or not cancels(fn) or is_exact(fn):
             continue
-        largest = value.abs().max().item() if support_of(fn).is_discrete else 0.0
-        if largest >= _LARGE_COUNT:
+        largest = value.abs().max().item()
+        if getattr(support_of(fn), "is_discrete", False) and largest >= _LARGE_COUNT:
             warnings.warn(
                 f"site {name!r} is {kind(site)} of counts up to {largest:.3g}, whose log densities "
                 "float32 holds to a tenth of a nat or worse: the ELBO of the history is off by as "
