@@ -46,6 +46,7 @@ from .evidence import (
 from .models import (
     VAE,
     ConditionalVAE,
+    CountVAE,
     HierarchicalVAE,
     SemiSupervisedVAE,
     amortize,
@@ -70,6 +71,7 @@ __all__ = [
     "CompiledStep",
     "ConditionalVAE",
     "Config",
+    "CountVAE",
     "Data",
     "EnumeratedELBO",
     "Estimate",

@@ -15,6 +15,7 @@ from .common.options import (
     NOT_NEGATIVE,
     Activation,
     Binarize,
+    Exposure,
     Gradient,
     LikelihoodName,
     NetworkName,
@@ -46,8 +47,8 @@ class ModelSettings:
     """What is trained: data, model and objective."""
 
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file, or of a table,
-    .csv or .parquet."""
+    """Data set: digits, mnist, fashion-mnist, or the path of a .npy, .npz or .h5ad file, or of a
+    table, .csv or .parquet."""
     columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
         None
     )
@@ -83,12 +84,15 @@ class ModelSettings:
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
     (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
     (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts),
-    columns (tables: one for each column)."""
+    zero-inflated-poisson and zero-inflated-negative-binomial (counts with more zeros), columns
+    (tables: one for each column)."""
     likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
     likelihood_dispersion: Annotated[float | ScaleOf | None, _named("likelihood.dispersion")] = None
-    """Dispersion of negative-binomial, likewise."""
+    """Dispersion of negative-binomial and its zero-inflated form, likewise."""
+    likelihood_gate: Annotated[float | ScaleOf | None, _named("likelihood.gate")] = None
+    """Probability of another zero, of the zero-inflated ones, likewise."""
     likelihood_degrees_of_freedom: Annotated[
         float | Literal["learned", "value"] | None, _named("likelihood.degrees-of-freedom")
     ] = None
@@ -117,7 +121,7 @@ class ModelSettings:
     program: ProgramName = "vae"
     """One layer of latents (vae), or two: bottom-up (Burda et al.) or top-down (Tomczak and
     Welling); or a model of data given their labels (conditional), or with labels known for some
-    (semi-supervised)."""
+    (semi-supervised), or of counts given their exposure (counts)."""
     top_dim: Annotated[int | None, _COUNT, Of("program", "bottom-up", "top-down")] = None
     """Dimensions of the upper of two layers; by default half of --latent-dim."""
     classes: Annotated[int | None, _COUNT, Of("program", "conditional", "semi-supervised")] = None
@@ -125,6 +129,9 @@ class ModelSettings:
     labels: Annotated[int | None, _COUNT, Of("program", "semi-supervised")] = None
     """Training data that keep their labels, equally many per class (semi-supervised). By default
     all."""
+    exposure: Annotated[Exposure, Of("program", "counts")] = "file"
+    """Exposure of each datum, which scales its rates (counts): that of the file, or 1 where it has
+    none; library (the datum's sum); none (1)."""
     learned_prior: Annotated[bool, Of("program", "conditional")] = False
     """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
     classification_weight: Annotated[float, NOT_NEGATIVE, Of("program", "semi-supervised")] = 10.0

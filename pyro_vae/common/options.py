@@ -18,6 +18,7 @@ __all__ = [
     "Activation",
     "Binarize",
     "ColumnLikelihood",
+    "Exposure",
     "Gradient",
     "Latents",
     "LikelihoodName",
@@ -67,6 +68,8 @@ LikelihoodName = Literal[
     "binomial",
     "poisson",
     "negative-binomial",
+    "zero-inflated-poisson",
+    "zero-inflated-negative-binomial",
     "columns",
 ]
 ColumnLikelihood = Literal[
@@ -81,7 +84,7 @@ ColumnLikelihood = Literal[
     "truncated-normal",
 ]
 PosteriorName = Literal["normal", "full", "low-rank", "flow", "hierarchical"]
-ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised"]
+ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised", "counts"]
 NetworkName = Literal["mlp", "gated", "conv", "residual"]
 ObjectiveName = Literal["elbo", "iwae", "renyi"]
 Gradient = Literal["reparameterized", "stl", "dreg"]
@@ -89,6 +92,7 @@ Start = Literal["data", "random"]
 ScaleOf = Literal["shared", "value", "network"]
 Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
+Exposure = Literal["file", "library", "none"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 WarmupUnit = Literal["epochs", "steps"]
 KL = Literal["sampled", "analytic"]

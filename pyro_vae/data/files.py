@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .cells import read_h5ad
 from .frames import read_csv, read_parquet
 from .numpy_files import read_numpy
 
@@ -15,6 +16,7 @@ __all__ = ["READERS"]
 READERS: dict[str, Callable[[Path], Any]] = {
     ".npy": read_numpy,
     ".npz": read_numpy,
+    ".h5ad": read_h5ad,
     ".csv": read_csv,
     ".parquet": read_parquet,
 }

@@ -16,7 +16,9 @@ from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.schema import Schema
 from ..common.seeding import derive
+from .arrays import to_floating
 from .columns import infer
+from .exposure import check_splits
 from .files import READERS
 from .frames import is_frame
 from .named import DATASETS
@@ -45,7 +47,9 @@ def load(
     - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
     - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x``
       (shuffled) or ``train``, and perhaps ``valid`` and ``test`` (labels as ``y`` or ``train_y``,
-      ...). A split that the file lacks is a tenth of its training data, always the same.
+      ..., exposures of counts as ``exposure`` or ``train_exposure``, ...); a matrix of
+      ``scipy.sparse.save_npz``; ``.h5ad``, see :func:`~pyro_vae.data.cells.read_h5ad`. A split
+      that the file lacks is a tenth of its training data, always the same.
     - a table: a path, ``.csv`` or ``.parquet``, or a frame of pandas or polars. Its columns get a
       likelihood each (``train.schema``; see :func:`~pyro_vae.data.columns.infer`), and missing
       cells are NaN.
@@ -104,6 +108,7 @@ def load(
         raise ValueError(f"the splits of {title!r} hold data of different shapes: {shapes}.")
     for split, data in found.items():
         _check_labels(data, f"{split} split of {title!r}")
+    check_splits(found, repr(title))
     largest = _largest([data.x for data in found.values()])
     splits = {}
     for index, split in enumerate(("train", "valid", "test")):
@@ -113,7 +118,15 @@ def load(
             pass  # validation=0 was asked for
         else:
             check_data(data.x, what=what, finite=data.schema is None)
-        data = replace(data, name=title, split=split, binarization=binarize, seed=seed)
+        exposure = None if data.exposure is None else data.exposure.float()
+        data = replace(
+            data,
+            name=title,
+            split=split,
+            binarization=binarize,
+            seed=seed,
+            exposure=exposure,
+        )
         splits[split] = _binarized(data, index, what, largest)
     return Splits(**splits)
 
@@ -165,6 +178,7 @@ def _split(found: dict[str, Data], title: str) -> dict[str, Data]:
     """Training data and test data, of which a file may hold only the one."""
     for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
         check_data(found[key].x, what=f"{title}:{key}", finite=found[key].schema is None)
+    check_splits(found, title)
     if "x" in found:
         data = found.pop("x")
         _check_labels(data, title)
@@ -181,7 +195,7 @@ def _refuse_columns(columns: Columns, title: str) -> None:
 def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     x, binarize = data.x, data.binarization
     if binarize == "none":
-        return replace(data, x=x.float())
+        return replace(data, x=to_floating(x, torch.float32, what=what).float())
     gray = x.float() / largest
     if len(gray) and (gray.min() < 0 or gray.max() > 1):
         raise ValueError(

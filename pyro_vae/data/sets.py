@@ -35,6 +35,7 @@ class Data:
             under dynamic binarization or dequantization), else ``None``.
         levels: number of gray levels, of dequantized data.
         schema: the columns of a table, by which values became ``x``.
+        exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
     """
 
     x: Any  # a tensor, or Stored
@@ -46,6 +47,7 @@ class Data:
     intensities: Tensor | None = None
     levels: int = 256
     schema: Schema | None = None
+    exposure: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -86,6 +88,7 @@ class Data:
             x=self.x.to(device),
             y=None if self.y is None else self.y.to(device),
             intensities=None if self.intensities is None else self.intensities.to(device),
+            exposure=None if self.exposure is None else self.exposure.to(device),
         )
 
     def head(self, n: int) -> Data:
@@ -99,6 +102,7 @@ class Data:
             x=self.x.take(rows) if isinstance(self.x, Stored) else self.x[rows],
             y=None if self.y is None else self.y[rows],
             intensities=None if self.intensities is None else self.intensities[rows],
+            exposure=None if self.exposure is None else self.exposure[rows],
         )
 
     def in_memory(self) -> Data:
@@ -106,12 +110,14 @@ class Data:
         return replace(self, x=self.x[:])
 
     def joined(self, more: Data) -> Data:
-        """Return the data with more of their kind after them; labels, if both have them."""
+        """Return the data with more after them; labels and exposures, if both have them."""
         labels = [y for y in (self.y, more.y) if y is not None]
+        exposures = [e for e in (self.exposure, more.exposure) if e is not None]
         return replace(
             self,
             x=torch.cat([self.x, more.x]),
             y=torch.cat(labels) if len(labels) == 2 else None,
+            exposure=torch.cat(exposures) if len(exposures) == 2 else None,
         )
 
 

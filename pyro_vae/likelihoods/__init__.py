@@ -4,6 +4,7 @@ from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
 from .columns import Columns
 from .counts import Binomial, NegativeBinomial, Poisson
+from .inflated import ZeroInflated, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from .levels import Categorical, DiscretizedLogistic, LogisticMixture, PixelMixture
 from .real import Laplace, Normal, StudentT
 from .unit import Beta, TruncatedNormal
@@ -26,6 +27,9 @@ __all__ = [
     "Poisson",
     "StudentT",
     "TruncatedNormal",
+    "ZeroInflated",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -42,4 +46,6 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "poisson": Poisson,
     "negative-binomial": NegativeBinomial,
     "columns": Columns,
+    "zero-inflated-poisson": ZeroInflatedPoisson,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }

@@ -50,7 +50,7 @@ class Model(ProgramModule):
         config: Config,
         *,
         event_shape: Sequence[int],
-        data: Tensor | None = None,
+        data: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> Self:
         """Build the usual model: networks and parts chosen by name.
@@ -60,8 +60,8 @@ class Model(ProgramModule):
         Args:
             config: names and sizes of the parts.
             event_shape: shape of one datum.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that can start from
-                them (a likelihood's output at the data's mean).
+            data: training data of shape ``(N, *event_shape)``, or all arguments of the programs; if
+                given, parts that can start from them do (a likelihood's output at their mean).
             options: settings of this model in place of the config's, see ``assemble``.
 
         Raises:
@@ -76,12 +76,21 @@ class Model(ProgramModule):
             )
         with seeded("initialize", config.seed):
             model = cls.assemble(Parts(config, event_shape), **options)
-            whole = completed(data) if data is not None and takes_missing(model.model) else data
-            for part in model.children() if whole is not None else ():
-                initialize = getattr(part, "initialize", None)
-                if callable(initialize):
-                    initialize(whole)
+            if data is not None:
+                x, *given = data if isinstance(data, tuple) else (data,)
+                x = completed(x) if takes_missing(model.model) else x
+                model.initialize(x, *given)
         return model
+
+    def initialize(self, x: Tensor, *given: Tensor) -> None:
+        """Start the parts that know how at training data ``(N, *event_shape)``.
+
+        ``given`` are the programs' conditions or labels, if any.
+        """
+        for part in self.children():
+            initialize = getattr(part, "initialize", None)
+            if callable(initialize):
+                initialize(x)
 
     @property
     def device(self) -> torch.device:

@@ -20,7 +20,7 @@ from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .outcome import Study
-from .run import EVIDENCE, load_data
+from .run import EVIDENCE, arguments, load_data
 
 __all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "sample_run"]
 
@@ -212,14 +212,13 @@ def _title(run: Run) -> str:
 
 
 def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Codes of data, the lower layer first, and the labels that encoder and decoder take."""
+    """Codes of data, the lower layer first, and what encoder and decoder take beside them."""
     vae: Any = run.vae
-    labels: tuple[Any, ...] = ()
-    if takes(run.config, "classes"):
-        # A semi-supervised program infers the label as well as the style.
-        labels = (vae.classify(data.x).argmax(-1) if hasattr(vae, "classify") else data.y,)
-    codes = vae.encode(data.x, *labels)
-    return codes if isinstance(codes, tuple) else (codes,), labels
+    given = arguments(run.config, data)[1:]
+    if hasattr(vae, "classify"):  # infers the label as well as the style
+        given = (vae.classify(data.x).argmax(-1),)
+    codes = vae.encode(data.x, *given)
+    return codes if isinstance(codes, tuple) else (codes,), given
 
 
 def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
@@ -227,8 +226,8 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
         return
     vae: Any = run.vae
     shown = test.head(10)
-    codes, labels = _encode(run, shown)
-    figure = plots.reconstructions(shown.x, vae.decode(*codes, *labels))
+    codes, given = _encode(run, shown)
+    figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
     pairs = min(6, len(test) // 2)
     if pairs and hasattr(vae, "interpolate"):

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +237,9 @@ def reproduce(
         config = replace(
             config, epochs=length, kl_warmup=warmup, schedule="one-cycle", patience=patience
         )
-    effort, lines, records = _SHORT if short else _FULL, [_HEAD], {}
+    effort = _SHORT if short else _FULL
+    lines: list[tuple[str, ...]] = [_HEAD]
+    records: dict[str, dict[str, Any]] = {}
     test = load_data(config, root=root).test
     for name, row in wanted.items():
         own = replace(config, **row.settings)
@@ -246,7 +249,7 @@ def reproduce(
         say(f"{name}: training, {own.epochs} epochs")
         train_run(own, folder, root=root, device=device, resume=True, progress=progress)
         run = load_run(folder, device=device)
-        record = _record(run, test, effort, say=lambda words, n=name: say(f"{n}: {words}"))
+        record = _record(run, test, effort, say=partial(_say, say, name))
         reported = row.published if data is None else float("nan")
         record = {"published": reported, "epochs": len(run.history), **record}
         records[name] = record
@@ -255,6 +258,10 @@ def reproduce(
     text = "\n".join([*(line.rstrip() for line in align(lines)), "", *_notes(config, effort)])
     write_text(out / "table.md", _markdown(table, published, lines, config, effort))
     return text
+
+
+def _say(say: Callable[[str], None], name: str, words: str) -> None:
+    say(f"{name}: {words}")
 
 
 def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from torch import Tensor
 
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError
+from ..common.errors import CheckpointError, PyroVAEWarning
 from ..common.files import sweep, write_json
 from ..common.locks import take_turns, writes_to
 from ..common.options import Method, check_taken, takes
 from ..common.settings import EvaluationSettings
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
+from ..data.exposure import with_exposure
 from ..evidence import Comparison, Evidence, compare, log_evidence
 from ..models import build_program, partially_labelled
 from ..models.labels import UNKNOWN, check_labels
@@ -46,8 +48,8 @@ EVIDENCE, METRICS = "evidence.json", "metrics.json"
 
 
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
-    """Load the data that a config names."""
-    return load(
+    """Load the data that a config names, with the exposures that its program takes."""
+    splits = load(
         config.data,
         columns=columns_of(config),
         binarize=config.binarize,
@@ -55,6 +57,9 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
         validation=config.validation,
         root=root,
     )
+    if takes(config, "exposure"):
+        splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
+    return splits
 
 
 def complete(config: Config, splits: Splits) -> Config:
@@ -67,6 +72,13 @@ def complete(config: Config, splits: Splits) -> Config:
     """
     check_taken(config, "program")
     config = with_schema(config, splits)
+    if splits.train.exposure is not None and not takes(config, "exposure"):
+        warnings.warn(
+            f"{splits.train.name!r} has exposures, which program {config.program!r} leaves unused; "
+            "--program counts uses them.",
+            PyroVAEWarning,
+            stacklevel=2,
+        )
     if not takes(config, "classes"):
         return config
     for data in splits:
@@ -123,7 +135,7 @@ def train_run(
     if say is not None and (table := show_table(splits)) is not None:
         say(f"{table}\n")
     train, valid, _ = splits
-    vae = build_program(config, event_shape=train.event_shape, data=train.x)
+    vae = build_program(config, event_shape=train.event_shape, data=arguments(config, train))
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
     if resume and not _finished(out, config):  # results of the old parameters
@@ -153,7 +165,8 @@ def evaluate_run(
 ) -> Evidence:
     """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``.
 
-    For a conditional program it is log p(x|y), of data given their labels; for a semi-supervised
+    For a conditional program it is log p(x|y), of data given their labels, and for one of counts
+    log p(x|e), given their exposures; for a semi-supervised
     one the labels are unknown. Other arguments are those of :func:`train_run`.
 
     Raises:
@@ -186,15 +199,20 @@ def evaluate_run(
 
 
 def arguments(config: Config, data: Data) -> tuple[Tensor, ...]:
-    """Arguments on which a config's program is evaluated: data, perhaps with labels."""
+    """Arguments on which a config's program is evaluated: data, with labels or exposures if any."""
+    if takes(config, "exposure"):
+        assert data.exposure is not None  # load_data sees to it
+        return data.x, data.exposure
     labels = (_hidden(data) if takes(config, "labels") else data).y
     return (data.x,) if labels is None or not takes(config, "classes") else (data.x, labels)
 
 
 def identity(config: Config, data: Data) -> tuple[str, str]:
-    """Hash and description of the data whose log p(x), or log p(x|y), a program gives."""
+    """Hash and description of the data whose log p(x), log p(x|y) or log p(x|e) is estimated."""
     if config.program == "conditional":
         return fingerprint(*arguments(config, data)), f"{data.description}, given labels"
+    if data.exposure is not None and takes(config, "exposure") and (data.exposure != 1).any():
+        return fingerprint(*arguments(config, data)), f"{data.description}, given exposures"
     return data.sha256, data.description
 
 

@@ -76,6 +76,14 @@ VERBS = {
         .to(device)
         .reconstruct(digits.test.x[:3], digits.test.y[:3])
     ),
+    "sample of exposures": lambda digits, device: (
+        build(digits, program="counts")[1].to(device).sample(torch.tensor([1.0, 20.0]), seed=1)
+    ),
+    "reconstruct of exposures": lambda digits, device: (
+        build(digits, program="counts")[1]
+        .to(device)
+        .reconstruct(digits.test.x[:3], torch.tensor([1.0, 20.0, 3.0]))
+    ),
     "classify": lambda digits, device: (
         build(digits, program="semi-supervised")[1].to(device).classify(digits.test.x[:5])
     ),

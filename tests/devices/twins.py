@@ -82,6 +82,8 @@ def build(digits, *, dtype=torch.float32, **options):
         settings["classes"] = 10
     if options.get("likelihood") == "columns":
         settings["likelihood_schema"] = SCHEMA
+    if options.get("program") == "counts":
+        settings["likelihood"] = "poisson"
     config = pv.Config(**settings)
     x = arguments(digits, None, **options)[0]
     program = pv.build_program(config, event_shape=x.shape[1:], data=x)
@@ -96,6 +98,8 @@ def arguments(digits, number, **options):
     if options.get("likelihood") == "columns":
         x = x[:, 3:5].flatten(1)[:, : len(SCHEMA)].clone()
         x[::3, 1::2] = torch.nan
+    if options.get("program") == "counts":
+        return x, 1 + x.flatten(1).sum(1)
     return (x, y) if options.get("program") in _LABELLED else (x,)
 
 
