@@ -1,0 +1,130 @@
+"""What the page says of a run: the model in one sentence, what is doubtful, what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..common.options import takes
+from ..config import Config
+from ..evidence import Comparison, Evidence
+from ..evidence.result import DOUBTS
+from .content import Subject
+
+__all__ = ["advice", "facts", "lead", "sentence"]
+
+Fact = tuple[str, str]
+_CLEAR = 0.975  # probability that the best model is the better one, from which it is called best
+_PRIORS = {
+    "normal": "a standard normal prior",
+    "diagonal": "a normal prior of learned scales",
+    "student-t": "a Student-t prior",
+    "laplace": "a Laplace prior",
+    "mixture": "a mixture of {} normals as prior",
+    "vamp": "a VampPrior of {} pseudo-inputs",
+    "exemplar": "an exemplar prior of {} training data",
+    "flow": "a flow prior",
+    "hierarchical": "a prior of two layers",
+}
+_PROGRAMS = {
+    "vae": "variational autoencoder",
+    "bottom-up": "hierarchical autoencoder (bottom-up)",
+    "top-down": "hierarchical autoencoder (top-down)",
+    "conditional": "autoencoder conditional on labels",
+    "semi-supervised": "semi-supervised autoencoder",
+}
+
+
+def sentence(config: Config, model: Any, *, epochs: int, data: str) -> str:
+    """Say in one sentence what was trained on which data."""
+    if config.learned_prior:
+        prior = "a learned conditional prior"
+    else:
+        logits = getattr(getattr(model, "prior", None), "logits", None)
+        components = "several" if logits is None else str(len(logits))
+        prior = _PRIORS.get(config.prior, f"the prior {config.prior}").format(components)
+    likelihood = getattr(getattr(model, "likelihood", None), "description", config.likelihood)
+    program = _PROGRAMS.get(config.program, config.program)
+    widths = "-".join(map(str, config.hidden)) if config.hidden else ""
+    plural = "" if config.latent_dim == 1 else "s"
+    return (
+        f"A {program} of {config.latent_dim} latent{plural} with {prior}, the likelihood "
+        f"{likelihood}, a {config.posterior} posterior and {config.network} networks"
+        f"{f' of {widths}' * bool(widths)}, trained by {config.objective} for {epochs} epochs on "
+        f"{data}."
+    )
+
+
+def lead(subjects: Sequence[Subject], comparison: Comparison | None) -> str:
+    """Say the result in a sentence: which model is best, or what is known of the only one."""
+    if comparison is None or comparison.data_set:
+        first = subjects[0]
+        return first.sentence if len(subjects) == 1 else ""
+    best, second = comparison.rows[:2]
+    share = max(best.share_unreliable, second.share_unreliable)
+    verdict = f" Up to {max(share, 0.01):.0%} of the estimates are doubtful." if share else ""
+    difference = f"{-second.difference:.2f} ± {second.difference_error:.2f} nats"
+    if second.probability_better >= _CLEAR:
+        return (
+            f"{best.name} predicts held-out data best: {difference} per datum above {second.name}, "
+            f"the next.{verdict}"
+        )
+    return (
+        f"{best.name} and {second.name} are not told apart by these data: {difference} per datum "
+        f"between them.{verdict}"
+    )
+
+
+def facts(evidence: Evidence) -> list[Fact]:
+    """Say what is known of log p(x), in pairs of a term and its value."""
+    heavy = evidence.doubts()["heavy tail"].double().mean().item()
+    bits = evidence.bits_per_dim()
+    gap = (evidence.corrected() - evidence.elbo).mean().item()
+    return [
+        ("ELBO", f"{_minus(evidence.elbo.mean().item(), 2)} nats, {gap:.2f} below log p(x)"),
+        ("bits per dimension", f"{bits.value:.4f}"),
+        ("Pareto k̂", f"good for {1 - heavy:.1%} of the data"),
+        (
+            "effective sample size",
+            f"median {evidence.ess.median().item():,.0f} of {evidence.samples:,}",
+        ),
+        ("mass missed", str(evidence.search)),
+        ("method", f"{evidence.method}, K = {evidence.samples:,}, seed {evidence.seed}"),
+        ("proposals", ", ".join(f"{name} {count}" for name, count in evidence.rungs().items())),
+        (
+            "data",
+            f"{len(evidence):,}, {evidence.data or 'unnamed'}, sha256 {evidence.data_sha256[:12]}",
+        ),
+    ]
+
+
+def advice(evidence: Evidence | None, config: Config, *, run: str, finished: bool) -> list[str]:
+    """Say what to do next, for whatever is not done or doubtful; empty where nothing is."""
+    return list(_advice(evidence, config, run, finished))
+
+
+def _advice(evidence: Evidence | None, config: Config, run: str, finished: bool) -> Iterator[str]:
+    if not finished:
+        yield f"Training has not finished: pyro-vae fit --out {run} --resume"
+    if evidence is None:
+        yield f"log p(x) was not estimated: pyro-vae evaluate {run}"
+        return
+    found = {name: int(which.sum()) for name, which in evidence.doubts().items() if which.any()}
+    for name, count in found.items():
+        yield f"{_upper(DOUBTS[name])} ({count:,} of {len(evidence):,} data)."
+    discrete = takes(config, "labels")
+    if "missed" in found and not discrete:
+        yield f"Try several modes: pyro-vae evaluate {run} --method modes"
+    elif found and evidence.method == "guide" and not discrete:
+        yield f"Fit a proposal to each datum: pyro-vae evaluate {run} --method auto"
+    elif found:
+        yield f"Take more samples: pyro-vae evaluate {run} --samples {4 * evidence.samples}"
+
+
+def _upper(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _minus(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}".replace("-", "−")
+
