@@ -40,7 +40,7 @@ class Subject:
         evidence: log p(x) of the first test data, where it was estimated.
         history: columns of the training history.
         facts: pairs of a term and its value, to be listed.
-        advice: sentences on what to do next.
+        advice: what to do next, pairs of a sentence and a command.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Subject:
     evidence: Evidence | None = None
     history: Mapping[str, Sequence[float]] = field(default_factory=dict)
     facts: Sequence[tuple[str, str]] = ()
-    advice: Sequence[str] = ()
+    advice: Sequence[tuple[str, str]] = ()
 
 
 def data_content(data: Data) -> dict[str, Any]:

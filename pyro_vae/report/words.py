@@ -14,6 +14,7 @@ from .content import Subject
 __all__ = ["advice", "facts", "lead", "sentence"]
 
 Fact = tuple[str, str]
+Advice = tuple[str, str]
 _CLEAR = 0.975  # probability that the best model is the better one, from which it is called best
 _PRIORS = {
     "normal": "a standard normal prior",
@@ -98,27 +99,32 @@ def facts(evidence: Evidence) -> list[Fact]:
     ]
 
 
-def advice(evidence: Evidence | None, config: Config, *, run: str, finished: bool) -> list[str]:
-    """Say what to do next, for whatever is not done or doubtful; empty where nothing is."""
+def advice(evidence: Evidence | None, config: Config, *, run: str, finished: bool) -> list[Advice]:
+    """Say what to do next, for whatever is not done or doubtful; empty where nothing is.
+
+    Returns:
+        Pairs of a sentence and a command, which may be empty.
+    """
     return list(_advice(evidence, config, run, finished))
 
 
-def _advice(evidence: Evidence | None, config: Config, run: str, finished: bool) -> Iterator[str]:
+def _advice(evidence: Evidence | None, config: Config, run: str, finished: bool) -> Iterator[Advice]:
     if not finished:
-        yield f"Training has not finished: pyro-vae fit --out {run} --resume"
+        yield "Training has not finished. Go on:", f"pyro-vae fit --out {run} --resume"
     if evidence is None:
-        yield f"log p(x) was not estimated: pyro-vae evaluate {run}"
+        yield "log p(x) was not estimated. Estimate it:", f"pyro-vae evaluate {run}"
         return
     found = {name: int(which.sum()) for name, which in evidence.doubts().items() if which.any()}
     for name, count in found.items():
-        yield f"{_upper(DOUBTS[name])} ({count:,} of {len(evidence):,} data)."
+        yield f"{_upper(DOUBTS[name])} ({count:,} of {len(evidence):,} data).", ""
     discrete = takes(config, "labels")
     if "missed" in found and not discrete:
-        yield f"Try several modes: pyro-vae evaluate {run} --method modes"
+        yield "Look for several modes:", f"pyro-vae evaluate {run} --method modes"
     elif found and evidence.method == "guide" and not discrete:
-        yield f"Fit a proposal to each datum: pyro-vae evaluate {run} --method auto"
+        yield "Fit a proposal to each datum:", f"pyro-vae evaluate {run} --method auto"
     elif found:
-        yield f"Take more samples: pyro-vae evaluate {run} --samples {4 * evidence.samples}"
+        more = f"--method {evidence.method} --samples {4 * evidence.samples}"
+        yield "Take more samples:", f"pyro-vae evaluate {run} {more}"
 
 
 def _upper(text: str) -> str:

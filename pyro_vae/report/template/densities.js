@@ -107,7 +107,7 @@ const VALUES = {
   "negative-binomial": {
     log(x, at, dispersion) {
       const r = 1 / dispersion, m = rateOf(at(0));
-      const rising = logGamma(x + r) - logGamma(r);
+      const rising = logGamma(x + r) - logGamma(r) - x * Math.log(r);
       return rising - (r + x) * Math.log1p(m / r) + x * Math.log(m) - logGamma(x + 1);
     },
     mean: (at) => rateOf(at(0)),

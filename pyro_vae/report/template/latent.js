@@ -48,6 +48,7 @@ function startLatent(state) {
     view = {
       canvas: make("canvas", { width: 1, height: 1, "aria-hidden": "true" }),
       svg: shape("svg", { viewBox: `0 0 ${side} ${side}`, "aria-hidden": "true" }),
+      ticks: shape("g", { class: "ticks" }),
       points: shape("g", { class: "points" }),
       ellipse: shape("path", { style: "fill:var(--accent-soft);stroke:var(--accent);stroke-width:2" }),
       cross: shape("g", { style: "stroke:var(--accent);fill:none;stroke-width:2;pointer-events:none" }),
@@ -63,13 +64,17 @@ function startLatent(state) {
       );
     }
     view.cross.append(shape("circle", { r: 9 }), shape("path", { d: "M-15 0H-9M9 0H15M0 -15V-9M0 9V15" }));
-    view.svg.append(view.points, view.ellipse, view.cross);
+    view.svg.append(view.ticks, view.points, view.ellipse, view.cross);
     plane.replaceChildren(view.canvas, view.svg);
-    $("classes").replaceChildren(
-      ...(labels ? [...new Set(labels)].sort((a, b) => a - b) : []).map((c) =>
-        make("li", {}, make("b", { style: `color:${colour(c)}` }, c), ` class ${c}`),
-      ),
-    );
+    $("classes").hidden = !labels;
+    for (const [k, axis] of [0, 1].entries()) {
+      if (state.axes[axis] >= state.model.latents) continue;
+      const { places, digits } = ticks(...span[axis], 6);
+      for (const v of places.filter((v) => v > span[axis][0] && v < span[axis][1])) {
+        const where = k ? { x: 8, y: toY(v) + 4 } : { x: toX(v), y: side - 8, "text-anchor": "middle" };
+        if (k ? toY(v) < side - 24 : toX(v) > 24) view.ticks.append(shape("text", where, fixed(v, digits)));
+      }
+    }
     const [i, j] = state.axes;
     plane.setAttribute(
       "aria-label",

@@ -11,6 +11,8 @@ function start() {
     painter: new Painter(data),
     model: null, axes: [0, 1], z: null, x: null, index: 0, last: 0, posterior: null,
     redrawn: [],
+    diagnose,
+    doubtOf,
     datum: (i) => values.subarray(i * size, (i + 1) * size),
     // Pictures that were computed beforehand, of models that the page does not know.
     picture(pack, i) {
