@@ -106,17 +106,16 @@ def _live(
             f"the page computes models of one latent vector and no labels, and this is a "
             f"{type(model).__name__}."
         )
-    for part in (model.likelihood, model.posterior):
-        if not isinstance(getattr(part, "network", None), nn.Module):
-            raise UnknownPart(f"the page does not know {type(part).__name__}.")
     networks = Pack(weights)
+    likelihood: Any = model.likelihood
+    posterior: Any = model.posterior
     with torch.no_grad():
         described = {
             "prior": describe_prior(model.prior(), numbers),
-            "likelihood": describe_likelihood(model.likelihood, numbers),
-            "posterior": describe_posterior(model.posterior),
-            "encoder": operations(model.posterior.network, x.shape[1:], networks),
-            "decoder": operations(model.likelihood.network, (latents,), networks),
+            "likelihood": describe_likelihood(likelihood, numbers),
+            "posterior": describe_posterior(posterior),
+            "encoder": operations(posterior.network, x.shape[1:], networks),
+            "decoder": operations(likelihood.network, (latents,), networks),
         }
     return {**described, "weights": networks.content(), "check": _check(model, x[:1])}
 

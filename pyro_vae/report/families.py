@@ -74,8 +74,8 @@ def describe_likelihood(likelihood: nn.Module, pack: Pack) -> dict[str, Any]:
     Raises:
         UnknownPart: not a likelihood of the package.
     """
-    names = {kind: name for name, kind in LIKELIHOODS.items()}
-    name = names.get(type(likelihood))  # type: ignore[call-overload]
+    names: dict[type[nn.Module], str] = {kind: name for name, kind in LIKELIHOODS.items()}
+    name = names.get(type(likelihood))
     if name not in _KNOWN_LIKELIHOODS or not isinstance(likelihood, Likelihood):
         raise UnknownPart(f"the page does not know the likelihood {type(likelihood).__name__}.")
     content: dict[str, Any] = {"family": name, "size": likelihood.event_shape.numel()}

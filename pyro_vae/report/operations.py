@@ -44,9 +44,8 @@ def operations(network: nn.Module, in_shape: Sequence[int], pack: Pack) -> list[
 
 
 def _walk(module: nn.Module, shape: Shape, pack: Pack) -> _Walked:
-    kind = type(module)
-    known = kind.transform if isinstance(module, Network) else kind.forward
-    walker = _WALKERS.get(known)
+    kind: Any = type(module)
+    walker = _WALKERS.get(kind.transform if isinstance(module, Network) else kind.forward)
     hooked = module._forward_hooks or module._forward_pre_hooks
     if walker is None or hooked:
         raise UnknownPart(

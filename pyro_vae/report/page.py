@@ -64,9 +64,7 @@ def write_report(
         ValueError: weights that float16 cannot hold.
         OSError: the file cannot be written.
     """
-    text = render(
-        subjects, data, comparison=comparison, title=title, lead=lead, weights=weights
-    )
+    text = render(subjects, data, comparison=comparison, title=title, lead=lead, weights=weights)
     return write_text(path, text)
 
 
@@ -80,7 +78,7 @@ def render(
     weights: Weights = "float32",
 ) -> str:
     """Return the page as text; arguments are those of :func:`write_report`."""
-    content = {
+    content: dict[str, Any] = {
         "data": data_content(data),
         "models": [model_content(subject, data, weights=weights) for subject in subjects],
         "comparison": None if comparison is None else _differences(comparison),
@@ -116,9 +114,7 @@ def _dumps(content: Any, **options: Any) -> str:
 
 def _differences(comparison: Comparison) -> list[dict[str, Any]]:
     names = ("name", "difference", "difference_error")
-    return [
-        {name: _plain(getattr(row, name)) for name in names} for row in comparison.rows
-    ]
+    return [{name: _plain(getattr(row, name)) for name in names} for row in comparison.rows]
 
 
 def _plain(value: Any) -> Any:

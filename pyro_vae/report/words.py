@@ -108,7 +108,9 @@ def advice(evidence: Evidence | None, config: Config, *, run: str, finished: boo
     return list(_advice(evidence, config, run, finished))
 
 
-def _advice(evidence: Evidence | None, config: Config, run: str, finished: bool) -> Iterator[Advice]:
+def _advice(
+    evidence: Evidence | None, config: Config, run: str, finished: bool
+) -> Iterator[Advice]:
     if not finished:
         yield "Training has not finished. Go on:", f"pyro-vae fit --out {run} --resume"
     if evidence is None:
@@ -133,4 +135,3 @@ def _upper(text: str) -> str:
 
 def _minus(value: float, digits: int) -> str:
     return f"{value:.{digits}f}".replace("-", "−")
-
