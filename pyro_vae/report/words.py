@@ -27,6 +27,8 @@ _PRIORS = {
     "flow": "a flow prior",
     "hierarchical": "a prior of two layers",
 }
+_NETWORKS = {"mlp": "fully connected", "conv": "convolutional"}
+_OBJECTIVES = {"elbo": "the ELBO", "iwae": "IWAE", "renyi": "Rényi's bound"}
 _PROGRAMS = {
     "vae": "variational autoencoder",
     "bottom-up": "hierarchical autoencoder (bottom-up)",
@@ -46,24 +48,31 @@ def sentence(config: Config, model: Any, *, epochs: int, data: str) -> str:
         prior = _PRIORS.get(config.prior, f"the prior {config.prior}").format(components)
     likelihood = getattr(getattr(model, "likelihood", None), "description", config.likelihood)
     program = _PROGRAMS.get(config.program, config.program)
-    widths = "-".join(map(str, config.hidden)) if config.hidden else ""
+    widths = " of " + "-".join(map(str, config.hidden)) if config.hidden else ""
+    networks = _NETWORKS.get(config.network, config.network)
+    objective = _OBJECTIVES.get(config.objective, config.objective)
     plural = "" if config.latent_dim == 1 else "s"
     return (
         f"A {program} of {config.latent_dim} latent{plural} with {prior}, the likelihood "
-        f"{likelihood}, a {config.posterior} posterior and {config.network} networks"
-        f"{f' of {widths}' * bool(widths)}, trained by {config.objective} for {epochs} epochs on "
-        f"{data}."
+        f"{likelihood}, a {config.posterior} posterior and {networks} networks{widths}, trained by "
+        f"{objective} for {epochs} epochs on {data}."
     )
 
 
 def lead(subjects: Sequence[Subject], comparison: Comparison | None) -> str:
     """Say the result in a sentence: which model is best, or what is known of the only one."""
     if comparison is None or comparison.data_set:
-        first = subjects[0]
-        return first.sentence if len(subjects) == 1 else ""
+        evidence = subjects[0].evidence
+        if len(subjects) > 1 or evidence is None:
+            return ""
+        mean = evidence.mean()
+        return (
+            f"log p(x) of held-out data is {_minus(mean.value, 2)} nats per datum, with a "
+            f"Monte-Carlo error of {mean.mc_error:.3f} and a sampling error of "
+            f"{mean.sampling_error:.2f}.{_doubtful(evidence.share_unreliable())}"
+        )
     best, second = comparison.rows[:2]
-    share = max(best.share_unreliable, second.share_unreliable)
-    verdict = f" Up to {max(share, 0.01):.0%} of the estimates are doubtful." if share else ""
+    verdict = _doubtful(max(best.share_unreliable, second.share_unreliable))
     difference = f"{-second.difference:.2f} ± {second.difference_error:.2f} nats"
     if second.probability_better >= _CLEAR:
         return (
@@ -84,7 +93,7 @@ def facts(evidence: Evidence) -> list[Fact]:
     return [
         ("ELBO", f"{_minus(evidence.elbo.mean().item(), 2)} nats, {gap:.2f} below log p(x)"),
         ("bits per dimension", f"{bits.value:.4f}"),
-        ("Pareto k̂", f"good for {1 - heavy:.1%} of the data"),
+        ("Pareto k̂", f"good for {f'{1 - heavy:.1%} of the' if heavy else 'all'} data"),
         (
             "effective sample size",
             f"median {evidence.ess.median().item():,.0f} of {evidence.samples:,}",
@@ -127,6 +136,10 @@ def _advice(
     elif found:
         more = f"--method {evidence.method} --samples {4 * evidence.samples}"
         yield "Take more samples:", f"pyro-vae evaluate {run} {more}"
+
+
+def _doubtful(share: float) -> str:
+    return f" Up to {max(share, 0.01):.0%} of the estimates are doubtful." if share else ""
 
 
 def _upper(text: str) -> str:

@@ -132,5 +132,7 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 
 def _title(names: Sequence[str], data: Data) -> str:
-    plural = f"{len(names)} models of " if len(names) > 1 else f"{names[0]}: "
-    return f"{plural}{data.name}"
+    several = len(names) > 1
+    return (
+        f"{len(names)} models of {data.name}" if several else f"{names[0]}, a model of {data.name}"
+    )

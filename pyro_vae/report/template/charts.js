@@ -23,7 +23,8 @@ function drawCurves(where, models) {
     y,
     xName: "epoch",
     yName: `${lines[0].known ? "validation" : "training"} ELBO, nats per datum`,
-    right: 118,
+    right: 132,
+    whole: true,
     alternative: `Learning curves: ${words}.`,
   });
   const labels = [];
@@ -42,11 +43,11 @@ function drawCurves(where, models) {
     if (i) label.y = Math.max(label.y, labels[i - 1].y + 15);
     const text = label.line.model.name;
     chart.svg.append(
-      shape("text", { x: chart.width - 102, y: label.y + 4, style: `fill:${colour(label.line.i)};font-weight:600` }, text.length > 16 ? `${text.slice(0, 15)}…` : text),
+      shape("text", { x: chart.width - 116, y: label.y + 4, style: `fill:${colour(label.line.i)};font-weight:600` }, text.length > 16 ? `${text.slice(0, 15)}…` : text),
     );
   });
   if (levels.length && labels.length)
-    chart.svg.append(shape("text", { x: chart.width - 102, y: labels.at(-1).y + 22 }, "● log p(x)"));
+    chart.svg.append(shape("text", { x: chart.width - 116, y: labels.at(-1).y + 22 }, "● log p(x)"));
 }
 
 // Differences from the best model with two standard errors.
@@ -100,7 +101,7 @@ function drawHistogram(where, values, mark = null, words = "") {
     );
   });
   if (marked) {
-    const x = chart.toX(mark), right = x > chart.width * 0.6;
+    const x = chart.toX(mark), right = x > chart.width - 210;
     chart.svg.append(shape("path", { class: "mark", d: `M${x} ${chart.top}V${chart.toY(0)}` }));
     chart.svg.append(shape("text", { class: "value", x: x + (right ? -6 : 6), y: chart.top + 10, "text-anchor": right ? "end" : "start" }, words));
   }

@@ -115,6 +115,8 @@ function frame(where, options) {
   const across = log
     ? { places: [10, 30, 100, 300, 1000, 3000, 10000, 30000].filter((v) => v >= x[0] && v <= x[1]), digits: 0 }
     : ticks(x[0], x[1], Math.min(6, width / 80));
+  if (options.whole) across.places = across.places.filter(Number.isInteger);
+  if (options.whole) across.digits = 0;
   for (const v of across.places)
     svg.append(
       shape("text", { x: toX(v), y: height - bottom + 18, "text-anchor": "middle" }, log ? v.toLocaleString("en") : fixed(v, across.digits)),
