@@ -16,7 +16,7 @@ from ..posteriors import DiagonalNormal, FullNormal, LowRankNormal
 from .operations import UnknownPart
 from .packing import Pack
 
-__all__ = ["describe_likelihood", "describe_posterior", "describe_prior"]
+__all__ = ["KNOWN_LIKELIHOODS", "describe_likelihood", "describe_posterior", "describe_prior"]
 
 _COUNTS = {"levels": "levels", "components": "components", "trials": "count"}
 _POSTERIORS: dict[type[nn.Module], str] = {
@@ -76,7 +76,7 @@ def describe_likelihood(likelihood: nn.Module, pack: Pack) -> dict[str, Any]:
     """
     names: dict[type[nn.Module], str] = {kind: name for name, kind in LIKELIHOODS.items()}
     name = names.get(type(likelihood))
-    if name not in _KNOWN_LIKELIHOODS or not isinstance(likelihood, Likelihood):
+    if name not in KNOWN_LIKELIHOODS or not isinstance(likelihood, Likelihood):
         raise UnknownPart(f"the page does not know the likelihood {type(likelihood).__name__}.")
     content: dict[str, Any] = {"family": name, "size": likelihood.event_shape.numel()}
     for short, attribute in _COUNTS.items():
@@ -105,7 +105,7 @@ def describe_posterior(posterior: nn.Module) -> str:
     return family
 
 
-_KNOWN_LIKELIHOODS = (
+KNOWN_LIKELIHOODS = (
     "bernoulli",
     "continuous-bernoulli",
     "normal",

@@ -10,8 +10,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.evidence import diagnostics
-from pyro_vae.likelihoods import LIKELIHOODS
 from pyro_vae.report import Subject, write_report
+from pyro_vae.report.families import KNOWN_LIKELIHOODS
 from pyro_vae.report.words import facts
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -30,7 +30,11 @@ _MODELS = {
     "softplus": {"activation": "softplus", "hidden": (5,), "prior": "diagonal"},
     "silu": {"activation": "silu", "hidden": (5,), "prior": "exemplar"},
     "scales": {"likelihood": "normal", "likelihood_scale": "network", "hidden": (5,)},
-    **{name: {"likelihood": name, "hidden": (5,)} for name in LIKELIHOODS if name != "bernoulli"},
+    **{
+        name: {"likelihood": name, "hidden": (5,)}
+        for name in KNOWN_LIKELIHOODS
+        if name != "bernoulli"
+    },
 }
 
 

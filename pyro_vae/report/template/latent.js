@@ -86,11 +86,12 @@ function startLatent(state) {
 
   // The decoded plane behind the points: pictures on a grid, the other latents as they are.
   function paintPlane() {
-    const { model } = state, { canvas } = view, { width, height } = painter;
+    const { model } = state, { canvas } = view, gap = Math.ceil(painter.width / 5);
+    const width = painter.width + gap, height = painter.height + gap;  // room between pictures
     canvas.hidden = !$("show-plane").checked;
     if (canvas.hidden || model.latents < 2) return;
     const grid = model.live ? null : model.pictures.grid;
-    const n = grid ? grid.lines[0].length : Math.max(8, Math.min(20, Math.floor(side / 30)));
+    const n = grid ? grid.lines[0].length : Math.max(8, Math.min(14, Math.floor(side / 36)));
     canvas.width = n * width;
     canvas.height = n * height;
     const context = canvas.getContext("2d"), z = new Float64Array(n * n * model.latents);
@@ -104,9 +105,13 @@ function startLatent(state) {
     const pictures = grid
       ? Array.from({ length: n * n }, (_, k) => state.decode(z.subarray(k * model.latents, (k + 1) * model.latents)))
       : model.decode(z);
-    canvas.style.opacity = 0.4;
+    canvas.style.opacity = 0.5;
     pictures.forEach((values, k) =>
-      context.putImageData(painter.pixels(values), (k % n) * width, Math.floor(k / n) * height),
+      context.putImageData(
+        painter.pixels(values),
+        (k % n) * width + Math.floor(gap / 2),
+        Math.floor(k / n) * height + Math.floor(gap / 2),
+      ),
     );
   }
 
