@@ -182,7 +182,10 @@ def test_the_page_asks_for_nothing_and_says_everything(page):
 
 def test_a_datum_that_is_drawn(page):
     """With the mouse and with the keyboard: another datum, another log p(x)."""
-    page.run("pyroVae.choose(3)")
+    page.run("pyroVae.choose(3, false)")
+    page.run(
+        "document.getElementById('pad').scrollIntoView({behavior: 'instant', block: 'center'})"
+    )
     before = page.run("pyroVae.x.join()")
     box = page.run(
         "(({left, top, width}) => [left, top, width])(document.getElementById('pad')"
