@@ -20,7 +20,7 @@ class Report(Command):
     folders: Annotated[
         tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")
     ]
-    """Run folders, of the same data."""
+    """Run folders of the same data, or a folder with runs in it, such as a study's."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("report.html")
     """The HTML file."""
     number: Annotated[int, tyro.conf.arg(metavar="N")] = 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ..evidence import Evidence, compare
 from ..report import Subject, write_report
 from ..report.packing import Weights
 from ..report.words import advice, facts, lead, sentence
+from ..training.checkpoint import CONFIG, holds_run
 from .figures import encode
 from .folder import Run, load_run
 from .run import EVIDENCE, identity, load_data
@@ -34,7 +36,7 @@ def report_runs(
     page, too: it says so.
 
     Args:
-        folders: run folders.
+        folders: run folders; of any other folder, such as a study's, the runs in it.
         out: the HTML file.
         number: how many of the first test data the page holds.
         weights: precision of the networks' weights in it.
@@ -52,7 +54,7 @@ def report_runs(
         raise ValueError("a report needs at least one run; got none.")
     if number < 1:
         raise ValueError(f"a report needs at least one datum; got number={number}.")
-    runs = [load_run(folder) for folder in folders]
+    runs = [load_run(path) for folder in folders for path in _runs_in(Path(folder))]
     names = _names([run.folder for run in runs])
     tests = [load_data(run.config, root=root).test for run in runs]
     for run, test in zip(runs, tests, strict=True):
@@ -64,7 +66,7 @@ def report_runs(
     evidences = [_evidence(run, tests[0]) for run in runs]
     found = {name: one for name, one in zip(names, evidences, strict=True) if one is not None}
     comparison = compare(found) if len(found) > 1 else None
-    data = tests[0].head(number)
+    data = tests[0].head(number).in_memory()
     subjects = [
         _subject(run, name, data, one)
         for run, name, one in zip(runs, names, evidences, strict=True)
@@ -125,10 +127,20 @@ def _evidence(run: Run, test: Data) -> Evidence | None:
     return evidence
 
 
+def _runs_in(folder: Path) -> list[Path]:
+    """The folder, or the runs in one that is none itself."""
+    if holds_run(folder):
+        return [folder]
+    return sorted(path.parent for path in folder.rglob(CONFIG)) or [folder]
+
+
 def _names(folders: Sequence[Path]) -> list[str]:
-    """Names of the folders, or whole paths where two have one name."""
-    short = [folder.resolve().name for folder in folders]
-    return short if len({*short}) == len(short) else [str(folder) for folder in folders]
+    """Names of the folders, as paths from the one that holds them all."""
+    paths = [folder.resolve() for folder in folders]
+    if len(paths) == 1:
+        return [paths[0].name]
+    common = os.path.commonpath([path.parent for path in paths])
+    return [path.relative_to(common).as_posix() for path in paths]
 
 
 def _title(names: Sequence[str], data: Data) -> str:

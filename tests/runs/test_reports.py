@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,15 @@ def test_a_model_with_labels_is_shown_by_its_pictures(folders, tmp_path):
     (model,) = content["models"]
     assert "ConditionalVAE" in model["reason"]
     assert model["pictures"]["reconstructions"]["steps"]["kind"] == "bytes"
+
+
+def test_a_folder_of_runs(folders, tmp_path):
+    study = tmp_path / "study"
+    for name, seed in (("plain", 0), ("plain", 1), ("mixed", 0)):
+        shutil.copytree(folders / name, study / name / f"seed-{seed}")
+    _, content = _content(report_runs([study], tmp_path / "r.html", number=20))
+    names = {model["name"] for model in content["models"]}
+    assert names == {"plain/seed-0", "plain/seed-1", "mixed/seed-0"}
 
 
 def test_what_is_refused(folders, tmp_path):
