@@ -282,6 +282,24 @@ def test_parts_that_the_page_does_not_know(browser, data, tmp_path, digits):
     torch.testing.assert_close(torch.tensor(shown), flow.decode(z).flatten(), rtol=0, atol=2e-3)
 
 
+def test_vectors_one_latent_and_no_labels(browser, tmp_path):
+    """Rows of bars that nobody can draw in, and a line in place of a plane."""
+    x = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    model = _model({"likelihood": "normal", "latent_dim": 1, "hidden": (4,)}, x)
+    data = pv.Data(x, name="rows", split="test")
+    browser.open(write_report(tmp_path / "r.html", [_subject("m", model, data)], data, title="r"))
+    browser.wait("document.getElementById('live-facts').textContent.startsWith('draws5,000')")
+    assert browser.errors == []
+    for name in ("clear", "show-plane", "curves"):
+        assert browser.run(f"document.getElementById('{name}').offsetParent === null"), name
+    browser.run("document.getElementById('plane').focus()")
+    before = browser.run("pyroVae.z[0]")
+    browser.send("Input.dispatchKeyEvent", type="keyDown", key="ArrowRight")
+    assert browser.run("pyroVae.z[0]") > before
+    browser.send("Input.dispatchKeyEvent", type="keyDown", key="Enter")
+    assert browser.errors == []
+
+
 def test_half_precision_is_half_the_size_and_says_so(browser, data, models, tmp_path):
     subject = _subject("m", models["conv"], data)
     sizes = {}

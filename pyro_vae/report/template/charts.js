@@ -10,6 +10,7 @@ function drawCurves(where, models) {
       const y = known ? valid : [...model.column(model.history.train_elbo)];
       return { model, i, known, x: [...model.column(model.history.epoch)], y };
     });
+  where.closest("figure").hidden = !lines.length;
   if (!lines.length) return;
   const last = Math.max(...lines.map((line) => line.x.at(-1)));
   const late = lines.flatMap((line) => line.y.slice(Math.floor(line.y.length / 5)));

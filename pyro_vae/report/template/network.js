@@ -37,9 +37,10 @@ function affine(map, weights, x) {
   return y;
 }
 
-function biased(y, bias, pixels) {
-  const size = bias.length, each = size === y.channels ? pixels : 1;
-  for (let i = 0; i < y.values.length; i++) y.values[i] += bias[Math.floor(i / each) % size];
+// A bias of each channel or of each pixel.
+function addBias(y, bias, channels, pixels) {
+  const each = bias.length === channels ? pixels : 1;
+  for (let i = 0; i < y.length; i++) y[i] += bias[Math.floor(i / each) % bias.length];
 }
 
 // Both convolutions go through the same pairs of pixels: (i of the small side) * stride + k -
@@ -74,7 +75,7 @@ function convolve(op, weights, x, transposed) {
             }
           }
       }
-  if (op.bias) biased({ values: y, channels: outChannels }, take(weights, op.bias), outHeight * outWidth);
+  if (op.bias) addBias(y, take(weights, op.bias), outChannels, outHeight * outWidth);
   return y;
 }
 
