@@ -37,6 +37,7 @@ function startLatent(state) {
         state.z[d] = Number(input.value);
         move(false);
       });
+      input.addEventListener("change", paintPlane);
       sliders.append(make("label", {}, latent(d), input, make("output")));
     }
     frameAxes();
@@ -189,5 +190,5 @@ function startLatent(state) {
     frameAxes();
     drawPosterior();
   });
-  return { begin, move, drawPosterior, redraw: () => (frameAxes(), drawPosterior()) };
+  return { begin, move, drawPosterior, paintPlane, redraw: () => (frameAxes(), drawPosterior()) };
 }

@@ -41,6 +41,7 @@ function start() {
       state.index = state.last = i;
       state.x = Float32Array.from(state.datum(i));
       state.infer();
+      latent.paintPlane();
       datum.show();
       if (scroll) $("datum").scrollIntoView();
     },
