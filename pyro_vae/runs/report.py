@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..common.files import read_json
 from ..data.sets import Data
 from ..evidence import Evidence, compare
 from ..report import Subject, write_report
@@ -20,6 +21,8 @@ from .folder import Run, load_run
 from .run import EVIDENCE, identity, load_data
 
 __all__ = ["report_runs"]
+
+CERTIFICATE = "certificate.json"
 
 
 def report_runs(
@@ -103,9 +106,19 @@ def _subject(run: Run, name: str, data: Data, evidence: Evidence | None) -> Subj
         decode=decode if hasattr(vae, "interpolate") else None,
         evidence=evidence,
         history=run.history.columns(),
-        facts=[] if evidence is None else facts(evidence),
+        facts=[*([] if evidence is None else facts(evidence)), *_certificate(run)],
         advice=advice(evidence, run.config, run=str(run.folder), finished=run.finished),
     )
+
+
+def _certificate(run: Run) -> list[tuple[str, str]]:
+    """What bounds on simulated data certify, if the folder says so."""
+    path = run.folder / CERTIFICATE
+    if not path.exists():
+        return []
+    found = read_json(path)
+    gap = f"{found['gap']:.3f} ± {found['error']:.3f} nats"
+    return [("certified gap", f"{gap} between bounds, {found['number']} simulated data")]
 
 
 def _evidence(run: Run, test: Data) -> Evidence | None:
