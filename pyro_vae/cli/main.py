@@ -20,6 +20,7 @@ from ..config import Config
 from .base import Command, Training
 from .imputation import Impute
 from .published import Reproduce
+from .report import Report
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
@@ -35,6 +36,7 @@ COMMANDS: dict[str, type[Command]] = {
     "reproduce": Reproduce,
     "sample": Sample,
     "plot": Plot,
+    "report": Report,
     "export": Export,
     "impute": Impute,
 }

@@ -22,7 +22,7 @@ from .folder import Run, load_run
 from .outcome import Study
 from .run import EVIDENCE, arguments, load_data
 
-__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "sample_run"]
+__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 
 FIGURES = "figures"
 _SHOWN = 2000  # data in a scatter plot
@@ -211,7 +211,7 @@ def _title(run: Run) -> str:
     return f"{data}, {prior} prior{program}"
 
 
-def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+def encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Codes of data, the lower layer first, and what encoder and decoder take beside them."""
     vae: Any = run.vae
     given = arguments(run.config, data)[1:]
@@ -226,7 +226,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
         return
     vae: Any = run.vae
     shown = test.head(10)
-    codes, given = _encode(run, shown)
+    codes, given = encode(run, shown)
     figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
     pairs = min(6, len(test) // 2)
@@ -238,7 +238,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
 
 def _latent_figure(run: Run, test: Data) -> plots.Figure:
     shown = test.head(_SHOWN)
-    codes, title = _encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
+    codes, title = encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
     if codes.shape[1] == 1:
         return plots.images(codes, title=title)  # a histogram
     return plots.latent_space(codes, shown.y, title=title)
