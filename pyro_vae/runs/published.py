@@ -86,10 +86,7 @@ _BURDA = Config(
     schedule="cosine",
     compiled=True,
 )
-_STAGES = (
-    "the learning rate falls by a cosine over as many epochs, in place of eight stages; Adam has "
-    "its usual ε."
-)
+_STAGES = "the learning rate falls by a cosine over as many epochs, in place of eight stages."
 _ADAM = "Adam without per-tensor normalized gradients."
 
 PUBLISHED = {
