@@ -94,7 +94,7 @@ def _conversion(array: np.ndarray[Any, Any]) -> str:
 def _are_other_whole_numbers(array: np.ndarray[Any, Any], dtype: torch.dtype) -> bool:
     """Whether an array of whole numbers would hold others, as 2**24 + 1 in float32."""
     largest = 1 / torch.finfo(dtype).eps
-    if not array.size or 1 / np.finfo(array.dtype).eps <= largest:
+    if not array.size or 1 / float(np.finfo(array.dtype).eps) <= largest:
         return False
     different = False
     for start in range(0, len(array) if array.ndim else 0, _ROWS):
