@@ -102,7 +102,8 @@ class Stacked(dist.TorchDistribution):
         terms = []
         for part, place in zip(self.parts, self.places, strict=True):
             own = value.index_select(-1, place)
-            inside = 0.0 if part.support.is_discrete else 0.5
+            support: Any = part.support
+            inside = 0.0 if support.is_discrete else 0.5
             terms.append(part.log_prob(torch.where(own.isnan(), inside, own)))
         leading = torch.broadcast_shapes(*(term.shape[:-1] for term in terms))
         joined = torch.cat([term.expand(*leading, term.shape[-1]) for term in terms], -1)

@@ -71,6 +71,6 @@ def _draw(axes: Axes, column: Column, known: Floats, made: Floats) -> None:
     else:
         edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
     if len(known):
-        axes.hist(known, edges, density=True, color=GREY, alpha=0.5, linewidth=0)
+        axes.hist(known, edges.tolist(), density=True, color=GREY, alpha=0.5, linewidth=0)
     if len(made):
-        axes.hist(made, edges, density=True, color=BLUE, histtype="step", linewidth=1.6)
+        axes.hist(made, edges.tolist(), density=True, color=BLUE, histtype="step", linewidth=1.6)

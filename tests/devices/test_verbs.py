@@ -142,6 +142,9 @@ VERBS = {
     "compare": lambda digits, device: pv.compare(
         {"a": _evidence(digits, device), "b": _evidence(digits, device, prior="laplace")}
     ).to_dict(),
+    "impute": lambda digits, device: pv.impute(
+        *_pair(digits, device), 3, mask=torch.arange(64).reshape(8, 8) % 3 > 0, samples=30
+    ).draws,
     "to_csv": lambda digits, device: [
         float(word)
         for word in pv.evidence.to_csv(_evidence(digits, device)).split("\n")[1].split(",")[1:3]
@@ -191,6 +194,7 @@ ELSEWHERE = {
     "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
+    "coded decoded describe imputed impute_run infer load_table marginals",
     "to_datatree unbiased_log_evidence write write_csv",
 }
 
