@@ -99,17 +99,6 @@ def test_code_of_pages_runs(path, monkeypatch, tmp_path):
     pyro.clear_param_store()
 
 
-@pytest.mark.parametrize("page", ["counts"])
-def test_code_of_a_page_runs(page, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    text = (_ROOT / "docs" / f"{page}.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert blocks
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, f"docs/{page}.md", "exec"), names)
-
-
 def test_contributing_code_runs(monkeypatch):
     """The worked examples do what the text says, and leave the package as it was."""
     from pyro_vae import likelihoods
