@@ -206,7 +206,7 @@ import json, os, random, signal, sys, time
 import torch
 
 from pyro_vae import cli
-from pyro_vae.runs import compare_runs, study
+from pyro_vae.runs.run import compare_runs
 
 torch.set_num_threads(1)
 run, first, again = json.loads(sys.argv[1])
