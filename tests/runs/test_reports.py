@@ -35,7 +35,7 @@ def folders(tmp_path_factory):
         "bare": (),
     }.items():
         assert run("fit", "--out", root / name, *_SMALL, *options) == 0
-    for name in ("plain", "mixed", "labels"):
+    for name in ("plain", "mixed"):
         assert run("evaluate", root / name, "--samples", 30, "--number", 40) == 0
     return root
 
