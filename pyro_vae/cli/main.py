@@ -18,9 +18,13 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+<<<<<<< HEAD
 from .imputation import Impute
 from .published import Reproduce
 from .report import Report
+=======
+from .new_data import Encode, Reconstruct, Score
+>>>>>>> 43ab0e5 (Callables after every epoch; encode, score and reconstruct new data)
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
@@ -32,6 +36,9 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "check": Check,
     "compare": Compare,
+    "encode": Encode,
+    "score": Score,
+    "reconstruct": Reconstruct,
     "study": Study,
     "reproduce": Reproduce,
     "sample": Sample,
