@@ -14,6 +14,7 @@ from torch import Tensor
 from ..common.files import read_json, write_json
 from ..common.options import Method, Precision
 from ..common.plain import fits
+from .arviz import elpd_data
 from .diagnostics import pareto_k_threshold
 
 __all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
@@ -275,6 +276,16 @@ class Evidence:
             if which.any()
         ]
         return f"doubtful: {', '.join(reasons)}" if reasons else "trusted"
+
+    def to_elpd(self, *, relative_to: Evidence | None = None) -> Any:
+        """Return the result as ArviZ's ``ELPDData``, see :func:`~.arviz.elpd_data`.
+
+        ``relative_to`` is another result on the same data, to take the difference from: comparisons
+        and weights stay the same, and nothing vanishes where log p(x) is below -700 nats.
+        """
+        base = None if relative_to is None else (relative_to.corrected(), relative_to.data_sha256)
+        given = (self.corrected(), self.data_sha256)
+        return elpd_data(given, self.pareto_k, self.samples, self.unreliable(), base)
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""
