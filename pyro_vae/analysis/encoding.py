@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..common.seeding import seeded
 from ..data import AnyData
+from ..programs.checks import kind
 from ..programs.evaluation import BLOCK, Block, evaluating
 from ..programs.moments import Moments, classes_of, moments_of
 from ..programs.traces import Fn, latent_sites, observed_sites
@@ -137,7 +138,9 @@ def encode(
                 for name, site in latent_sites(trace):
                     if name in moments:
                         mean, variance = moments_of(pair, site, number)
-                        moments[name].add(values[name] if variance is None else mean, variance)
+                        known = mean is not None and variance is not None
+                        given = (mean, variance) if known else (values[name], None)
+                        moments[name].add(*given)
                         drawn[name].append(values[name][: max(0, draws - begin)])
             found: Found = {name: moment.found() for name, moment in moments.items()}
             for name in names if draws else ():
@@ -186,7 +189,13 @@ def reconstruct(
                 with seeded("encode", seed, block.first // BLOCK, begin):
                     values, _ = pair.propose(block.batch, number)
                 for name, site in observed_sites(pair.trace("model", block.batch, number, values)):
-                    moments.setdefault(name, Moments()).add(moments_of(pair, site, number)[0], None)
+                    mean, _ = moments_of(pair, site, number)
+                    if mean is None:
+                        raise ValueError(
+                            f"site {name!r} is {kind(site)}, which does not tell its mean, so that "
+                            "it cannot be reconstructed."
+                        )
+                    moments.setdefault(name, Moments()).add(mean, None)
                     if classes_of(site["fn"]):
                         indices.add(name)
             found: Found = {}

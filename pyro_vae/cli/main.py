@@ -18,13 +18,10 @@ from ..common.errors import Interrupted
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
-<<<<<<< HEAD
 from .imputation import Impute
+from .new_data import Encode, Reconstruct, Score
 from .published import Reproduce
 from .report import Report
-=======
-from .new_data import Encode, Reconstruct, Score
->>>>>>> 43ab0e5 (Callables after every epoch; encode, score and reconstruct new data)
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ def classes_of(fn: Any) -> int:
     return single.probs.shape[-1] if isinstance(single, Categorical) else 0
 
 
-def moments_of(layout: Layout, site: Any, samples: int) -> tuple[Tensor, Tensor | None]:
+def moments_of(layout: Layout, site: Any, samples: int) -> tuple[Tensor | None, Tensor | None]:
     """Return mean and variance of a site in a trace, given the sites above it.
 
     Of a class index they are those of its one-hot vector: probabilities p and p (1 - p).
@@ -32,27 +31,29 @@ def moments_of(layout: Layout, site: Any, samples: int) -> tuple[Tensor, Tensor 
         samples: number of draws S in the trace.
 
     Returns:
-        Both of shape ``(S, *batch dims of the plates, *event_shape)``, with the classes last. The
-        variance is ``None`` where the distribution does not tell it, and its ``mean`` may then be
+        Both of shape ``(S, *batch dims of the plates, *event_shape)``, with the classes last;
+        ``None`` for what the distribution does not tell. Without a variance its ``mean`` may be
         something else (such as the image of a flow's centre).
     """
     fn = site["fn"]
-    shape = (*fn.batch_shape, *fn.event_shape)
-    variance = None
-    if classes := classes_of(fn):
-        mean = _single(fn).probs
-        shape, event_dim = (*shape, classes), fn.event_dim + 1
-        variance = mean * (1 - mean)
-    else:
-        mean, event_dim = fn.mean, fn.event_dim
-        with suppress(NotImplementedError, AttributeError):
-            variance = fn.variance
+    classes = classes_of(fn)
+    shape, event_dim = (*fn.batch_shape, *fn.event_shape), fn.event_dim
+    if classes:
+        shape, event_dim = (*shape, classes), event_dim + 1
 
-    def laid(value: Tensor) -> Tensor:
+    def told(name: str) -> Tensor | None:
+        try:
+            value = getattr(fn, name) if not classes else _of_indices(_single(fn).probs)[name]
+        except (NotImplementedError, AttributeError):
+            return None
         value = value.expand(shape)
         return value if layout.vectorized else layout.unfold(value, event_dim, samples)
 
-    return laid(mean), None if variance is None else laid(variance)
+    return told("mean"), told("variance")
+
+
+def _of_indices(probabilities: Tensor) -> dict[str, Tensor]:
+    return {"mean": probabilities, "variance": probabilities * (1 - probabilities)}
 
 
 class Moments:

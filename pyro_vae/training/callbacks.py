@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from numbers import Real
 from typing import Any, TypeAlias
 
 import torch
@@ -95,17 +94,19 @@ def _with_columns(row: Epoch, returned: Any, function: OnEpoch) -> Epoch:
     """Add the numbers that a callable returned to a row, if it returned any."""
     if not isinstance(returned, Mapping):
         return row
-    more = dict(row.more)
+    more: dict[str, Any] = dict(row.more)
     for name, value in returned.items():
         if name in row.to_dict():
             raise ValueError(f"{_named(function)} returned {name!r}, which is a column already.")
-        number = isinstance(value, Real) or getattr(value, "size", None) == 1
-        if not isinstance(name, str) or not (number or isinstance(value, torch.Tensor)):
+        try:
+            more[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            more[name] = None
+        if more[name] is None or isinstance(value, str) or not isinstance(name, str):
             raise TypeError(
                 f"{_named(function)} must return numbers by name, to be columns of the history; "
                 f"got {name!r}: {value!r}."
             )
-        more[name] = float(value)
     return replace(row, more=more)
 
 
