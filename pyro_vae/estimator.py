@@ -88,13 +88,13 @@ class VAEDensity(
         n_features_in_: number of columns.
     """
 
-    def fit(self, X: Any, y: Any = None) -> Self:  # noqa: N803
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Train on rows X, ``(N, n_features)``; y is ignored.
 
         Raises:
             ValueError: a setting out of range; rows outside the likelihood's support; no rows, NaN.
         """
-        X = validate_data(self, X, dtype=_TYPES)  # noqa: N806
+        X = validate_data(self, X, dtype=_TYPES)
         config = Config(**{name: getattr(self, name) for name in _settings})
         check_taken(config, "program")
         if takes(config, "classes"):
@@ -115,7 +115,7 @@ class VAEDensity(
         self._sizes = [part.shape[1] for part in self._codes(x[:1])]
         return self
 
-    def evidence(self, X: Any) -> Evidence:  # noqa: N803
+    def evidence(self, X: Any) -> Evidence:
         """Return log p(x) of each row with its errors, diagnostics and verdicts.
 
         Warns:
@@ -133,22 +133,22 @@ class VAEDensity(
             progress=False,
         )
 
-    def score_samples(self, X: Any) -> Rows:  # noqa: N803
+    def score_samples(self, X: Any) -> Rows:
         """Return log p(x) of each row in nats, shape ``(N,)``."""
         found: Rows = self.evidence(X).corrected().numpy()
         return found
 
-    def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any = None) -> float:
         """Return the mean of :meth:`score_samples`; y is ignored."""
         return float(self.score_samples(X).mean())
 
-    def transform(self, X: Any) -> Rows:  # noqa: N803
+    def transform(self, X: Any) -> Rows:
         """Return the latent codes, means of q(z|x), shape ``(N, latents)``, of all layers."""
         x = self._checked(X)
         codes = [torch.cat(self._codes(part), -1) for part in x.split(_AT_ONCE)]
         return _rows(torch.cat(codes))
 
-    def inverse_transform(self, X: Any) -> Rows:  # noqa: N803
+    def inverse_transform(self, X: Any) -> Rows:
         """Return the means of p(x|z) at latent codes, shape ``(N, n_features)``."""
         check_is_fitted(self)
         codes = torch.tensor(check_array(X, dtype=_TYPES)).to(next(self.vae_.parameters()).dtype)
@@ -169,7 +169,7 @@ class VAEDensity(
     def _n_features_out(self) -> int:
         return sum(self._sizes)
 
-    def _checked(self, X: Any) -> Tensor:  # noqa: N803
+    def _checked(self, X: Any) -> Tensor:
         """Rows as data of the model."""
         check_is_fitted(self)
         x = torch.tensor(validate_data(self, X, dtype=_TYPES, reset=False))

@@ -138,9 +138,9 @@ def encode(
                 for name, site in latent_sites(trace):
                     if name in moments:
                         mean, variance = moments_of(pair, site, number)
-                        known = mean is not None and variance is not None
-                        given = (mean, variance) if known else (values[name], None)
-                        moments[name].add(*given)
+                        if mean is None or variance is None:
+                            mean, variance = values[name], None
+                        moments[name].add(mean, variance)
                         drawn[name].append(values[name][: max(0, draws - begin)])
             found: Found = {name: moment.found() for name, moment in moments.items()}
             for name in names if draws else ():

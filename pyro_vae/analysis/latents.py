@@ -147,8 +147,8 @@ def active_units(
     """Count the latent dimensions that tell data apart.
 
     Each posterior mean is that of ``samples`` draws. Their noise adds about the posterior variance
-    over ``samples`` to each variance, and its estimate is subtracted. Latents of integers, such as a
-    class, are left out. Other arguments are those of :func:`inference_gaps`.
+    over ``samples`` to each variance, and its estimate is subtracted. Latents of integers, such as
+    a class, are left out. Other arguments are those of :func:`inference_gaps`.
 
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519

@@ -11,9 +11,7 @@ from .latents import active_units, rate
 __all__ = ["collapse"]
 
 
-def collapse(
-    program: Any, x: AnyData, *, seed: int = 0
-) -> Callable[[Any], dict[str, float]]:
+def collapse(program: Any, x: AnyData, *, seed: int = 0) -> Callable[[Any], dict[str, float]]:
     """Watch a program's latents in training: ``pv.fit(vae, ..., on_epoch=collapse(vae, some))``.
 
     A hundred or a few data are enough: each epoch costs a hundred draws of the guide for each, and

@@ -29,9 +29,10 @@ class _NewData(Command):
     """File to write: .npz, .parquet or .csv."""
     place: Flat[Place] = dataclasses.field(default_factory=Place)
 
-    def given(self) -> tuple[Any, ...]:
+    def given(self) -> dict[str, Any]:
         """Return the arguments that all of them have."""
-        return self.folder, self.data, self.out
+        named = {"folder": self.folder, "data": self.data, "out": self.out}
+        return {**named, **vars(self.place)}
 
     def tell(self, found: Any, new: Any) -> None:
         """Print what was found, of what, and where it is."""
@@ -48,7 +49,7 @@ class Encode(_NewData):
         """Run the command."""
         from ..runs.new_data import encode_run
 
-        self.tell(*encode_run(*self.given(), self.settings, **vars(self.place)))
+        self.tell(*encode_run(settings=self.settings, **self.given()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ class Reconstruct(_NewData):
         from ..runs.new_data import reconstruct_run
 
         settings = EncodingSettings(samples=self.samples, seed=self.seed)
-        self.tell(*reconstruct_run(*self.given(), settings, **vars(self.place)))
+        self.tell(*reconstruct_run(settings=settings, **self.given()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Score(_NewData):
         """Run the command."""
         from ..runs.new_data import score_run, surprises
 
-        evidence, new = score_run(*self.given(), self.settings, **vars(self.place))
+        evidence, new = score_run(settings=self.settings, **self.given())
         print(f"{evidence}\n\nmost surprising rows")
         table = surprises(evidence, new.columns())
         names = ("row", "log_px", "standard_error", "verdict")

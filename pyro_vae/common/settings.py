@@ -19,7 +19,13 @@ from .options import (
     check_values,
 )
 
-__all__ = ["CheckSettings", "EncodingSettings", "EvaluationSettings", "Sampling", "TrainingSettings"]
+__all__ = [
+    "CheckSettings",
+    "EncodingSettings",
+    "EvaluationSettings",
+    "Sampling",
+    "TrainingSettings",
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,9 +96,7 @@ def test_a_guide_without_moments_is_averaged(linear_gaussian):
     def guide(x):
         base = dist.Normal(0.1 * x, 0.2)
         with pyro.plate("data", len(x)):
-            pyro.sample(
-                "z", dist.TransformedDistribution(base, [dist.transforms.ExpTransform()])
-            )
+            pyro.sample("z", dist.TransformedDistribution(base, [dist.transforms.ExpTransform()]))
 
     x = lg.x[:, 0]
     found = encode(model, guide, x, samples=2000)

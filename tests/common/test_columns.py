@@ -15,7 +15,7 @@ _COLUMNS = {
     "odd": np.array([np.nan, np.inf, -np.inf]),
     "whole": torch.tensor([-5, 2**60, 0]),
     "parts": torch.arange(12.0).reshape(3, 2, 2),
-    "said": ["=1+1", "trusted", "-2 e, \"x\""],
+    "said": ["=1+1", "trusted", '-2 e, "x"'],
 }
 
 
@@ -29,7 +29,7 @@ def test_csv_reads_back_to_the_same_bits_and_runs_no_formula(tmp_path):
         expected = np.asarray(_COLUMNS[name])
         np.testing.assert_array_equal(np.array(columns[name]).astype(expected.dtype), expected)
     assert [float(v) for v in columns["parts[1,0]"]] == [2, 6, 10]
-    assert columns["said"] == ("'=1+1", "trusted", "'-2 e, \"x\"")
+    assert columns["said"] == ("'=1+1", "trusted", '\'-2 e, "x"')
     assert columns["whole"][0] == "-5"  # a number is no formula
 
 

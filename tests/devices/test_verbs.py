@@ -124,6 +124,15 @@ VERBS = {
     ),
     "active_units": lambda digits, device: pv.analysis.active_units(*_pair(digits, device)),
     "kl_per_dimension": lambda digits, device: pv.analysis.kl_per_dimension(*_pair(digits, device)),
+    "encode of a pair": lambda digits, device: pv.analysis.encode(
+        *_pair(digits, device, program="top-down"), draws=2
+    ).columns(),
+    "reconstruct of a pair": lambda digits, device: pv.analysis.reconstruct(
+        *_pair(digits, device)
+    ).columns(),
+    "collapse": lambda digits, device: pv.analysis.collapse(
+        build(digits)[1].to(device), digits.test.x[:6]
+    )(None),
     "rate": lambda digits, device: pv.analysis.rate(*_pair(digits, device)),
     "calibration": lambda digits, device: pv.check.calibration(
         *_pair(digits, device), simulations=50, samples=40, draws=10
@@ -191,7 +200,7 @@ ELSEWHERE = {
     "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
-    "to_datatree unbiased_log_evidence write write_csv",
+    "load_rows to_datatree unbiased_log_evidence write write_csv",
 }
 
 

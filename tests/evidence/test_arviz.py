@@ -25,7 +25,12 @@ def _evidence(log_px, sha256="abc", **columns):
     }
     given = {name: values.double() for name, values in given.items()}
     return pv.Evidence(
-        log_px=log_px.double() - 0.5, **given, samples=1000, seed=0, event_size=1, data_sha256=sha256
+        log_px=log_px.double() - 0.5,
+        **given,
+        samples=1000,
+        seed=0,
+        event_size=1,
+        data_sha256=sha256,
     )
 
 

@@ -33,7 +33,7 @@ def test_they_see_every_row_once_and_in_turn(linear_gaussian):
     assert [row.epoch for row in history.epochs] == [1, 2, 3]
     row = history.epochs[0].to_dict()
     assert row["train_elbo"] == history.epochs[0].train_elbo
-    assert list(row)[0] == "epoch"
+    assert next(iter(row)) == "epoch"
 
 
 def test_they_change_no_bit_of_the_training(linear_gaussian):
@@ -159,7 +159,5 @@ def test_monitors_are_what_analysis_says_at_the_end(tmp_path):
     rate = pv.analysis.rate(vae.model, vae.guide, valid)
     active = pv.analysis.active_units(vae.model, vae.guide, valid).number
     assert float(rows[-1]["rate"]) == pytest.approx(rate.rate, abs=1e-5)
-    assert float(rows[-1]["mutual_information"]) == pytest.approx(
-        rate.mutual_information, abs=1e-5
-    )
+    assert float(rows[-1]["mutual_information"]) == pytest.approx(rate.mutual_information, abs=1e-5)
     assert [float(row["active_units"]) for row in rows][-1] == active
