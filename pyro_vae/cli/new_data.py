@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from ..common.settings import EncodingSettings, EvaluationSettings
+from ..common.settings import EncodingSettings, EvaluationSettings, ReconstructionSettings
 from .base import Command, Flat, Place, RunFolder
 
 __all__ = ["Encode", "Reconstruct", "Score"]
@@ -56,17 +56,15 @@ class Encode(_NewData):
 class Reconstruct(_NewData):
     """Reconstruct new data: the mean of x given its latents, averaged over q(z|x)."""
 
-    samples: int = EncodingSettings.samples
-    """Draws of the latents for each datum, of which averages are taken."""
-    seed: int = EncodingSettings.seed
-    """Seed of the draws."""
+    settings: Flat[ReconstructionSettings] = dataclasses.field(
+        default_factory=ReconstructionSettings
+    )
 
     def run(self) -> None:
         """Run the command."""
         from ..runs.new_data import reconstruct_run
 
-        settings = EncodingSettings(samples=self.samples, seed=self.seed)
-        self.tell(*reconstruct_run(settings=settings, **self.given()))
+        self.tell(*reconstruct_run(settings=self.settings, **self.given()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ __all__ = [
     "CheckSettings",
     "EncodingSettings",
     "EvaluationSettings",
+    "ReconstructionSettings",
     "Sampling",
     "TrainingSettings",
 ]
@@ -117,19 +118,25 @@ class EvaluationSettings(Sampling):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodingSettings:
-    """How new data are encoded or reconstructed."""
+class ReconstructionSettings:
+    """How new data are reconstructed."""
 
     samples: Annotated[int, at_least(2)] = 100
     """Draws of the latents for each datum, of which averages are taken where there is no closed
     form."""
-    draws: Annotated[int, at_least(0)] = 0
-    """Draws to write for each datum."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed of the draws."""
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingSettings(ReconstructionSettings):
+    """How new data are encoded."""
+
+    draws: Annotated[int, at_least(0)] = 0
+    """Draws to write for each datum."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..analysis import Encoding, Reconstruction, encode, reconstruct
 from ..common.columns import check_columns_file, write_columns
 from ..common.options import takes
-from ..common.settings import EncodingSettings, EvaluationSettings
+from ..common.settings import EncodingSettings, EvaluationSettings, ReconstructionSettings
 from ..data import Data
 from ..data.loading import load_rows
 from ..evidence import Evidence, log_evidence
@@ -138,7 +138,7 @@ def reconstruct_run(
     folder: str | Path,
     data: str | Path,
     out: str | Path,
-    settings: EncodingSettings | None = None,
+    settings: ReconstructionSettings | None = None,
     *,
     root: str | Path | None = None,
     device: str = "auto",
@@ -146,11 +146,10 @@ def reconstruct_run(
 ) -> tuple[Reconstruction, NewData]:
     """Reconstruct new data by a run, E[x|z] over q(z|x), written to a file.
 
-    Arguments and errors are those of :func:`encode_run`; no draws are written.
+    Arguments and errors are those of :func:`encode_run`.
     """
     check_columns_file(out)
-    given = asdict(settings or EncodingSettings())
-    given.pop("draws")
+    given = asdict(settings or ReconstructionSettings())
     new = read_new(folder, data, root=root, device=device)
     model, guide = new.run.vae.model, new.run.vae.guide
     found = reconstruct(model, guide, new.arguments, **given, progress=progress)
