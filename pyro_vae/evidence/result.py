@@ -280,12 +280,10 @@ class Evidence:
     def to_elpd(self, *, relative_to: Evidence | None = None) -> Any:
         """Return the result as ArviZ's ``ELPDData``, see :func:`~.arviz.elpd_data`.
 
-        ``relative_to`` is another result on the same data, to take the difference from: comparisons
-        and weights stay the same, and nothing vanishes where log p(x) is below -700 nats.
+        Those of ``relative_to`` are subtracted, so that nothing vanishes below -700 nats.
         """
-        base = None if relative_to is None else (relative_to.corrected(), relative_to.data_sha256)
-        given = (self.corrected(), self.data_sha256)
-        return elpd_data(given, self.pareto_k, self.samples, self.unreliable(), base)
+        own, *base = ((e.corrected(), e.data_sha256) for e in (self, relative_to) if e is not None)
+        return elpd_data(own, self.pareto_k, self.samples, self.unreliable(), *base)
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""
