@@ -28,9 +28,10 @@ from .training import fit
 
 __all__ = ["VAEDensity"]
 
-_LEFT_OUT = (  # what is of files, and of labels
-    *("data", "binarize", "data_seed", "validation"),
+_LEFT_OUT = (  # what is of files and tables, of labels and of exposures
+    *("data", "binarize", "data_seed", "validation", "columns", "likelihood_schema"),
     *("classes", "labels", "learned_prior", "classification_weight"),
+    "exposure",
 )
 _OWN: dict[str, Any] = {
     "likelihood": "normal",
@@ -97,10 +98,10 @@ class VAEDensity(
         X = validate_data(self, X, dtype=_TYPES)
         config = Config(**{name: getattr(self, name) for name in _settings})
         check_taken(config, "program")
-        if takes(config, "classes"):
+        if takes(config, "classes") or takes(config, "exposure"):
             raise ValueError(
-                f"program {config.program!r} needs labels, which an estimator of densities does "
-                "not get; use pyro_vae.fit."
+                f"program {config.program!r} needs labels or exposures, which an estimator of "
+                "densities does not get; use pyro_vae.fit."
             )
         shape = tuple(self.event_shape or (X.shape[1],))
         if prod(shape) != X.shape[1]:

@@ -188,9 +188,7 @@ def load_rows(
     return _binarized(replace(data, exposure=exposure), 3, repr(title), largest)
 
 
-def _parts(
-    name: Any, columns: Columns, root: str | Path | None, download: bool
-) -> dict[str, Data]:
+def _parts(name: Any, columns: Columns, root: str | Path | None, download: bool) -> dict[str, Data]:
     """A data set as it is: what its file holds, or its usual splits."""
     if not is_frame(name) and str(name) in DATASETS:
         return DATASETS[str(name)](root, download)

@@ -12,12 +12,13 @@ from ..analysis import Encoding, Reconstruction, encode, reconstruct
 from ..common.columns import check_columns_file, write_columns
 from ..common.options import takes
 from ..common.settings import EncodingSettings, EvaluationSettings, ReconstructionSettings
-from ..data import Data
-from ..data.loading import load_rows
+from ..data import Data, load_rows
+from ..data.exposure import with_exposure
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
 from .folder import Run, load_run
 from .run import arguments, check_method, identity
+from .tables import columns_of
 
 __all__ = ["NewData", "encode_run", "read_new", "reconstruct_run", "score_run", "surprises"]
 
@@ -76,14 +77,25 @@ def read_new(
 
     Raises:
         CheckpointError: no run.
-        ValueError: data of another shape than the run's, or without labels where it needs them.
+        ValueError: data of another shape than the run's, or of other columns; no labels where the
+            program needs them.
         FileNotFoundError: no such data.
     """
     run = load_run(folder, device=device)
     config = run.config
     rows = load_rows(
-        data, like=config.data, binarize=config.binarize, seed=config.data_seed, root=root
+        data,
+        like=config.data,
+        columns=columns_of(config),
+        binarize=config.binarize,
+        seed=config.data_seed,
+        root=root,
     )
+    if (rows.schema is None) != (config.likelihood_schema is None):
+        kinds = ("a table", "no table") if rows.schema else ("no table", "a table")
+        raise ValueError(f"{data} is {kinds[0]}, and the data of the run in {folder} {kinds[1]}.")
+    if takes(config, "exposure"):
+        rows = with_exposure(rows, config.exposure)
     if tuple(rows.event_shape) != run.event_shape:
         raise ValueError(
             f"{data} holds data of shape {tuple(rows.event_shape)}; the run in {folder} was "
