@@ -19,6 +19,7 @@ from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
 from .imputation import Impute
+from .new_data import Encode, Reconstruct, Score
 from .published import Reproduce
 from .report import Report
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
@@ -32,6 +33,9 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "check": Check,
     "compare": Compare,
+    "encode": Encode,
+    "score": Score,
+    "reconstruct": Reconstruct,
     "study": Study,
     "reproduce": Reproduce,
     "sample": Sample,

@@ -25,7 +25,7 @@ from .named import DATASETS
 from .sets import Data, Splits, draw
 from .tables import coded
 
-__all__ = ["load", "load_table"]
+__all__ = ["load", "load_rows", "load_table"]
 
 Columns = Mapping[str, str] | Schema | None
 
@@ -129,6 +129,70 @@ def load(
         )
         splits[split] = _binarized(data, index, what, largest)
     return Splits(**splits)
+
+
+def load_rows(
+    name: str | Path | Any,
+    *,
+    like: str | Path | None = None,
+    columns: Columns = None,
+    binarize: Binarize | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    download: bool = True,
+) -> Data:
+    """Load all rows of a data set in their order, none set aside, prepared like others.
+
+    Splits follow one another: training, validation, test. What :func:`load` draws is drawn once.
+
+    Args:
+        name: name, path or frame, as for :func:`load`.
+        like: data set that the rows are prepared like, by default this one: its usual binarization,
+            and the value that its integers are divided by.
+        columns: of a table, see :func:`load`.
+        binarize: binarization.
+        seed: seed of the binarization.
+        root: folder of downloaded data.
+        download: whether missing data may be downloaded.
+
+    Raises:
+        ValueError: what :func:`load` refuses.
+        FileNotFoundError: a path that is not there; or ``like``, where its largest value counts.
+    """
+    like = name if like is None else like
+    found = _parts(name, columns, root, download)
+    named = str(name) in DATASETS
+    title = "table" if is_frame(name) else str(name) if named else Path(name).name
+    parts = [found[split] for split in ("x", "train", "valid", "test") if split in found]
+    data = parts[0]
+    for part in parts[1:]:
+        if part.event_shape != data.event_shape:
+            raise ValueError(f"the splits of {title!r} hold data of different shapes.")
+        data = data.joined(part)
+    _check_labels(data, repr(title))
+    check_splits(found, repr(title))
+    check_data(data.x, what=repr(title) if named else str(name), finite=data.schema is None)
+    binarize = binarize or ("dynamic" if str(like) in DATASETS else "none")
+    largest = 1.0
+    if binarize != "none" and not (data.x.is_floating_point() or data.x.dtype == torch.bool):
+        try:
+            others = found if like == name else _parts(like, None, root, download)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} Integers are divided by the largest value of the data that the model was "
+                f"trained on, {like}; give gray values in [0, 1], or put that file there."
+            ) from error
+        largest = _largest([part.x for part in others.values()])
+    exposure = None if data.exposure is None else data.exposure.float()
+    data = replace(data, name=title, split="all rows", binarization=binarize, seed=seed)
+    return _binarized(replace(data, exposure=exposure), 3, repr(title), largest)
+
+
+def _parts(name: Any, columns: Columns, root: str | Path | None, download: bool) -> dict[str, Data]:
+    """A data set as it is: what its file holds, or its usual splits."""
+    if not is_frame(name) and str(name) in DATASETS:
+        return DATASETS[str(name)](root, download)
+    return _read(name, columns)
 
 
 def _check_labels(data: Data, what: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..analysis import collapse
 from ..common.devices import resolve_device
 from ..common.errors import CheckpointError, PyroVAEWarning
 from ..common.files import sweep, write_json
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 EVIDENCE, METRICS = "evidence.json", "metrics.json"
+_MONITORED = 200
 
 
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
@@ -102,6 +104,7 @@ def train_run(
     device: str = "auto",
     resume: bool = False,
     say: Callable[[str], None] | None = None,
+    monitor: bool = False,
     progress: bool | None = None,
 ) -> History:
     """Train the model that a config describes into a run folder.
@@ -113,6 +116,8 @@ def train_run(
         device: where to train.
         resume: continue the run in ``out``.
         say: is told the columns of a table, before training.
+        monitor: add columns to the history that show whether the latents collapse
+            (:func:`~pyro_vae.analysis.collapse`), of the first validation data.
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
@@ -138,6 +143,8 @@ def train_run(
     vae = build_program(config, event_shape=train.event_shape, data=arguments(config, train))
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
+    watched = (valid if len(valid) else train).head(_MONITORED)
+    on_epoch = collapse(vae, arguments(config, watched)) if monitor else None
     if resume and not _finished(out, config):  # results of the old parameters
         for name in (EVIDENCE, METRICS):
             (out / name).unlink(missing_ok=True)
@@ -151,6 +158,7 @@ def train_run(
         out=out,
         resume=resume,
         config=config,
+        on_epoch=on_epoch,
         progress=progress,
     )
 

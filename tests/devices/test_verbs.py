@@ -124,6 +124,15 @@ VERBS = {
     ),
     "active_units": lambda digits, device: pv.analysis.active_units(*_pair(digits, device)),
     "kl_per_dimension": lambda digits, device: pv.analysis.kl_per_dimension(*_pair(digits, device)),
+    "encode of a pair": lambda digits, device: pv.analysis.encode(
+        *_pair(digits, device, program="top-down"), draws=2
+    ).columns(),
+    "reconstruct of a pair": lambda digits, device: pv.analysis.reconstruct(
+        *_pair(digits, device)
+    ).columns(),
+    "collapse": lambda digits, device: pv.analysis.collapse(
+        build(digits)[1].to(device), digits.test.x[:6]
+    )(None),
     "rate": lambda digits, device: pv.analysis.rate(*_pair(digits, device)),
     "calibration": lambda digits, device: pv.check.calibration(
         *_pair(digits, device), simulations=50, samples=40, draws=10
@@ -142,9 +151,6 @@ VERBS = {
     "compare": lambda digits, device: pv.compare(
         {"a": _evidence(digits, device), "b": _evidence(digits, device, prior="laplace")}
     ).to_dict(),
-    "impute": lambda digits, device: pv.impute(
-        *_pair(digits, device), 3, mask=torch.arange(64).reshape(8, 8) % 3 > 0, samples=30
-    ).draws,
     "to_csv": lambda digits, device: [
         float(word)
         for word in pv.evidence.to_csv(_evidence(digits, device)).split("\n")[1].split(",")[1:3]
@@ -191,10 +197,11 @@ VERBS = {
 ELSEWHERE = {
     "as_program as_source attempt bound bridge build_objective calibration_curves certify",
     "compile_function convergence delta_corrected effective_sample_size exposed fit jackknife",
-    "holds_run kl_weight load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
+    "holds_run kl_weight load load_parameters load_run log_evidence log_predictive objective_of",
+    "pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
-    "coded decoded describe imputed impute_run infer load_table marginals",
+    "coded decoded describe imputed impute_run infer load_rows load_table marginals",
     "to_datatree unbiased_log_evidence write write_csv",
 }
 
