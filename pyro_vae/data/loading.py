@@ -14,6 +14,7 @@ from ..common.checks import check_data
 from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.seeding import derive
+from ..common.verbs import verb
 from .files import READERS
 from .named import DATASETS
 from .sets import Data, Splits, draw
@@ -21,6 +22,7 @@ from .sets import Data, Splits, draw
 __all__ = ["load"]
 
 
+@verb
 def load(
     name: str | Path,
     *,

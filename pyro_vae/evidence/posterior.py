@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..common.options import Method
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import evaluating
 from ..programs.pair import Values
@@ -63,6 +64,7 @@ class PosteriorDraws:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
+@verb
 def sample_posterior(
     model: Fn,
     guide: Fn,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..common.registry import build, check_choice, lookup
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..distributions import ConstrainedDistribution
 from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork
@@ -40,6 +41,7 @@ _FIRST_WEIGHT = 0.1
 _UNIT_SCALE = math.log(math.e - 1)  # whose softplus is one
 
 
+@verb
 def amortize(
     model: Fn,
     x: AnyData,

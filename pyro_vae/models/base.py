@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..common.registry import options_of
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..config import Config
 from ..programs.module import ProgramModule, evaluated
 from ..programs.modules import device_of
@@ -44,6 +45,7 @@ class Model(ProgramModule):
         raise NotImplementedError
 
     @classmethod
+    @verb
     def from_config(
         cls,
         config: Config,

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
+from ..common.verbs import verb
 from ..data.sets import Data
 from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
@@ -26,6 +27,7 @@ _SHOWN = 2000  # data in a scatter plot
 _MOST_COLUMNS = 20
 
 
+@verb
 def sample_run(
     folder: str | Path, *, number: int = 100, seed: int = 0, device: str = "auto"
 ) -> tuple[Path, Path]:

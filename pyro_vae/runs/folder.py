@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.devices import resolve_device
 from ..common.errors import CheckpointError
+from ..common.verbs import verb
 from ..config import Config
 from ..models import Model, build_program
 from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
@@ -54,6 +55,7 @@ class Run:
         return self.vae.sample(given, seed=seed, mean=mean).cpu()
 
 
+@verb
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model that a run folder's config describes, with its trained parameters.
 

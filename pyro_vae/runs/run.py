@@ -15,6 +15,7 @@ from ..common.errors import CheckpointError
 from ..common.files import write_json
 from ..common.options import Method, check_taken, takes
 from ..common.settings import EvaluationSettings
+from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
 from ..evidence import Comparison, Evidence, compare, log_evidence
@@ -42,6 +43,7 @@ __all__ = [
 EVIDENCE, METRICS = "evidence.json", "metrics.json"
 
 
+@verb
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     """Load the data that a config names."""
     return load(
@@ -76,6 +78,7 @@ def complete(config: Config, splits: Splits) -> Config:
     return replace(config, classes=classes)
 
 
+@verb
 def train_run(
     config: Config,
     out: str | Path,
@@ -129,6 +132,7 @@ def train_run(
     )
 
 
+@verb
 def evaluate_run(
     folder: str | Path,
     settings: EvaluationSettings | None = None,
@@ -190,6 +194,7 @@ def check_method(config: Config, method: Method) -> None:
         )
 
 
+@verb
 def compare_runs(folders: Sequence[str | Path]) -> Comparison:
     """Compare evaluated runs.
 

@@ -18,6 +18,7 @@ from ..common.options import Method, not_taken, takes
 from ..common.registry import options_of, suggestion
 from ..common.settings import EvaluationSettings
 from ..common.tables import align
+from ..common.verbs import verb
 from ..config import Config
 from ..data.sets import Data
 from ..evidence import Comparison, Evidence, compare
@@ -118,6 +119,7 @@ class Study:
         return "\n".join([*(line.rstrip() for line in align(cells)), "", *notes])
 
 
+@verb
 def study(
     setting: str,
     values: Sequence[Any],
@@ -193,6 +195,7 @@ def study(
     return result
 
 
+@verb
 def demo(
     out: Path, *, samples: int, epochs: int | None, say: Callable[[str], None]
 ) -> tuple[Study, list[Path]]:

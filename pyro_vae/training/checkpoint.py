@@ -14,6 +14,7 @@ from torch import nn
 
 from ..common.errors import CheckpointError
 from ..common.files import write_atomically
+from ..common.verbs import verb
 
 __all__ = [
     "CHECKPOINT",
@@ -39,6 +40,7 @@ def write(path: str | Path, state: Mapping[str, Any]) -> Path:
     return write_atomically(path, lambda file: torch.save(content, file))
 
 
+@verb
 def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, so that no code in it can run.
 
@@ -69,6 +71,7 @@ def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, A
     return content
 
 
+@verb
 def load_parameters(module: nn.Module, parameters: Mapping[str, Any], *, source: str) -> None:
     """Load parameters: all, or none.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ..common.devices import exact_convolutions, resolve_device
-from ..common.errors import PyroVAEWarning
+from ..common.errors import PyroVAEWarning, warn
 from ..common.files import write_json
 from ..common.host import use_threads
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
+from ..common.verbs import verb
 from ..config import Config
 from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
@@ -39,6 +39,7 @@ __all__ = ["History", "fit"]
 _CHECKED_AT_ONCE = 4096
 
 
+@verb
 def fit(
     program: Any,
     train: AnyData,
@@ -262,8 +263,7 @@ def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]
     used = objective.kl_used(module.model, module.guide, *batch)
     sampled = [name for name, how in used.items() if how == "sampled"]
     if sampled:
-        warnings.warn(
+        warn(
             f"the KL term of {', '.join(sampled)} has no closed form here and is sampled.",
             PyroVAEWarning,
-            stacklevel=5,
         )
