@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import tyro
 
 from ..common.errors import Interrupted
+from ..common.memory import explained
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
@@ -64,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with speaking, warnings.catch_warnings():
         warnings.showwarning = _show_warning  # restored at the end of the block
         try:
-            _parse(arguments or ["--help"]).run()
+            with explained("this"):
+                _parse(arguments or ["--help"]).run()
         except SystemExit as stop:
             return int(stop.code or 0)
         except Interrupted as stop:
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\npyro-vae: stopped.", file=sys.stderr)
             return 130
-        except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             print(f"pyro-vae: error: {error}", file=sys.stderr)
             return 1
     return 0

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.overrides import TorchFunctionMode
-
 from .errors import NotEnoughMemory
 
-__all__ = ["check_memory", "explained", "free_memory", "in_words", "planned"]
+# This module does not import torch, so that the command line answers at once.
+__all__ = ["check_memory", "explained", "free_memory", "in_words"]
 
 _SMALL = 2**26  # bytes that nobody need look at
 _CURE = (
@@ -34,22 +31,23 @@ _FAILED = (
 """Words of torch's messages about sizes that no memory holds."""
 
 
-def free_memory(device: torch.device | None = None) -> int | None:
+def free_memory(device: Any = None) -> int | None:
     """Return the bytes that this process may still take; ``None`` where nobody says.
 
     On the host that is what the system has available without swapping, within the limits of the
-    process's control group and of ``ulimit -v``.
+    process's control group and of ``ulimit -v``. Of a GPU (a ``torch.device``) it is what other
+    processes and this one's tensors leave.
     """
     if device is not None and device.type == "cuda":
+        import torch
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     known = [bytes for read in (_available, _in_group, _in_limit) if (bytes := read()) is not None]
     return max(0, min(known)) if known else None
 
 
-def check_memory(
-    needed: float, what: str, *, cure: str = _CURE, device: torch.device | None = None
-) -> None:
+def check_memory(needed: float, what: str, *, cure: str = _CURE, device: Any = None) -> None:
     """Check that a computation fits into the memory that there is.
 
     Args:
@@ -94,41 +92,6 @@ def explained(what: str) -> Iterator[None]:
         free = free_memory()
         there = "" if free is None else f"; {in_words(free)} are free on the host"
         raise NotEnoughMemory(f"{what} does not fit into memory{tried}{there}. {_CURE}") from error
-
-
-@contextmanager
-def planned(what: str, *, cure: str = _CURE) -> Iterator[None]:
-    """Add up the tensors that are made inside the block, and refuse one that no longer fits.
-
-    Raises:
-        NotEnoughMemory: before it is allocated.
-    """
-    with _Planned(what, cure):
-        yield
-
-
-class _Planned(TorchFunctionMode):
-    """Looks at the sizes that torch's makers of tensors are asked for."""
-
-    def __init__(self, what: str, cure: str) -> None:
-        super().__init__()
-        self.what, self.cure, self.bytes = what, cure, 0
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func in _MAKERS:
-            sizes = kwargs.get("size", args)
-            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
-            if all(isinstance(size, int) for size in sizes):
-                dtype = kwargs.get("dtype") or torch.get_default_dtype()
-                self.bytes += math.prod(sizes) * dtype.itemsize
-                check_memory(self.bytes, self.what, cure=self.cure)
-        return func(*args, **kwargs)
-
-
-_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 
 
 def _read(number: str, unit: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..common.errors import UnreliableEvidence, warn
 from ..common.options import Method, Precision
+from ..common.progress import announce
 from ..common.registry import check_choice
 from ..common.verbs import verb
 from ..data import AnyData
@@ -23,9 +24,12 @@ from .compiled import CompiledPair
 from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
-from .sizes import chunk_for, data_for
+from .sizes import check_sizes, chunk_for, data_for
+from .weighing import seconds_for
 
 __all__ = ["estimate", "log_evidence", "warn_if_unreliable"]
+
+_LONG = 10**8  # draws of all data together, of which it is said beforehand how long they take
 
 
 @verb
@@ -198,6 +202,11 @@ def estimate(
     elif rows > BLOCK:  # it is of 64 data
         chunk = max(1, chunk * BLOCK // rows)
     ladder = replace(ladder, chunk=chunk, mean_error=mean_error)
+    if ladder.samples * n > _LONG:
+        block = next(evaluation.blocks(rows)).batch
+        seconds = seconds_for(pair, block, ladder.samples, chunk) * n / len(block[0])
+        announce("log p(x)", seconds / evaluation.processes.world, show=progress)
+    check_sizes(evaluation, rows, most, keep=ladder.keep)
     missed = Search()
     if search:
         few = replace(ladder, keep=0)

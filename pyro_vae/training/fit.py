@@ -9,10 +9,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..common.devices import exact_convolutions, resolve_device
+from ..common.devices import bytes_of_one, exact_convolutions, resolve_device
 from ..common.errors import PyroVAEWarning, warn
 from ..common.files import write_json
 from ..common.host import use_threads
+from ..common.memory import check_memory
 from ..common.options import Precision, Schedule
 from ..common.processes import Processes
 from ..common.seeding import seeded
@@ -37,6 +38,7 @@ from .signals import stop_on_signal
 __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
+_MANY = 2**16  # rows and particles of a step whose memory is looked at beforehand
 
 
 @verb
@@ -130,6 +132,7 @@ def fit(
             kept.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
+        NotEnoughMemory: a step does not fit.
         OSError: ``out`` cannot be written; the last checkpoint is kept.
     """
     settings = TrainingSettings(
@@ -173,7 +176,9 @@ def fit(
     validation = None
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
+    rows = training.largest(settings.batch_size)
     with use_threads(1), seeded("check", settings.seed), evaluation_mode(*programs):
+        _check_size(program, objective, training, own, rows or settings.batch_size)
         goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
@@ -207,6 +212,33 @@ def fit(
         for module, flag in flags.items():
             module.training = flag
     return loop.history
+
+
+def _check_size(module: Any, objective: Any, source: Source, own: list[Tensor], rows: int) -> None:
+    """Check that a step fits into memory, by what surely has to be there at once.
+
+    Of each parameter its gradient and the optimizer's two moments; of the largest tensor of a step
+    also its gradient.
+    """
+    learned = sum(p.nbytes for p in own if p.requires_grad)
+    device = own[0].device if own else None
+    check_memory(3 * learned, "training", cure="Take smaller layers.", device=device)
+    particles = getattr(objective, "num_particles", 1)
+    if rows * particles <= _MANY:
+        return
+    batch = next(source.batches(8))
+
+    def run(number: int) -> None:
+        run_both(module.model, module.guide, tuple(a[:number] for a in batch))
+
+    try:
+        with pyro.validation_enabled(False):
+            one = bytes_of_one(run)
+    except Exception:  # what is wrong with the programs is said where they are checked
+        return
+    said = f"a step of {rows:,} data" + (f" and {particles:,} particles" * (particles > 1))
+    cure = "Take fewer particles, or a smaller batch_size."
+    check_memory(2.0 * one * rows * particles, said, cure=cure, device=device)
 
 
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:

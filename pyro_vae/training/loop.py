@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm.auto import tqdm
 
 from ..common.errors import Interrupted, NonFiniteLoss
 from ..common.files import write_text
 from ..common.host import threads_worth
 from ..common.processes import Processes
+from ..common.progress import Progress, part_done
 from ..common.seeding import derive, seeded
 from ..common.settings import TrainingSettings
 from ..compiled.step import NOTHING_TO_LEARN, CompiledGradients, Gradients
@@ -103,23 +103,17 @@ class Loop:
         """Train from the present state to the end."""
         total = self.settings.epochs
         started = time.perf_counter() - self.seconds
-        with tqdm(
-            total=total,
-            initial=self.epoch,
-            desc="training",
-            unit="epoch",
-            disable=not self.processes.is_first or (None if progress is None else not progress),
-        ) as bar:
+        shown = progress if self.processes.is_first else False
+        with Progress(total, "training", "epochs", show=shown, done=self.epoch, keep=True) as bar:
             while self.epoch < total and not self._should_stop():
                 self._train_epoch(saver, stop, started)
                 self.seconds = time.perf_counter() - started
                 self._finish_epoch()
                 row = self.history.epochs[-1]
-                bar.set_postfix_str(
-                    f"ELBO {row.train_elbo:.2f}"
+                bar.update(
+                    note=f"ELBO {row.train_elbo:.2f}"
                     + ("" if self.valid is None else f", validation {row.valid_elbo:.2f}")
                 )
-                bar.update()
                 self.seconds = time.perf_counter() - started
                 if any(self.processes.any(saver.is_due())):
                     saver.save()
@@ -155,6 +149,7 @@ class Loop:
         for batch in data:
             self._train_step(batch)
             self.seconds = time.perf_counter() - started
+            part_done(self.step / max(self.steps_per_epoch, 1), 1, "epochs")
             if self.processes.world > 1 and self.steps % _ASK_EVERY.get(
                 self.device.type, _ASK_EVERY_ELSE
             ):
