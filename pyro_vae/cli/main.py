@@ -19,6 +19,7 @@ from ..common.memory import explained
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+from .help import command_help
 from .results import Check, Compare, Evaluate, Plot, Sample
 from .training import Demo, Fit, Study
 
@@ -60,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if {"-h", "--help"} & set(arguments) and arguments[0] in COMMANDS:
+        print(command_help(arguments[0], COMMANDS[arguments[0]]))
+        return 0
     first = int(os.environ.get("RANK", "0")) == 0  # of several processes
     speaking = nullcontext() if first else redirect_stdout(io.StringIO())
     with speaking, warnings.catch_warnings():

@@ -62,10 +62,15 @@ class Fit(Training):
         from ..runs.run import train_run
 
         history = train_run(self.config, self.out, resume=self.resume, **vars(self.place))
-        last = history.epochs[-1]
+        last, baseline = history.epochs[-1], history.baseline
         print(
-            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"
-            + ("" if math.isnan(last.valid_elbo) else f", validation {last.valid_elbo:.2f}")
+            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {_nats(last.train_elbo)} nats"
+            + ("" if math.isnan(last.valid_elbo) else f", validation {_nats(last.valid_elbo)}")
+            + (
+                ""
+                if math.isnan(baseline)
+                else f" (independent values, no latents: {_nats(baseline)})"
+            )
         )
         if history.restored_epoch is not None:
             print(f"restored the best parameters, of epoch {history.restored_epoch}")
@@ -108,3 +113,8 @@ class Study(Training):
         print(f"\n{result}\n\nFigures:")
         for figure in result.figures:
             print(f"  {figure}")
+
+
+def _nats(value: float) -> str:
+    """Write a number that may have got out of hand."""
+    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.3g}"

@@ -99,6 +99,16 @@ class Model(ProgramModule):
         """Device of the parameters."""
         return device_of(self) or torch.device("cpu")
 
+    @evaluated
+    def baseline(self, x: Tensor) -> Tensor | None:
+        """Return log p of each datum without latents, shape ``(N,)``, for x ``(N, *event_shape)``.
+
+        See :meth:`pyro_vae.likelihoods.Likelihood.baseline`; ``None`` for a likelihood of another
+        kind.
+        """
+        of_likelihood = getattr(self.likelihood, "baseline", None)
+        return of_likelihood(x) if callable(of_likelihood) else None
+
     def reconstruct(self, x: Tensor, *given: Tensor) -> Tensor:
         """Return ``decode(encode(x))``, the decoder's mean at the means of the guide.
 

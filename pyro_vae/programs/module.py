@@ -52,6 +52,10 @@ class ProgramModule(nn.Module):
     model: Callable[..., Any]
     guide: Callable[..., Any]
 
+    def baseline(self, x: Tensor) -> Tensor | None:
+        """Return log p of each datum ``(N, *event_shape)`` without latents; ``None`` if unknown."""
+        return None
+
     def _show_parameters(self, *parts: str) -> None:
         """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.
 

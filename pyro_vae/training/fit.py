@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from ..programs.checks import check_parameters
 from ..programs.enumeration import left_out
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
+from ..programs.module import ProgramModule
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support
 from ..programs.traces import Batch, run_both
@@ -134,6 +136,9 @@ def fit(
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
         NotEnoughMemory: a step does not fit.
         OSError: ``out`` cannot be written; the last checkpoint is kept.
+
+    Warns:
+        PyroVAEWarning: the run ended far worse than it started, or worse than no model at all.
     """
     settings = TrainingSettings(
         epochs=epochs,
@@ -182,6 +187,7 @@ def fit(
         goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
+        baseline = _baseline(program, training)
     loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
         if resume and (folder / checkpoint.CHECKPOINT).exists():
@@ -192,6 +198,8 @@ def fit(
             leftover.unlink(missing_ok=True)
         if config is not None and processes.is_first:
             write_json(folder / checkpoint.CONFIG, config.to_dict())
+    if math.isnan(loop.history.baseline):
+        loop.history.baseline = baseline
     if loop.finished:
         return loop.history
     saver = Saver(loop, folder, config, checkpoint_seconds)
@@ -211,6 +219,8 @@ def fit(
     finally:
         for module, flag in flags.items():
             module.training = flag
+    if settings.beta >= 1 and (failure := loop.history.failure()):  # else it was not maximized
+        warn(failure)
     return loop.history
 
 
@@ -239,6 +249,22 @@ def _check_size(module: Any, objective: Any, source: Source, own: list[Tensor], 
     said = f"a step of {rows:,} data" + (f" and {particles:,} particles" * (particles > 1))
     cure = "Take fewer particles, or a smaller batch_size."
     check_memory(2.0 * one * rows * particles, said, cure=cure, device=device)
+
+
+def _baseline(module: Any, source: Source) -> float:
+    """Mean log p of some of the training data without latents; NaN where nobody knows it."""
+    if not isinstance(module, ProgramModule):
+        return math.nan
+    if source.in_memory:
+        index = torch.linspace(0, len(source) - 1, min(len(source), _CHECKED_AT_ONCE)).long()
+        batch = next(source.select(index, len(index)))
+    else:
+        batch = next(source.batches(_CHECKED_AT_ONCE))
+    try:
+        found = module.baseline(batch[0])
+    except Exception:  # a likelihood need not know; training does not depend on it
+        return math.nan
+    return math.nan if found is None else found.double().mean().item()
 
 
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:

@@ -209,6 +209,8 @@ class Loop:
                     "a KL warm-up."
                 )
             self.epoch_elbo += value
+            if place == 1 and self.epoch == 0:
+                self.history.start = value / max(int(unread[0][1]), 1)
         self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:
