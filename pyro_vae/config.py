@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import types
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, get_type_hints
 
 import tyro
 
@@ -28,6 +27,7 @@ from .common.options import (
     Start,
     at_least,
 )
+from .common.plain import fits
 from .common.registry import suggestion
 from .common.settings import TrainingSettings, otherwise
 
@@ -36,6 +36,7 @@ __all__ = [
     "DataSettings",
     "ModelSettings",
     "ObjectiveSettings",
+    "parse_grid",
     "parse_setting",
 ]
 
@@ -89,8 +90,8 @@ class ModelSettings:
     """Latent dimensions of hierarchical's top layer."""
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
-    (real values), discretized-logistic and logistic-mixture (256 gray levels), categorical
-    (classes), binomial, poisson and negative-binomial (counts)."""
+    (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
+    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts)."""
     likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale", "shared")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
@@ -107,7 +108,7 @@ class ModelSettings:
     likelihood_components: Annotated[int | None, _named("likelihood.components", "5"), _COUNT] = (
         None
     )
-    """Components of logistic-mixture."""
+    """Components of logistic-mixture and pixel-mixture."""
     likelihood_levels: Annotated[int | None, _named("likelihood.levels", "256"), at_least(2)] = None
     """Gray levels of the logistics, classes of categorical."""
     likelihood_count: Annotated[int | None, _named("likelihood.count", "255"), _COUNT] = None
@@ -224,7 +225,7 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
             if name not in hints:
                 raise ValueError(f"config has no field {name!r}.{suggestion(name, hints)}")
             value = tuple(value) if isinstance(value, list) else value
-            if not _fits(value, hints[name]):
+            if not fits(value, hints[name]):
                 raise ValueError(f"config field {name!r} cannot be {value!r}.")
             checked[name] = value
         return cls(**checked)
@@ -247,22 +248,33 @@ def parse_setting(name: str, text: str) -> Any:
     with contextlib.suppress(ValueError):
         candidates.append(tuple(int(width) for width in text.split(",")))
     for value in candidates:
-        if _fits(value, hints[name]):
+        if fits(value, hints[name]):
             return value
     raise ValueError(f"{name} cannot be {text!r}.")
 
 
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value fits the type of a config field."""
-    origin, choices = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return value in choices
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, choice) for choice in choices)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_fits(item, choices[0]) for item in value)
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+def parse_grid(words: Sequence[str]) -> dict[str, list[Any]]:
+    """Parse settings, each followed by its values, as ``prior normal vamp latent-dim 2 4``.
+
+    A word that can be a value of the setting at hand is one; else it is the next setting.
+
+    Raises:
+        ValueError: an unknown setting, or a word that is neither.
+    """
+    names = get_type_hints(Config)
+    grid: dict[str, list[Any]] = {}
+    setting = ""
+    for word in words:
+        name = word.strip("-").replace("-", "_").replace(".", "_")
+        try:
+            grid[setting].append(parse_setting(setting, word))
+        except (KeyError, ValueError):
+            if grid and name not in names:
+                raise
+            if name not in names:
+                parse_setting(name, "")  # says that there is none, and what is near
+            if name in grid:
+                raise ValueError(f"{word} is varied twice; give all its values at once.") from None
+            setting = name
+            grid[setting] = []
+    return grid

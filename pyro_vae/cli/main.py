@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
 from .help import command_help
-from .results import Check, Compare, Evaluate, Plot, Sample
+from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
 __all__ = ["COMMANDS", "main"]
@@ -34,6 +35,7 @@ COMMANDS: dict[str, type[Command]] = {
     "study": Study,
     "sample": Sample,
     "plot": Plot,
+    "export": Export,
 }
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "
@@ -44,8 +46,22 @@ _DESCRIPTION = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
-    0: done; 1: failed; 2: wrong usage; 130: stopped by Ctrl-C.
+    0: done; 1: failed; 2: wrong usage; 130: stopped by Ctrl-C; 141: nobody reads the output (as the
+    shell has it of a program that ``head`` has closed the pipe of).
     """
+    try:
+        code = _main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)  # for what Python flushes when it ends
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                os.dup2(nowhere, stream.fileno())
+        return 128 + signal.SIGPIPE
+    return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):  # a pipe that cannot encode k̂ must not lose the result
         reconfigure = getattr(stream, "reconfigure", None)
@@ -79,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("\npyro-vae: stopped.", file=sys.stderr)
             return 130
+        except BrokenPipeError:
+            raise
         except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             print(f"pyro-vae: error: {error}", file=sys.stderr)
             return 1

@@ -1,9 +1,8 @@
-"""Commands about trained runs: evaluate, check, compare, sample, plot."""
+"""Commands about trained runs: evaluate, check, compare, sample, plot, export."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ import tyro
 from ..common.settings import CheckSettings, EvaluationSettings
 from .base import Command, Flat, Place, RunFolder
 
-__all__ = ["Check", "Compare", "Evaluate", "Plot", "Sample"]
+__all__ = ["Check", "Compare", "Evaluate", "Export", "Plot", "Sample"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,11 +25,12 @@ class Evaluate(Command):
 
     def run(self) -> None:
         """Run the command."""
+        from ..common.files import read_json
         from ..runs.run import EVIDENCE, METRICS, evaluate_run
 
         evidence = evaluate_run(self.folder, self.settings, **vars(self.place))
         print(evidence)
-        metrics = json.loads((self.folder / METRICS).read_text())
+        metrics = read_json(self.folder / METRICS)
         print(f"{'likelihood':<22} {metrics['likelihood']}")
         if "accuracy" in metrics:
             print(f"{'accuracy of labels':<22} {metrics['accuracy']:.1%}")
@@ -114,4 +114,21 @@ class Plot(Command):
         from ..runs.figures import draw_run
 
         for path in draw_run(self.folder, root=self.root):
+            print(path)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export(Command):
+    """Write a run's weights (safetensors), config and model card for another machine."""
+
+    folder: RunFolder
+    """Run folder."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder to write [RUN/export]; the package reads it as a run, without the data."""
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.export import export_run
+
+        for path in sorted(export_run(self.folder, self.out).iterdir()):
             print(path)

@@ -10,7 +10,7 @@ from typing import Annotated
 import tyro
 
 from ..common.settings import Sampling
-from ..config import parse_setting
+from ..config import parse_grid
 from .base import Command, Flat, Training, say
 
 __all__ = ["Demo", "Fit", "Study"]
@@ -72,6 +72,8 @@ class Fit(Training):
                 else f" (independent values, no latents: {_nats(baseline)})"
             )
         )
+        if history.stopped_early:
+            print(f"stopped early, after {len(history)} epochs; only more --patience goes on")
         if history.restored_epoch is not None:
             print(f"restored the best parameters, of epoch {history.restored_epoch}")
         print(f"saved to {self.out}; next: pyro-vae evaluate {self.out}")
@@ -79,17 +81,22 @@ class Fit(Training):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Study(Training):
-    """Swap one part, train a model for each value, and compare them by log p(x).
+    """Swap a part, train a model for each value, and compare them by log p(x).
 
-    For example: pyro-vae study prior normal mixture vamp --out runs/priors
+    For example: pyro-vae study prior normal mixture vamp --out runs/priors. Several settings with
+    their values make a grid: pyro-vae study prior normal vamp latent-dim 2 4 8 --out runs/grid.
     """
 
     setting: Annotated[str, tyro.conf.Positional]
     """Setting to vary: any option of `fit`, such as prior, likelihood, posterior or latent-dim."""
     values: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="VALUE [...]")]
-    """Its values."""
+    """Its values. A word that is none of them, but a setting, begins the values of that one."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
-    """Folder: a run for each value, study.json, figures."""
+    """Folder: the runs, study.json, figures."""
+    seeds: int = 1
+    """Trainings of each model, from --seed on; of two or more the spread is in the errors."""
+    jobs: int = 1
+    """Runs at once, each a process with one thread; changes no number."""
     sampling: Flat[Sampling] = _STUDY_SAMPLING
     resume: bool = False
     """Resume the study in --out; what is finished is not repeated."""
@@ -98,12 +105,12 @@ class Study(Training):
         """Run the command."""
         from ..runs.study import study
 
-        setting = self.setting.strip("-").replace("-", "_").replace(".", "_")
         result = study(
-            setting,
-            [parse_setting(setting, text) for text in self.values],
-            self.config,
-            self.out,
+            parse_grid((self.setting, *self.values)),
+            config=self.config,
+            out=self.out,
+            seeds=self.seeds,
+            jobs=self.jobs,
             compiled=self.config.compiled,
             resume=self.resume,
             say=say,
@@ -113,6 +120,10 @@ class Study(Training):
         print(f"\n{result}\n\nFigures:")
         for figure in result.figures:
             print(f"  {figure}")
+        if result.failures:
+            raise ValueError(
+                f"{len(result.failures)} runs failed, as said above; --resume tries them again."
+            )
 
 
 def _nats(value: float) -> str:

@@ -32,6 +32,7 @@ __all__ = [
     "ScaleOf",
     "Schedule",
     "Start",
+    "WarmupUnit",
     "at_least",
     "check_taken",
     "check_values",
@@ -60,6 +61,7 @@ LikelihoodName = Literal[
     "student-t",
     "discretized-logistic",
     "logistic-mixture",
+    "pixel-mixture",
     "categorical",
     "binomial",
     "poisson",
@@ -75,6 +77,7 @@ ScaleOf = Literal["shared", "value", "network"]
 Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
+WarmupUnit = Literal["epochs", "steps"]
 KL = Literal["sampled", "analytic"]
 Precision = Literal["float32", "bfloat16"]
 Latents = Literal["posterior", "prior"]

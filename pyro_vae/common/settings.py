@@ -14,6 +14,7 @@ from .options import (
     Method,
     Precision,
     Schedule,
+    WarmupUnit,
     at_least,
     check_values,
 )
@@ -39,7 +40,10 @@ class TrainingSettings:
     schedule: Schedule = "constant"
     """Learning rate over the run."""
     kl_warmup: Annotated[int, at_least(0)] = 0
-    """Epochs over which the weight of the KL term rises from exactly 0 to exactly --beta."""
+    """Length of the warm-up, over which the weight of the KL term rises from exactly 0 to exactly
+    --beta."""
+    kl_warmup_unit: WarmupUnit = "epochs"
+    """Unit of --kl-warmup: epochs, or gradient steps."""
     kl_cycles: Annotated[int, at_least(1)] = 1
     """Cycles in the warm-up: one rises linearly; of several, each rises over its first half."""
     beta: Annotated[float, NOT_NEGATIVE] = 1.0
@@ -58,12 +62,24 @@ class TrainingSettings:
         if self.precision != "float32" and not self.compiled:
             raise ValueError("precision needs a compiled step: add compiled=True (--compiled).")
         if self.kl_cycles > 1 and self.kl_warmup == 0:
-            raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its epochs.")
-        if self.patience is not None and self.kl_warmup >= self.epochs:
+            raise ValueError("kl_cycles are within the warm-up; set kl_warmup to its length.")
+        if self.kl_warmup_unit == "epochs":
+            self.warmup_epochs(1)
+
+    def warmup_epochs(self, steps_per_epoch: int) -> int:
+        """Return the number of epochs that have a step within the warm-up.
+
+        Raises:
+            ValueError: patience, and no epoch after the warm-up.
+        """
+        steps = 1 if self.kl_warmup_unit == "epochs" else steps_per_epoch
+        epochs = -(-self.kl_warmup // steps)
+        if self.patience is not None and epochs >= self.epochs:
             raise ValueError(
-                f"patience counts from the end of the KL warm-up, after {self.kl_warmup} of "
+                f"patience counts from the end of the KL warm-up, after {epochs} of "
                 f"{self.epochs} epochs; shorten the warm-up, or leave patience out."
             )
+        return epochs
 
 
 @dataclass(frozen=True, kw_only=True)

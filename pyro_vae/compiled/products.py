@@ -26,13 +26,14 @@ def products_pass(precision: Precision) -> Callable[[fx.Graph], None]:
     Args:
         precision: ``"float32"`` gives each product on the CPU to oneDNN, if that is measured to be
             faster at its sizes; ``"bfloat16"`` rounds factors and products, and leaves all else as
-            it is.
+            it is. Where this CPU multiplies rounded factors faster in float32, that is done: the
+            sums are of float32 either way.
 
     Returns:
         Function that changes a graph in place.
     """
     multiply, device = _MULTIPLY[precision]
-    _operator()  # which compiled code from the cache calls, and no pass
+    _operators()  # which compiled code from the cache calls, and no pass
     aten = torch.ops.aten
     plain = {op: op for op in (aten.mm.default, aten.bmm.default)}
     summed = {aten.addmm.default: aten.mm.default, aten.baddbmm.default: aten.bmm.default}
@@ -59,17 +60,19 @@ def products_pass(precision: Precision) -> Callable[[fx.Graph], None]:
 
 def second_factors(graph: fx.Graph) -> set[fx.Node]:
     """Second factors of the matrix products of a graph."""
-    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, _operator()[0]}
+    products = {torch.ops.aten.mm.default, torch.ops.aten.bmm.default, *_operators()[:2]}
     return {node.args[1] for node in graph.nodes if node.target in products}
 
 
 def _by_the_faster(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
     if op is torch.ops.aten.mm.default and onednn_is_faster(*map(_layout, (a, b))):
-        op = _operator()[0]
+        op = _operators()[0]
     return add_call(graph, op, a, b)
 
 
 def _rounded(graph: fx.Graph, op: Any, a: fx.Node, b: fx.Node) -> fx.Node:
+    if a.meta["val"].device.type == "cpu" and bfloat16_is_slower(*map(_layout, (a, b))):
+        return add_call(graph, _operators()[1], a, b)
     convert = torch.ops.prims.convert_element_type.default
     low = [add_call(graph, convert, factor, torch.bfloat16) for factor in (a, b)]
     return add_call(graph, convert, add_call(graph, op, *low), torch.float32)
@@ -97,17 +100,36 @@ def onednn_is_faster(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
         a: shape and strides of the first factor.
         b: of the second.
     """
-    from torch._subclasses.fake_tensor import unset_fake_temporarily
-
     if not torch.backends.mkldnn.is_available():
         return False
-    with unset_fake_temporarily(), seeded("measure", 0), torch.no_grad():
-        factors = [_with_layout(*layout) for layout in (a, b)]
-        try:
-            default, onednn = _seconds((torch.mm, _linear), factors)
-        except (RuntimeError, AttributeError):  # a build without the operator
-            return False
+    try:
+        default, onednn = _measured((torch.mm, _linear), a, b)
+    except (RuntimeError, AttributeError):  # a build without the operator
+        return False
     return onednn < _CLEARLY * default
+
+
+@cache
+def bfloat16_is_slower(a: tuple[Any, Any], b: tuple[Any, Any]) -> bool:
+    """Measure whether matrices of bfloat16 take longer to multiply here than those of float32.
+
+    On processors without instructions for bfloat16 they take up to fifteen times as long.
+    Arguments are those of :func:`onednn_is_faster`, of matrices or stacks of them.
+    """
+
+    def low(a: Tensor, b: Tensor) -> Tensor:
+        return torch.matmul(a.bfloat16(), b.bfloat16())
+
+    plain, reduced = _measured((torch.matmul, low), a, b)
+    return reduced > plain
+
+
+def _measured(ways: tuple[Callable[..., Tensor], ...], a: Any, b: Any) -> list[float]:
+    """Least seconds of each way to multiply random matrices of these layouts."""
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily(), seeded("measure", 0), torch.no_grad():
+        return _seconds(ways, [_with_layout(*layout) for layout in (a, b)])
 
 
 def _with_layout(shape: tuple[int, ...], strides: tuple[int, ...]) -> Tensor:
@@ -134,16 +156,26 @@ def _linear(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
-@cache
-def _operator() -> tuple[Any, Any]:
-    """The product by oneDNN as an opaque operator, and its library, which must stay alive.
+def _by_float32(a: Tensor, b: Tensor) -> Tensor:
+    """What a product of bfloat16 is, with its sums in float32."""
+    return torch.matmul(a.bfloat16().float(), b.bfloat16().float()).bfloat16().float()
 
-    Inductor's own treatment of oneDNN's operator requires constant weights.
+
+@cache
+def _operators() -> tuple[Any, Any, Any]:
+    """Products as opaque operators: by oneDNN, rounded; and their library, which must stay alive.
+
+    Inductor's own treatment of oneDNN's operator requires constant weights, and it leaves out
+    conversions to bfloat16 and back.
     """
     library = torch.library.Library("pyro_vae", "DEF")
-    library.define("matmul(Tensor a, Tensor b) -> Tensor")
-    library.impl("matmul", _linear, "CPU")
-    torch.library.register_fake(
-        "pyro_vae::matmul", lambda a, b: a.new_empty(a.shape[0], b.shape[1]), lib=library
-    )
-    return torch.ops.pyro_vae.matmul.default, library
+    for name, function in (("matmul", _linear), ("rounded_matmul", _by_float32)):
+        library.define(f"{name}(Tensor a, Tensor b) -> Tensor")
+        library.impl(name, function, "CPU")
+        torch.library.register_fake(
+            f"pyro_vae::{name}",
+            lambda a, b: a.new_empty(*a.shape[:-1], b.shape[-1]),
+            lib=library,
+        )
+    own = torch.ops.pyro_vae
+    return own.matmul.default, own.rounded_matmul.default, library

@@ -213,7 +213,8 @@ class CompiledStep:
         rows: number of data in a full batch, for which the step is compiled; ``None`` for that of
             the first. Other batches (the last of an epoch) are not compiled.
         precision: of matrix products. ``"bfloat16"`` rounds their factors and results to 8 bits;
-            parameters, densities and sums stay in float32.
+            parameters, densities and sums stay in float32. On a CPU without instructions for it
+            the numbers are the same, and no faster than float32.
 
     Warns:
         PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path. A

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Form", "as_tensor", "check_batches", "is_array", "to_floating"]
+__all__ = ["as_tensor", "check_batches", "is_array", "to_floating"]
+
+
+_ROWS, _VALUES = 4096, 2**20  # that are looked at or converted at once
 
 
 def is_array(value: Any) -> bool:
@@ -37,18 +38,24 @@ def as_tensor(value: Any, *, what: str = "x", dtype: torch.dtype | None = None) 
             f"{what} is a masked array, whose mask would be lost; give "
             "torch.as_tensor(x.data, dtype=torch.float32), and mask=torch.as_tensor(~x.mask)."
         )
-    array = np.array(value.toarray() if hasattr(value, "toarray") else value)
+    array = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
     if array.dtype.kind not in "buif":
         raise ValueError(
             f"{what} has type {array.dtype}; expected numbers. (A frame has this type if one of "
             "its columns holds text or missing integers.)"
         )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
-        array = array.astype(np.float64)
-    tensor = torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))))
-    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+    kind = array.dtype.newbyteorder("=")
+    if kind.kind == "u" and kind.itemsize > 1:
+        kind = np.dtype(np.int64)
+    if kind.kind == "f" and kind.itemsize > 8:
+        kind = np.dtype(np.float64)
+    if kind.kind == "f" and dtype is not None and dtype.is_floating_point:
+        tensor = torch.empty(array.shape, dtype=dtype)
+        for start in range(0, len(array) if array.ndim else 0, _ROWS):  # no second copy beside it
+            rows = np.array(array[start : start + _ROWS], dtype=kind, order="C")
+            tensor[start : start + _ROWS] = torch.from_numpy(rows)
+        return tensor if array.ndim else tensor.fill_(float(array))
+    return torch.from_numpy(np.array(array, dtype=kind, order="C"))
 
 
 def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
@@ -60,39 +67,13 @@ def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
     if x.is_floating_point() or x.is_complex():
         return x
     converted = x.to(dtype)
-    if not torch.equal(converted.to(x.dtype), x):
+    flat = converted.reshape(-1).split(_VALUES), x.reshape(-1).split(_VALUES)
+    if not all(torch.equal(some.to(x.dtype), own) for some, own in zip(*flat, strict=True)):
         raise ValueError(
             f"{what} holds integers that {str(dtype).removeprefix('torch.')} numbers cannot tell "
             "apart; give x.double(), and a model of float64 parameters (model.double())."
         )
     return converted
-
-
-@dataclass(frozen=True)
-class Form:
-    """What the arguments of programs are turned into.
-
-    Attributes:
-        what: their name in messages.
-        dtype: type for floating-point arrays that are no tensors; by default their own.
-        floating: whether the data, the first argument, get this type if they are integers.
-    """
-
-    what: str
-    dtype: torch.dtype | None
-    floating: bool
-
-    def tensors(self, arguments: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Arrays as tensors; the data, which come first, floating-point if that is asked for."""
-        converted = [
-            as_tensor(argument, what=self.what, dtype=self.dtype)
-            if is_array(argument)
-            else argument
-            for argument in arguments
-        ]
-        if self.floating and self.dtype is not None and converted:
-            converted[0] = to_floating(converted[0], self.dtype, what=self.what)
-        return tuple(converted)
 
 
 def check_batches(items: list[Any], what: str) -> None:

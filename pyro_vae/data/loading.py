@@ -37,9 +37,9 @@ def load(
     - ``digits``: scikit-learn's 1,797 handwritten digits of 8x8 pixels (1,257 + 180 + 360), no
       download.
     - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
-    - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x`` or any of
-      ``train``, ``valid``, ``test`` (labels as ``y`` or ``train_y``, ...). A split that the file
-      lacks is a tenth of its training data, always the same.
+    - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x``
+      (shuffled) or ``train``, and perhaps ``valid`` and ``test`` (labels as ``y`` or ``train_y``,
+      ...). A split that the file lacks is a tenth of its training data, always the same.
 
     For binarization, integer images are first divided by 255, or by their largest value if they
     are not 8-bit.
@@ -114,10 +114,10 @@ def _from_file(path: Path) -> dict[str, Data]:
     for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
         check_data(found[key].x, what=f"{path}:{key}")
     if "x" in found:
-        data = found["x"]
+        data = found.pop("x")
         _check_labels(data, str(path))
         order = np.random.default_rng(0).permutation(len(data))
-        found = {"train": data.take(torch.from_numpy(order))}
+        found = {**found, "train": data.take(torch.from_numpy(order))}
     return found if "test" in found else _set_aside(found, "test", None)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..common.options import Binarize
+from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
+
+_ROWS = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +22,8 @@ class Data:
     """One split of a data set.
 
     Attributes:
-        x: data of shape ``(N, *event_shape)``, float32; under a binarization, drawn once from
+        x: data of shape ``(N, *event_shape)``, float32; on disk (``Stored``), if they are more than
+            a gigabyte; under a binarization, drawn once from
             ``seed``.
         y: labels of shape ``(N,)``, if there are any.
         name: the data set.
@@ -31,7 +35,7 @@ class Data:
         levels: number of gray levels, of dequantized data.
     """
 
-    x: Tensor
+    x: Any  # a tensor, or Stored
     y: Tensor | None = None
     name: str = "data"
     split: str = "train"
@@ -89,10 +93,14 @@ class Data:
         """Return some rows of the data: a slice, or those at the given positions."""
         return replace(
             self,
-            x=self.x[rows],
+            x=self.x.take(rows) if isinstance(self.x, Stored) else self.x[rows],
             y=None if self.y is None else self.y[rows],
             intensities=None if self.intensities is None else self.intensities[rows],
         )
+
+    def in_memory(self) -> Data:
+        """Return the data as a tensor, read if they are on disk."""
+        return replace(self, x=self.x[:])
 
     def joined(self, more: Data) -> Data:
         """Return the data with more of their kind after them; labels, if both have them."""
@@ -112,19 +120,20 @@ class Splits(NamedTuple):
     test: Data
 
 
-def fingerprint(*tensors: Tensor) -> str:
+def fingerprint(*tensors: Tensor | Stored) -> str:
     """SHA-256 of tensors' values, shapes and types, as hexadecimal digits."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(as_bytes(tensor))
+        for rows in tensor.split(_ROWS) if len(tensor.shape) else (tensor,):
+            digest.update(as_bytes(rows))
     return digest.hexdigest()
 
 
-def as_bytes(tensor: Tensor) -> bytes:
+def as_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor's values, in row-major order."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()
+    return flat.view(torch.uint8).numpy().data
 
 
 def draw(gray: Tensor, noise: Tensor, binarize: Binarize, levels: int) -> Tensor:

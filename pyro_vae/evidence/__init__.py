@@ -11,6 +11,7 @@ from .importance import log_evidence
 from .posterior import PosteriorDraws, sample_posterior
 from .predictive import log_predictive
 from .result import Estimate, Evidence
+from .seeds import SeedComparison, SeedRow, compare_seeds
 
 __all__ = [
     "Annealing",
@@ -19,9 +20,12 @@ __all__ = [
     "Estimate",
     "Evidence",
     "PosteriorDraws",
+    "SeedComparison",
+    "SeedRow",
     "bridge",
     "certify",
     "compare",
+    "compare_seeds",
     "convergence",
     "delta_corrected",
     "effective_sample_size",

@@ -11,7 +11,7 @@ from ..common.tables import align
 from ..common.verbs import verb
 from .result import Evidence
 
-__all__ = ["Comparison", "Row", "compare"]
+__all__ = ["Comparison", "Row", "check_comparable", "compare"]
 
 _MOST_UNRELIABLE = 0.2  # share of doubtful data up to which no advice is needed
 
@@ -159,7 +159,7 @@ def compare(evidences: Mapping[str, Evidence]) -> Comparison:
     order = sorted(evidences, key=lambda name: _rank(evidences[name]), reverse=True)
     best = evidences[order[0]]
     for name in order[1:]:
-        _check_comparable((name, evidences[name]), (order[0], best))
+        check_comparable((name, evidences[name]), (order[0], best))
     rows = [_row(name, evidences[name], best) for name in order]
     shares = [math.nan, *(row.probability_better for row in rows[1:])]
     if best.data_set:
@@ -176,7 +176,8 @@ def compare(evidences: Mapping[str, Evidence]) -> Comparison:
     )
 
 
-def _check_comparable(one: tuple[str, Evidence], other: tuple[str, Evidence]) -> None:
+def check_comparable(one: tuple[str, Evidence], other: tuple[str, Evidence]) -> None:
+    """Raise a ``ValueError`` for results on different data, or of different event sizes."""
     (name, a), (best, b) = one, other
     if a.data_sha256 != b.data_sha256:
         raise ValueError(

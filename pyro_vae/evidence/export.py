@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..common.files import write_text
+from ..common.tables import as_cell
 from .result import COLUMNS, METHODS, Evidence
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def to_csv(evidence: Evidence) -> str:
     columns = {name: _numbers(evidence, name).tolist() for name in COLUMNS}
     columns["rung"] = [METHODS[number] for number in columns["rung"]]
     rows = zip(range(len(evidence)), *columns.values(), evidence.verdicts(), strict=True)
-    writer.writerows(rows)
+    writer.writerows(map(as_cell, row) for row in rows)
     return text.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,8 +11,9 @@ from typing import Annotated, Any, Literal, get_type_hints
 import torch
 from torch import Tensor
 
-from ..common.files import write_json
+from ..common.files import read_json, write_json
 from ..common.options import Method, Precision
+from ..common.plain import fits
 from .diagnostics import pareto_k_threshold
 
 __all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
@@ -346,19 +346,19 @@ class Evidence:
             ValueError: the file is not one of ours.
         """
         try:
-            content = json.loads(Path(path).read_text())
+            content = read_json(path)
             names = {f.name for f in fields(cls)}
             content.setdefault("edge", [0.0] * len(content["log_px"]))  # of before it was measured
             for name in COLUMNS:
                 values = [float(value) for value in content[name]]
                 content[name] = torch.tensor(values, dtype=torch.float64)
             content["search"] = Search(**content.get("search", {}))
-            seconds = content.pop("seconds")
-            return cls(
-                seconds=math.nan if seconds is None else seconds,
-                **{name: value for name, value in content.items() if name in names},
-            )
-        except (KeyError, TypeError, AttributeError, UnicodeDecodeError, ValueError) as error:
+            if content["seconds"] is None:
+                content["seconds"] = math.nan
+            content = {name: value for name, value in content.items() if name in names}
+            _check_fields(content)
+            return cls(**content)
+        except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             raise ValueError(
                 f"{path} is not a result of log_evidence: {error}. Run the evaluation again."
             ) from error
@@ -366,6 +366,16 @@ class Evidence:
     def _settings(self) -> dict[str, Any]:
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COLUMNS}
         return settings | {"search": asdict(self.search)}
+
+
+def _check_fields(content: Mapping[str, Any]) -> None:
+    """Raise a ``ValueError`` for fields of another type, or columns of different lengths."""
+    hints = get_type_hints(Evidence)
+    wrong = [name for name, value in content.items() if not fits(value, hints[name])]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)} cannot be {content[wrong[0]]!r}")
+    if len({len(content[name]) for name in COLUMNS}) > 1:
+        raise ValueError("its columns have different lengths")
 
 
 _FEW, _ALONE = 5, 1.2

@@ -3,7 +3,7 @@
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
 from .counts import Binomial, NegativeBinomial, Poisson
-from .levels import Categorical, DiscretizedLogistic, LogisticMixture
+from .levels import Categorical, DiscretizedLogistic, LogisticMixture, PixelMixture
 from .real import Laplace, Normal, StudentT
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "LogisticMixture",
     "NegativeBinomial",
     "Normal",
+    "PixelMixture",
     "Poisson",
     "StudentT",
 ]
@@ -30,6 +31,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "student-t": StudentT,
     "discretized-logistic": DiscretizedLogistic,
     "logistic-mixture": LogisticMixture,
+    "pixel-mixture": PixelMixture,
     "categorical": Categorical,
     "binomial": Binomial,
     "poisson": Poisson,

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from math import prod
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from ..distributions import masses
+from ..distributions import masses, pixels
 from ..distributions.special import inverse_softplus, solve_increasing
 from ..networks import MakesNetwork
 from .base import Likelihood, whole_number
 from .scale import Scaled, check_floor
 
-__all__ = ["Categorical", "DiscretizedLogistic", "LogisticMixture"]
+__all__ = ["Categorical", "DiscretizedLogistic", "LogisticMixture", "PixelMixture"]
 
 _FLOOR = 5e-4
 _UNIT_DEVIATION = math.pi / math.sqrt(3)
@@ -134,21 +135,104 @@ class LogisticMixture(Likelihood):
         Raises:
             ValueError: data off the levels.
         """
-        _check_levels(x, self.levels)
-        mean = x.mean(0)
-        deviation = (x - mean).std(correction=0)
-        raw = inverse_softplus((deviation / _UNIT_DEVIATION - self.floor).clamp_min(self.floor))
+        loc, raw = _spread_out(x, self.components, self.levels, self.floor)
+        return torch.cat([torch.zeros_like(loc), loc, raw])
+
+
+class PixelMixture(Likelihood):
+    r"""Pictures: for each pixel a mixture of discretized logistics for all its channels together.
+
+    .. math:: P(x \mid z) = \prod_{pixels} \sum_j \pi_j(z) \prod_c P_{cj}(x_c \mid x_{<c}, z)
+
+    with :math:`P_{cj}` as in :class:`DiscretizedLogistic`, of location :math:`m_{cj}(z) +
+    \sum_{d < c} a_{cdj}(z) (x_d - \tfrac{1}{2})`: the channels of a pixel have their component in
+    common, and each depends on those before it. (In :class:`LogisticMixture`, which this is for
+    gray pictures, they are independent given z.) Other arguments are those of that class; single
+    values of colour pictures cannot be masked.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to ``(*, rows, height, width)``, for C
+            channels of ``rows`` = components (1 + 2 C + C (C - 1) / 2): the logits of the weights,
+            the locations m, the raw scales, the links a.
+        event_shape: shape of a picture, ``(*channels, height, width)``.
+        components: number of components of each pixel.
+
+    References:
+        Salimans et al. (2017), PixelCNN++ (there, a is between -1 and 1).
+        https://arxiv.org/abs/1701.05517
+    """
+
+    def __init__(
+        self,
+        network: MakesNetwork,
+        event_shape: Sequence[int],
+        *,
+        components: int = 5,
+        levels: int = 256,
+        floor: float = _FLOOR,
+    ) -> None:
+        if len(event_shape) < 2:
+            raise ValueError(
+                "'pixel-mixture' is for pictures of shape (*channels, height, width); got "
+                f"{tuple(event_shape)}. Use 'logistic-mixture' for vectors."
+            )
+        channels = prod(event_shape[:-2])
+        sizes = (1, channels, channels, channels * (channels - 1) // 2)
+        number = whole_number("components", components, least=1)
+        super().__init__(network, event_shape[-2:], rows=(number * sum(sizes),))
+        self.event_shape = torch.Size(event_shape)
+        self.event_dim = len(self.event_shape)
+        self.channels, self.components = channels, components
+        self._sizes = sizes
+        self.levels = whole_number("levels", levels, least=2)
+        self.floor = check_floor(floor, "scale")
+
+    @property
+    def description(self) -> str:
+        """The likelihood in words, with components, levels and the floor of the scales."""
+        return (
+            f"PixelMixture of {self.components} components with scales from the network, at "
+            f"least {self.floor:.4g}, {self.levels} levels"
+        )
+
+    def distribution(self, output: Tensor) -> dist.TorchDistribution:
+        """Return p(x|z), batch shape ``(*,)``, event shape ``event_shape``."""
+        if self.channels == 1:
+            return super().distribution(output)
+        logits, loc, raw, links = self._parts(output)
         scale = self.floor + softplus(raw)
-        places = torch.arange(self.components, dtype=x.dtype, device=x.device)
-        offsets = (places - places.mean()) / max(self.components - 1, 1) * 2 * deviation
+        return pixels.PixelMixture(
+            logits.squeeze(-2), loc, scale, links, self.event_shape, self.levels
+        )
 
-        def function(t: Tensor) -> Tensor:
-            parts = masses.DiscretizedLogistic(t[..., None] + offsets, scale, self.levels)
-            return parts.mean_before_rounding.mean(-1)
+    def values(self, output: Tensor) -> dist.TorchDistribution:
+        """Return the mixtures of single values of gray pictures.
 
-        centre = solve_increasing(function, _inside(mean), low=-20, high=21)
-        loc = torch.stack([centre + offset for offset in offsets])
-        return torch.cat([torch.zeros_like(loc), loc, raw.expand_as(loc)])
+        Raises:
+            ValueError: pictures of several channels, which depend on each other.
+        """
+        if self.channels > 1:
+            raise ValueError(f"the {self.channels} channels of a pixel depend on each other.")
+        output = output.reshape(*output.shape[:-2], *self.event_shape)
+        logits, loc, raw, _ = (part.squeeze(-2) for part in self._parts(output, self.event_dim))
+        parts = masses.DiscretizedLogistic(loc, self.floor + softplus(raw), self.levels)
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits), parts)
+
+    def starting_output(self, x: Tensor) -> Tensor:
+        """Equal weights, no links, and locations spread over the data about their mean.
+
+        Raises:
+            ValueError: data off the levels.
+        """
+        loc, raw = _spread_out(x, self.components, self.levels, self.floor)
+        size, links = self.event_shape[-2:], self._sizes[-1] * self.components
+        rows = [part.movedim(0, -3).reshape(-1, *size) for part in (loc, raw)]
+        return torch.cat([x.new_zeros(self.components, *size), *rows, x.new_zeros(links, *size)])
+
+    def _parts(self, output: Tensor, size: int = 2) -> tuple[Tensor, ...]:
+        """Logits, locations, raw scales and links, of shapes ``(*, *size, channels, K)``."""
+        rows = output.movedim(-size - 1, -1).unflatten(-1, (-1, self.components))
+        return rows.split(self._sizes, -2)
 
 
 class Categorical(Likelihood):
@@ -181,6 +265,29 @@ class Categorical(Likelihood):
         counts = torch.stack([(x == k).sum(0) for k in range(self.levels)]).to(x.dtype)
         frequencies = (counts + 1 / self.levels) / (len(x) + 1)
         return frequencies.log()
+
+
+def _spread_out(x: Tensor, components: int, levels: int, floor: float) -> tuple[Tensor, Tensor]:
+    """Locations and raw scales ``(components, *event_shape)``, spread over data about their mean.
+
+    Raises:
+        ValueError: data off the levels.
+    """
+    _check_levels(x, levels)
+    mean = x.mean(0)
+    deviation = (x - mean).std(correction=0)
+    raw = inverse_softplus((deviation / _UNIT_DEVIATION - floor).clamp_min(floor))
+    scale = floor + softplus(raw)
+    places = torch.arange(components, dtype=x.dtype, device=x.device)
+    offsets = (places - places.mean()) / max(components - 1, 1) * 2 * deviation
+
+    def function(t: Tensor) -> Tensor:
+        parts = masses.DiscretizedLogistic(t[..., None] + offsets, scale, levels)
+        return parts.mean_before_rounding.mean(-1)
+
+    centre = solve_increasing(function, _inside(mean), low=-20, high=21)
+    loc = torch.stack([centre + offset for offset in offsets])
+    return loc, raw.expand_as(loc)
 
 
 def _inside(mean: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from math import prod
 from typing import Any, Literal, cast, get_args
 
 import pyro
@@ -14,12 +13,12 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from ..common.registry import build, check_choice, lookup
+from ..common.registry import check_choice, lookup
 from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..data import AnyData
 from ..distributions import ConstrainedDistribution
-from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork
+from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork, build_network
 from ..posteriors import POSTERIORS, DiagonalNormal, FullNormal, Posterior
 from ..programs.inputs import source_for
 from ..programs.latents import Latent, Latents, read_latents
@@ -34,7 +33,6 @@ __all__ = ["AmortizedGuide", "Family", "amortize"]
 Family = Literal["normal", "full", "low-rank", "flow"]
 MakesPosterior = Callable[[MakesNetwork, int], Posterior]
 
-_DENSE = ("mlp", "gated")
 _STATISTICS = 4096  # data that centers and spreads of the inputs are taken from
 _ACTIVATION = "silu"  # nearly linear far out, as posterior means often are
 _FIRST_WEIGHT = 0.1
@@ -171,7 +169,7 @@ class Encoder(nn.Module):
             if activation is None and network == "mlp":
                 activation = _ACTIVATION
             options = {"hidden": hidden, "activation": activation}
-            self.network = _network(network, shapes, features, options)
+            self.network = build_network(network, "encoder", shapes, (features,), **options)
             self.nonlinearity = lookup("activation", activation or _ACTIVATION, ACTIVATIONS)()
         self.to(inputs[0].device)
         with torch.no_grad():
@@ -281,22 +279,6 @@ class AmortizedGuide(nn.Module):
         u = (u - self.get_buffer(f"loc{place}")) / self.get_buffer(f"scale{place}")
         u = u.reshape((1,) * (dims + 1 - u.dim()) + u.shape)
         return u.movedim(self.latents.data.dim - 1, -dims - 1).flatten(-dims)
-
-
-def _network(
-    kind: str, shapes: Sequence[Sequence[int]], features: int, options: dict[str, Any]
-) -> nn.Module:
-    """Make an encoder by name, of one input or of several side by side."""
-    if len(shapes) > 1 and kind not in _DENSE:
-        raise ValueError(
-            f"network {kind!r} takes one image, but the model has {len(shapes)} arguments; say "
-            "what it sees by encode=lambda *args: args[0], or use network='mlp'."
-        )
-    table = {name: pair.encoder for name, pair in NETWORKS.items()}
-    given = {name: value for name, value in options.items() if value is not None}
-    in_shape = shapes[0] if len(shapes) == 1 else (sum(prod(shape) for shape in shapes),)
-    network: nn.Module = build("network", kind, table, in_shape, (features,), **given)
-    return network if len(shapes) == 1 else Joint(network, *shapes)
 
 
 def _head(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from math import prod
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
 from ..common.registry import build, lookup
 from ..config import Config
 from ..likelihoods import LIKELIHOODS, Likelihood
-from ..networks import NETWORKS, Joint
+from ..networks import build_network, is_dense
+from ..networks.named import Role
 from ..posteriors import POSTERIORS, Posterior
 from ..priors import PRIORS
 
@@ -20,9 +20,6 @@ __all__ = ["Parts"]
 
 Shape = Sequence[int]
 Widths = Sequence[int] | None
-Role = Literal["encoder", "decoder"]
-
-_DENSE = ("mlp", "gated")
 
 
 class Parts:
@@ -48,7 +45,7 @@ class Parts:
     @property
     def inner_hidden(self) -> Widths:
         """Widths between two layers of latents: half the config's, if its network is dense."""
-        hidden, dense = self._config.hidden, self._config.network in _DENSE
+        hidden, dense = self._config.hidden, is_dense(self._config.network)
         return [max(1, width // 2) for width in hidden] if hidden is not None and dense else None
 
     def likelihood(self, in_shapes: Sequence[Shape]) -> Likelihood:
@@ -84,7 +81,7 @@ class Parts:
             hidden: widths of the network, from the input on; ``None`` for its defaults.
             name: a key of ``POSTERIORS``; the config's own posterior gets the config's options.
         """
-        kind = self._config.network if self._config.network in _DENSE else "mlp"
+        kind = self._config.network if is_dense(self._config.network) else "mlp"
         return build(
             "posterior",
             name,
@@ -119,28 +116,15 @@ class Parts:
 
         Args:
             role: ``"encoder"`` (from data) or ``"decoder"`` (to data, with the widths reversed).
-            in_shapes: event shape of each input.
+            in_shapes: event shape of each input; of an encoder, the data come first.
             out_shape: event shape of the output.
-
-        Raises:
-            ValueError: an encoder of several inputs that is not fully connected.
         """
-        kind, hidden = self._config.network, self._config.hidden
-        if len(in_shapes) > 1 and role == "encoder" and kind not in _DENSE:
-            raise ValueError(
-                f"network {kind!r} takes one image, but this encoder has {len(in_shapes)} inputs; "
-                "use network='mlp' or 'gated', or build the parts yourself."
-            )
+        hidden = self._config.hidden
         hidden = hidden and hidden[:: 1 if role == "encoder" else -1]
-        return self._network(kind, role, in_shapes, out_shape, hidden)
+        return self._network(self._config.network, role, in_shapes, out_shape, hidden)
 
     def _network(
         self, kind: str, role: Role, in_shapes: Sequence[Shape], out_shape: Shape, hidden: Widths
     ) -> nn.Module:
-        table = {name: getattr(pair, role) for name, pair in NETWORKS.items()}
         options = {"hidden": hidden, "activation": self._config.activation}
-        given = {name: value for name, value in options.items() if value is not None}
-        alone = len(in_shapes) == 1
-        in_shape = in_shapes[0] if alone else (sum(prod(shape) for shape in in_shapes),)
-        network: nn.Module = build("network", kind, table, in_shape, out_shape, **given)
-        return network if alone else Joint(network, *in_shapes)
+        return build_network(kind, role, in_shapes, out_shape, **options)

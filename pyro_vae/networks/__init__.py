@@ -1,12 +1,11 @@
 """Neural networks between event shapes, for the encoder and the decoder."""
 
-from typing import NamedTuple
-
 from .amortized import Amortized, MakesNetwork
 from .base import ACTIVATIONS, Network
 from .conv import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .dense import MLP, GatedMLP
 from .joint import Joint
+from .named import NETWORKS, NetworkKind, build_network, is_dense
 
 __all__ = [
     "ACTIVATIONS",
@@ -22,19 +21,6 @@ __all__ = [
     "NetworkKind",
     "ResidualDecoder",
     "ResidualEncoder",
+    "build_network",
+    "is_dense",
 ]
-
-
-class NetworkKind(NamedTuple):
-    """Encoder and decoder class of one kind of network; one class if both directions are alike."""
-
-    encoder: type[Network]
-    decoder: type[Network]
-
-
-NETWORKS: dict[str, NetworkKind] = {
-    "mlp": NetworkKind(MLP, MLP),
-    "gated": NetworkKind(GatedMLP, GatedMLP),
-    "conv": NetworkKind(ConvEncoder, ConvDecoder),
-    "residual": NetworkKind(ResidualEncoder, ResidualDecoder),
-}

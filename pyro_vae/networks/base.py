@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod, sqrt
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,8 @@ class Network(nn.Module):
 
     hidden: nn.Module
     output: nn.Module
+    of_images: ClassVar[bool] = False
+    """Whether its inputs are images, on which further inputs lie as planes."""
 
     def __init__(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         super().__init__()

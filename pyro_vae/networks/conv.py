@@ -34,6 +34,8 @@ class _ImageEncoder(Network):
     them; without, a nonlinearity follows each halving.
     """
 
+    of_images = True
+
     def __init__(
         self,
         in_shape: Sequence[int],
@@ -284,10 +286,12 @@ def _image_sizes(shape: Sequence[int], widths: Sequence[int]) -> list[tuple[int,
     """
     check_widths(widths)
     if len(shape) < 2 or min(shape[-2:]) < _LEAST_SIDE:
+        last = len(shape) == 3 and shape[-1] <= 4 and min(shape[:2]) >= _LEAST_SIDE
         raise ValueError(
             "convolutional networks need images of shape (..., height, width), at least "
             f"{_LEAST_SIDE}x{_LEAST_SIDE}; got {tuple(shape)}. "
-            "Use the network 'mlp' or 'gated' for vectors and smaller images."
+            + ("If its channels are last, give x.movedim(-1, 1). " if last else "")
+            + "Use the network 'mlp' or 'gated' for vectors and smaller images."
         )
     height, width = shape[-2:]
     most = min(height, width).bit_length() - 1

@@ -1,4 +1,4 @@
-"""A network with several inputs."""
+"""A network with several inputs: side by side as one vector, or as planes of one image."""
 
 from __future__ import annotations
 
@@ -10,7 +10,18 @@ from torch import Tensor, nn
 
 from .base import initialize_output
 
-__all__ = ["Joint"]
+__all__ = ["Joint", "plane_shape"]
+
+
+def plane_shape(in_shapes: Sequence[Sequence[int]]) -> tuple[int, int, int]:
+    """Shape ``(planes, height, width)`` of several inputs as one image, of the first one's size.
+
+    An input of that size, ``(*channels, height, width)``, has a plane for each channel; any other
+    one has a constant plane for each of its values.
+    """
+    size = tuple(in_shapes[0][-2:])
+    height, width = size
+    return sum(prod(s[:-2] if tuple(s[-2:]) == size else s) for s in in_shapes), height, width
 
 
 class Joint(nn.Module):
@@ -22,9 +33,15 @@ class Joint(nn.Module):
         network = Joint(MLP((784 + 16,), (2, 8)), (28, 28), (16,))
         network(x, z)
 
+    A network of images gets them as planes: those of the first input, which is an image, and a
+    constant one for each value of an input that is no image of its size. ::
+
+        network = Joint(ConvEncoder((3 + 10, 32, 32), (2, 8)), (3, 32, 32), (10,))
+        network(x, label)
+
     Args:
         network: maps ``(*, total)`` to ``(*, *out_shape)``, where ``total`` is the number of values
-            in all inputs.
+            in all inputs; or images ``(*, planes, height, width)``, see :func:`plane_shape`.
         in_shapes: event shape of each input.
 
     Raises:
@@ -38,11 +55,14 @@ class Joint(nn.Module):
         self.network = network
         self.in_shapes = tuple(torch.Size(shape) for shape in in_shapes)
         total = sum(prod(shape) for shape in self.in_shapes)
-        in_shape = getattr(network, "in_shape", None)
-        if in_shape is not None and tuple(in_shape) != (total,):
+        in_shape = tuple(getattr(network, "in_shape", (total,)))
+        image = plane_shape(self.in_shapes) if len(self.in_shapes[0]) > 1 else None
+        self.size = image[1:] if in_shape == image else None
+        if in_shape not in ((total,), image):
+            planes = "" if image is None else f", or {image} if it is one of images"
             raise ValueError(
                 f"inputs of shapes {self._describe()} have {total} values together, so the network "
-                f"needs in_shape ({total},); got {tuple(in_shape)}."
+                f"needs in_shape ({total},){planes}; got {in_shape}."
             )
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -63,14 +83,25 @@ class Joint(nn.Module):
             if batch_dims < 0 or x.shape[batch_dims:] != in_shape:
                 raise ValueError(f"{expected}shapes {shapes}.")
             leading.append(x.shape[:batch_dims])
-            rows.append(x.reshape(*x.shape[:batch_dims], prod(in_shape)))
+            rows.append(self._side_by_side(x, in_shape))
         try:
             common = torch.broadcast_shapes(*leading)
         except RuntimeError as error:
             raise ValueError(
                 f"{expected}shapes {shapes}, whose leading dimensions do not broadcast."
             ) from error
-        return self.network(torch.cat([row.expand(*common, -1) for row in rows], -1))
+        event = rows[0].shape[len(leading[0]) + 1 :]
+        wide = [row.expand(*common, -1, *event) for row in rows]
+        return self.network(torch.cat(wide, len(common)))
+
+    def _side_by_side(self, x: Tensor, in_shape: torch.Size) -> Tensor:
+        """An input as values ``(*, number)``, or as planes ``(*, number, height, width)``."""
+        leading = x.shape[: x.dim() - len(in_shape)]
+        if self.size is None:
+            return x.reshape(*leading, prod(in_shape))
+        if in_shape[-2:] == self.size:
+            return x.reshape(*leading, prod(in_shape[:-2]), *self.size)
+        return x.reshape(*leading, prod(in_shape), 1, 1).expand(*leading, -1, *self.size)
 
     def initialize_output(self, value: Tensor) -> None:
         """Start the network's output at ``value``, if the network knows how."""

@@ -16,8 +16,9 @@ def kl_weight(progress: float, *, warmup: int, cycles: int = 1, beta: float = 1.
     is constant over the second.
 
     Args:
-        progress: t, epochs since the start, with fractions.
-        warmup: T, epochs of the warm-up; with 0 the weight is :math:`\beta` from the start.
+        progress: t, epochs (with fractions) or steps since the start.
+        warmup: T, length of the warm-up in the same unit; with 0 the weight is :math:`\beta` from
+            the start.
         cycles: number of cycles within the warm-up.
         beta: weight after the warm-up.
 

@@ -10,11 +10,13 @@ from .charts import comparison, evidence_diagnostics, latent_space, learning_cur
 from .checks import calibration_curves, predictive_checks
 from .pictures import images, interpolation, manifold, picture_rows, reconstructions
 from .style import Figure, save
+from .values import evidence_by_value
 
 __all__ = [
     "Figure",
     "calibration_curves",
     "comparison",
+    "evidence_by_value",
     "evidence_diagnostics",
     "images",
     "interpolation",

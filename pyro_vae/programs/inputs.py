@@ -8,8 +8,10 @@ from pyro.poutine.trace_struct import Trace
 
 from ..common.seeding import seeded
 from ..data import AnyData, Data, Source, as_source
-from ..data.arrays import Form, is_array
+from ..data.arrays import is_array
+from ..data.forms import Form
 from ..data.signatures import takes
+from ..data.stored import is_stored
 from .autoguides import set_up
 from .modules import device_of, modules_of
 from .shared_latents import is_of_all
@@ -71,12 +73,12 @@ def data_set(data: AnyData, model: Fn, guide: Fn, automatic: Fn) -> Batch | None
     Returns:
         Tensors, of which each may have a length of its own (a single zero where the programs have
         their data in themselves); ``None`` where each datum has latents of its own, or the data are
-        read in batches.
+        read in batches or from disk.
     """
     if isinstance(data, Data):
         data = (data.x,) if data.y is None or takes(model)[0] < 2 else (data.x, data.y)
     arguments = data if isinstance(data, tuple) else (data,)
-    if not all(map(is_array, arguments)):
+    if not all(map(is_array, arguments)) or any(map(is_stored, arguments)):
         return None
     tensors = Form("x", _type_of(model, guide), False).tensors(arguments)
     if not tensors:  # the programs hold their data

@@ -1,6 +1,9 @@
 """Run folders, and what the command line does with them."""
 
+from .export import export_run
 from .folder import Run, load_run
-from .study import Study, Usage, study
+from .outcome import Study
+from .study import study
+from .usage import Usage
 
-__all__ = ["Run", "Study", "Usage", "load_run", "study"]
+__all__ = ["Run", "Study", "Usage", "export_run", "load_run", "study"]

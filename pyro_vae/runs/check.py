@@ -58,6 +58,7 @@ def check_run(
         progress=progress,
     )
     content = {"predictive": fitted.summary(), "calibration": ranked.summary()}
+    run.check_folder()
     write_json(run.folder / CHECK, content)
     for path, figure in zip(check_figures(run.folder), (fitted.plot(), ranked.plot()), strict=True):
         plots.save(figure, path)

@@ -14,13 +14,15 @@ from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
 from ..common.verbs import verb
+from ..config import Config
 from ..data.sets import Data
 from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
+from .outcome import Study
 from .run import EVIDENCE, load_data
 
-__all__ = ["draw_comparison", "draw_run", "draw_samples", "sample_run"]
+__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "sample_run"]
 
 FIGURES = "figures"
 _SHOWN = 2000  # data in a scatter plot
@@ -40,6 +42,7 @@ def sample_run(
     """
     run = load_run(folder, device=device)
     x = run.sample(number, seed=seed).numpy()
+    run.check_folder()
     array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
     return array, draw_samples(run, number, seed)
 
@@ -118,6 +121,65 @@ def draw_comparison(
     )
 
 
+def draw_study(
+    study: Study,
+    configs: Mapping[str, Config],
+    runs: Mapping[str, Run],
+    evidences: Mapping[str, Evidence],
+    out: Path,
+) -> Iterator[Path]:
+    """Draw the models of a study side by side; against the values of a setting of numbers.
+
+    ``configs`` are by model, ``runs`` and ``evidences`` by run. Learning curves are those of each
+    model's first run.
+    """
+    rows, firsts = study.by_seed.rows, {m: names[0] for m, names in study.models.items()}
+    if all(row.seeds == 1 for row in rows):
+        yield from draw_comparison(study.comparison, runs, evidences, out)
+    else:
+        yield plots.save(
+            plots.comparison(
+                [row.name for row in rows],
+                [row.log_px for row in rows],
+                [row.error for row in rows],
+                differences=[row.difference for row in rows],
+                difference_errors=[row.difference_error for row in rows],
+                doubtful=[row.share_unreliable for row in rows],
+                title="log p(x) of the held-out data: errors of seeds, data and Monte Carlo",
+            ),
+            out / "comparison.png",
+        )
+        yield plots.save(
+            plots.learning_curves(
+                {model: runs[name].history.columns() for model, name in firsts.items()},
+                evidence=_levels({model: evidences[name] for model, name in firsts.items()}),
+            ),
+            out / "curves.png",
+        )
+    values: dict[str, Any] = {
+        model: getattr(config, study.setting, None) for model, config in configs.items()
+    }
+    if len(values) > 1 and all(type(value) in (int, float) for value in values.values()):
+        yield plots.save(
+            plots.evidence_by_value(
+                [values[row.name] for row in rows],
+                [row.log_px for row in rows],
+                [row.seed_error for row in rows],
+                [row.sampling_error for row in rows],
+                alike=[not row.distinguishable for row in rows],
+                each=[
+                    [evidences[name].mean().value for name in study.models[row.name]]
+                    for row in rows
+                ],
+                active=[
+                    [study.usage[name].active for name in study.models[row.name]] for row in rows
+                ],
+                name=study.setting.replace("_", " "),
+            ),
+            out / f"{study.setting}.png",
+        )
+
+
 def _levels(evidences: Mapping[str, Evidence | None]) -> dict[str, tuple[float, float, float]]:
     """Mean log p(x) by name, its sampling error, and the ELBO of the same data."""
     return {
@@ -132,7 +194,8 @@ def _title(run: Run) -> str:
     layers = ", two layers" if takes(config, "top_dim") else ","
     program = "" if config.program == "vae" else f"{layers} {config.program}"
     prior = "learned" if config.learned_prior else config.prior
-    return f"{config.data.rpartition('/')[2]}, {prior} prior{program}"
+    data = config.data.rpartition("/")[2].replace("$", r"\$")  # else figures take it for formulas
+    return f"{data}, {prior} prior{program}"
 
 
 def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:

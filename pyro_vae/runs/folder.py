@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,22 @@ import torch
 from torch import Tensor
 
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError
+from ..common.errors import CheckpointError, PyroVAEWarning, warn
+from ..common.files import read_json
 from ..common.verbs import verb
 from ..config import Config
 from ..models import Model, build_program
-from ..training.checkpoint import CHECKPOINT, CONFIG, load_parameters, read
+from ..training.checkpoint import (
+    CHECKPOINT,
+    CONFIG,
+    check_parameters,
+    entries_of,
+    load_parameters,
+    newest,
+    read,
+)
 from ..training.history import History
+from .weights import SUMS, WEIGHTS, read_weights
 
 __all__ = ["Run", "load_run", "read_config"]
 
@@ -54,51 +63,121 @@ class Run:
             given = torch.arange(number) % self.config.classes
         return self.vae.sample(given, seed=seed, mean=mean).cpu()
 
+    def check_folder(self) -> None:
+        """Check that the folder is still there, before results are written to it.
+
+        Raises:
+            FileNotFoundError: it was deleted or moved since the run was loaded.
+        """
+        if not self.folder.is_dir():
+            raise FileNotFoundError(
+                f"{self.folder} was deleted or moved since the run was loaded; nothing was written."
+            )
+
 
 @verb
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model that a run folder's config describes, with its trained parameters.
 
     Args:
-        folder: folder that ``fit`` wrote.
+        folder: folder that ``fit`` or ``export_run`` wrote.
         device: device of the loaded model.
+
+    The checkpoint has the config, too, and that one counts; a warning says where ``config.json`` is
+    another.
 
     Raises:
         CheckpointError: the folder or its checkpoint is missing, damaged, or made by ``fit`` of a
-            model that no config describes (load that one with ``checkpoint.read``).
+            model that no config describes (load that one with ``checkpoint.read``); an exported
+            file is missing or has another checksum.
+        ImportError: an exported run, and safetensors is not installed.
     """
     folder = Path(folder)
     target = resolve_device(device)
-    state = read(folder / CHECKPOINT)
+    path = folder / CHECKPOINT
+    if (folder / SUMS).exists() and not path.exists():
+        path, state = folder / WEIGHTS, read_weights(folder)
+        state["config"] = read_config(folder).to_dict()
+    else:
+        state = read(path)
     if state.get("config") is None:
         raise CheckpointError(
             f"{folder} holds a model that was not built from a config; build it yourself and load "
             "checkpoint.read(path)['parameters'] into it."
         )
-    try:
-        config = Config.from_dict(state["config"])
+    config = _config_of(state, path)
+    with entries_of(path):
+        _check_sizes(config, state, path)
         vae = build_program(config, event_shape=state["event_shape"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{folder / CHECKPOINT} has no valid config: {error}") from error
-    load_parameters(vae, state["parameters"], source=str(folder / CHECKPOINT))
+        load_parameters(vae, state["parameters"], source=str(path))
+        history = History.from_state(state)
+    _say_differences(folder, config)
     return Run(
         vae=vae.to(target).eval(),
         config=config,
-        history=History.from_state(state),
+        history=history,
         folder=folder,
         finished=state["finished"],
     )
 
 
 def read_config(folder: str | Path) -> Config:
-    """Read the config of a run folder, which precedes the first checkpoint, or of a JSON file.
+    """Read the config of a run folder, which its checkpoint has, or that of a JSON file.
 
     Raises:
         CheckpointError: missing, or not a config.
     """
     path = Path(folder)
-    path = path / CONFIG if path.suffix != ".json" or path.is_dir() else path
+    if path.suffix != ".json" or path.is_dir():
+        if (found := newest(path)) is not None and found[1]["config"] is not None:
+            config = _config_of(found[1], found[0])
+            _say_differences(path, config)
+            return config
+        path = path / CONFIG
+    return _read(path)
+
+
+def _read(path: Path) -> Config:
     try:
-        return Config.from_dict(json.loads(path.read_text()))
+        return Config.from_dict(read_json(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is not the config of a run: {error}") from error
+
+
+def _config_of(state: dict[str, Any], path: Path) -> Config:
+    try:
+        return Config.from_dict(state["config"])
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} has no valid config: {error}") from error
+
+
+def _say_differences(folder: Path, config: Config) -> None:
+    """Warn where the file of a config is not what the run was trained with."""
+    path = folder / CONFIG
+    if not path.exists():
+        return
+    try:
+        written = _read(path)
+    except CheckpointError as error:
+        words = str(error).rstrip(".")
+    else:
+        if written == config:
+            return
+        differ = [
+            f"{field.name} {getattr(written, field.name)!r} (trained with "
+            f"{getattr(config, field.name)!r})"
+            for field in fields(Config)
+            if getattr(written, field.name) != getattr(config, field.name)
+        ]
+        words = f"{path} was changed: {', '.join(differ)}"
+    warn(f"{words}. It is ignored: the checkpoint has the config, too.", PyroVAEWarning)
+
+
+def _check_sizes(config: Config, state: dict[str, Any], path: Path) -> None:
+    """Check parameters against a model that takes no memory, before one that does is built."""
+    try:
+        with torch.device("meta"):
+            model = build_program(config, event_shape=state["event_shape"])
+    except NotImplementedError:  # flows are made of values
+        return
+    check_parameters(model, state["parameters"], source=str(path))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..common.devices import resolve_device
 from ..common.errors import CheckpointError
-from ..common.files import write_json
+from ..common.files import sweep, write_json
+from ..common.locks import take_turns, writes_to
 from ..common.options import Method, check_taken, takes
 from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
@@ -25,6 +26,7 @@ from ..objectives import objective_of
 from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
+from ..training.resuming import check_resumable, is_complete
 from .folder import load_run, read_config
 
 __all__ = [
@@ -79,6 +81,7 @@ def complete(config: Config, splits: Splits) -> Config:
 
 
 @verb
+@writes_to("out")
 def train_run(
     config: Config,
     out: str | Path,
@@ -101,14 +104,15 @@ def train_run(
     Raises:
         ValueError: a config that differs from that of the run to resume, or does not fit the data.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
+        BlockingIOError: another process trains into ``out``.
     """
     out = Path(out)
     if Path(config.data).exists():  # a file, to be found from any folder
         config = replace(config, data=str(Path(config.data).resolve()))
-    if resume and (out / checkpoint.CONFIG).exists():
+    if resume and checkpoint.holds_run(out):
         stored = read_config(out)
         config = replace(config, classes=config.classes or stored.classes)
-        _check_same_config(config, stored, out)
+        check_resumable(stored.to_dict(), config.to_dict(), str(out))
     splits = load_data(config, root=root)
     config = complete(config, splits)
     train, valid, _ = splits
@@ -161,14 +165,17 @@ def evaluate_run(
     )
     sha256, description = identity(run.config, test)
     evidence = replace(evidence, data_sha256=sha256, data=description)
-    evidence.save(run.folder / EVIDENCE)
     likelihood = getattr(run.vae.likelihood, "description", type(run.vae.likelihood).__name__)
     metrics = {**evidence.summary(), "likelihood": likelihood}
     if takes(run.config, "labels") and test.y is not None and (test.y != UNKNOWN).all():
         there = test.to(resolve_device(device))
         vae: Any = run.vae
         metrics["accuracy"] = vae.accuracy(there.x, there.y)
-    write_json(run.folder / METRICS, metrics)
+    with take_turns(run.folder):
+        run.check_folder()
+        sweep(run.folder, METRICS, EVIDENCE)
+        write_json(run.folder / METRICS, metrics)
+        evidence.save(run.folder / EVIDENCE)  # the last: it tells a study that all is done
     return evidence
 
 
@@ -224,22 +231,6 @@ def _hidden(data: Data) -> Data:
 
 def _finished(folder: Path, config: Config) -> bool:
     """Whether a run has nothing left to train."""
-    path = folder / checkpoint.CHECKPOINT
-    if not path.exists():
+    if (found := checkpoint.newest(folder)) is None:
         return False
-    state = checkpoint.read(path)
-    return state["finished"] and (state["stopped_early"] or state["epoch"] >= config.epochs)
-
-
-def _check_same_config(config: Config, stored: Config, out: Path) -> None:
-    pairs: dict[str, tuple[Any, Any]] = {
-        field.name: (getattr(stored, field.name), getattr(config, field.name))
-        for field in fields(Config)
-        if field.name != "epochs"
-    }
-    differ = [f"{name} {old!r} (now {new!r})" for name, (old, new) in pairs.items() if old != new]
-    if differ:
-        raise ValueError(
-            f"the run in {out} has {', '.join(differ)}; leave these options out to resume it, or "
-            "start a new run."
-        )
+    return is_complete(found[1], asdict(config.training))

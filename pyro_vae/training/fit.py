@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..common.devices import bytes_of_one, exact_convolutions, resolve_device
 from ..common.errors import PyroVAEWarning, warn
-from ..common.files import write_json
+from ..common.files import sweep
 from ..common.host import use_threads
+from ..common.locks import held, writes_to
 from ..common.memory import check_memory
-from ..common.options import Precision, Schedule
+from ..common.options import Precision, Schedule, WarmupUnit
 from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
@@ -44,6 +45,7 @@ _MANY = 2**16  # rows and particles of a step whose memory is looked at beforeha
 
 
 @verb
+@writes_to("out")
 def fit(
     program: Any,
     train: AnyData,
@@ -55,6 +57,7 @@ def fit(
     learning_rate: float = TrainingSettings.learning_rate,
     schedule: Schedule = TrainingSettings.schedule,
     kl_warmup: int = TrainingSettings.kl_warmup,
+    kl_warmup_unit: WarmupUnit = TrainingSettings.kl_warmup_unit,
     kl_cycles: int = TrainingSettings.kl_cycles,
     beta: float = TrainingSettings.beta,
     patience: int | None = TrainingSettings.patience,
@@ -106,8 +109,9 @@ def fit(
         learning_rate: Adam's step size, or the schedule's peak.
         schedule: ``"constant"``, ``"one-cycle"`` (up, then down to nearly zero), or ``"cosine"``
             (down to zero).
-        kl_warmup: epochs over which the weight of the KL term rises from exactly 0 to exactly
-            ``beta``.
+        kl_warmup: length of the warm-up, over which the weight of the KL term rises from exactly 0
+            to exactly ``beta``.
+        kl_warmup_unit: unit of ``kl_warmup``: ``"epochs"`` or ``"steps"``.
         kl_cycles: cycles within the warm-up; see :func:`pyro_vae.objectives.kl_weight`.
         beta: weight of the KL term after the warm-up; the logged ELBO always has weight 1.
         patience: stop after this many epochs without a better validation ELBO (counted from the end
@@ -118,7 +122,10 @@ def fit(
         seed: seed of data order, noise and binarization.
         device: ``"auto"`` (a GPU where there is one), or a torch device.
         out: run folder for checkpoint, history (CSV) and config (JSON).
-        resume: continue from the checkpoint in ``out`` (from the start if there is none yet).
+        resume: continue from the checkpoint in ``out`` (from the start if there is none yet). A
+            run may then have more ``epochs`` under a constant learning rate, and more ``patience``;
+            it ends at the bits of one that had them from the start. One that stopped early has
+            nothing to do with more epochs, only with more patience.
         config: description of the run, kept in the checkpoint so that ``load_run`` can rebuild the
             model.
         checkpoint_seconds: least time between two checkpoints.
@@ -135,7 +142,8 @@ def fit(
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
         NotEnoughMemory: a step does not fit.
-        OSError: ``out`` cannot be written; the last checkpoint is kept.
+        OSError: ``out`` cannot be written; the last checkpoint is kept. Or another process trains
+            into ``out`` (``BlockingIOError``), or ``out`` was deleted meanwhile.
 
     Warns:
         PyroVAEWarning: the run ended far worse than it started, or worse than no model at all.
@@ -146,6 +154,7 @@ def fit(
         learning_rate=learning_rate,
         schedule=schedule,
         kl_warmup=kl_warmup,
+        kl_warmup_unit=kl_warmup_unit,
         kl_cycles=kl_cycles,
         beta=beta,
         patience=patience,
@@ -168,6 +177,7 @@ def fit(
     processes = Processes.join()
     target = resolve_device(device)
     folder = None if out is None else Path(out)
+    lock = held(folder)
     if folder is not None and not resume and checkpoint.holds_run(folder):
         raise FileExistsError(
             f"{folder} holds a run already; resume it (resume=True, --resume) or choose another "
@@ -190,24 +200,28 @@ def fit(
         baseline = _baseline(program, training)
     loop = Loop(program, training, validation, goal, settings, target, processes)
     if folder is not None:
-        if resume and (folder / checkpoint.CHECKPOINT).exists():
-            loop.restore(checkpoint.read(folder / checkpoint.CHECKPOINT), str(folder))
+        if resume and (found := checkpoint.newest(folder)) is not None:
+            path, state = found
+            loop.restore(state, str(path))
+            if path.name == checkpoint.PREVIOUS and lock is not None:
+                _say_previous(folder, path, loop)
         processes.wait()
-        leftovers = folder.glob(".*.tmp-*") if processes.is_first else ()
-        for leftover in leftovers:  # of a run that was killed while it wrote
-            leftover.unlink(missing_ok=True)
-        if config is not None and processes.is_first:
-            write_json(folder / checkpoint.CONFIG, config.to_dict())
+        if lock is not None:  # what a run that was killed while it wrote has left
+            sweep(folder, *checkpoint.FILES)
+    saver = Saver(loop, folder, config, checkpoint_seconds, lock=lock)
     if math.isnan(loop.history.baseline):
         loop.history.baseline = baseline
     if loop.finished:
+        saver.describe()
+        if loop.changed:  # more epochs, which a run that stopped early does not need
+            saver.save()
         return loop.history
-    saver = Saver(loop, folder, config, checkpoint_seconds)
     flags = {module: module.training for module in program.modules()}
     try:
         if not program.training:
             program.train()
         saver.save()  # an unwritable folder shows at once
+        saver.describe()
         with (
             seeded("fit", settings.seed),
             pyro.validation_enabled(False),
@@ -265,6 +279,19 @@ def _baseline(module: Any, source: Source) -> float:
     except Exception:  # a likelihood need not know; training does not depend on it
         return math.nan
     return math.nan if found is None else found.double().mean().item()
+
+
+def _say_previous(folder: Path, path: Path, loop: Loop) -> None:
+    """Warn that a run goes on from the checkpoint before the newest, which is kept apart."""
+    lost = "is not there"
+    if (folder / checkpoint.CHECKPOINT).exists():
+        lost = f"is damaged (it is kept as {checkpoint.DAMAGED})"
+        checkpoint.set_aside(folder)
+    warn(
+        f"{folder / checkpoint.CHECKPOINT} {lost}; the run goes on from {path.name}, epoch "
+        f"{loop.epoch + 1} after step {loop.step}, and ends with the same numbers.",
+        PyroVAEWarning,
+    )
 
 
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:

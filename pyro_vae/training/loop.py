@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..common.errors import Interrupted, NonFiniteLoss
-from ..common.files import write_text
+from ..common.errors import CheckpointError, Interrupted, NonFiniteLoss
+from ..common.files import write_json, write_text
 from ..common.host import threads_worth
+from ..common.locks import FolderLock
 from ..common.processes import Processes
 from ..common.progress import Progress, part_done
 from ..common.seeding import derive, seeded
@@ -30,6 +31,8 @@ from ..objectives import Objective, kl_weight
 from ..programs.checks import explain
 from . import checkpoint
 from .history import Epoch, History
+from .optimizers import adam, progress_of, scheduler_of
+from .resuming import check_resumable
 
 __all__ = ["Loop", "Saver"]
 
@@ -62,8 +65,10 @@ class Loop:
     last_kl_weight: float = 1.0
     seconds: float = 0.0
     best: dict[str, Tensor] | None = None
+    last: dict[str, Tensor] | None = None  # of the last epoch, once the best are restored
     rng: list[dict[str, Tensor]] | None = None  # at a restored step, by rank
     finished: bool = False
+    changed: bool = False  # whether the settings are others than those of the state restored
     threads: int | None = None  # the same all through a run, since sums may depend on their number
     least: int = field(init=False, default=1)  # data in a batch
     unread: list[tuple[Tensor, int | Tensor]] = field(default_factory=list)  # ELBO, data of steps
@@ -76,14 +81,13 @@ class Loop:
             "valid_data": None if self.valid is None else self.valid.sha256,
         }
         self.learned = [p for p in self.program.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(
-            self.learned, lr=self.settings.learning_rate, fused=_can_fuse(self.learned)
-        )
+        self.optimizer = adam(self.learned, self.settings)
         # Batch normalization has no statistics of a single datum: two for every process.
         normalized = any(isinstance(m, _BatchNorm) for m in self.program.modules())
         self.least = 2 * self.processes.world if normalized else 1
         self.steps_per_epoch = self.train.steps(self.settings.batch_size, least=self.least)
-        self.scheduler = _scheduler(self.optimizer, self.settings, self.steps_per_epoch)
+        self.warmup_epochs = self.settings.warmup_epochs(self.steps_per_epoch)
+        self.scheduler = scheduler_of(self.optimizer, self.settings, self.steps_per_epoch)
         self.gradients = Gradients(self.program, self.objective)
         if self.settings.compiled:
             rows = self.train.largest(self.settings.batch_size, least=self.least)
@@ -120,6 +124,7 @@ class Loop:
         self.finished = True
         self.history.stopped_early = self.epoch < total
         if self.settings.patience is not None and self.best is not None and (best := self._best()):
+            self.last = checkpoint.copy_of(self.program)
             self.program.load_state_dict(self.best)
             self.history.restored_epoch = best.epoch
         saver.save()
@@ -214,8 +219,9 @@ class Loop:
         self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:
+        of_one = self.steps_per_epoch if self.settings.kl_warmup_unit == "epochs" else 1
         return kl_weight(
-            self.steps / self.steps_per_epoch,
+            self.steps / of_one,
             warmup=self.settings.kl_warmup,
             cycles=self.settings.kl_cycles,
             beta=self.settings.beta,
@@ -223,7 +229,7 @@ class Loop:
 
     def _best(self) -> Epoch | None:
         """Best epoch at the final KL weight, by the validation ELBO."""
-        return self.history.best(after=self.settings.kl_warmup)
+        return self.history.best(after=self.warmup_epochs)
 
     def _finish_epoch(self) -> None:
         self.look()
@@ -241,7 +247,7 @@ class Loop:
         )
         self.epoch, self.step, self.epoch_elbo, self.epoch_data = self.epoch + 1, 0, 0.0, 0
         if self.settings.patience is not None and self._best() is self.history.epochs[-1]:
-            self.best = {k: v.detach().clone() for k, v in self.program.state_dict().items()}
+            self.best = checkpoint.copy_of(self.program)
 
     @torch.no_grad()
     def _validate(self) -> float:
@@ -275,9 +281,10 @@ class Loop:
         return {
             "settings": self.described,
             "parameters": self.program.state_dict(),
-            "best": self.best,
+            "best": self.best if self.last is None else None,  # the parameters then
+            "last": self.last,
             "optimizer": self.optimizer.state_dict(),
-            "scheduler": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "scheduler": None if self.scheduler is None else progress_of(self.scheduler),
             "rng": self.processes.gather(rng),
             **{name: getattr(self, name) for name in _PLACE},
             **self.history.to_state(),
@@ -287,32 +294,34 @@ class Loop:
 
     def restore(self, state: Mapping[str, Any], source: str) -> None:
         """Continue from a state returned by :meth:`state`."""
-        self._check_same_settings(state["settings"], source)
-        checkpoint.load_parameters(self.program, state["parameters"], source=source)
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state["scheduler"])
-        self.best = state["best"]
-        self.rng = state["rng"]
-        self.history = History.from_state(state)
+        with checkpoint.entries_of(source):
+            self.history = History.from_state(state)
+        check_resumable(state["settings"], self.described, source)
+        self.changed = state["settings"] != self.described
         for name in _PLACE:
             setattr(self, name, state[name])
+        over = self.epoch >= self.settings.epochs or self._should_stop()
+        self.finished = state["finished"] and over
+        self.history.stopped_early = self.finished and self.epoch < self.settings.epochs
+        parameters, self.best, self.last = state["parameters"], state["best"], state.get("last")
+        if self.history.restored_epoch is not None and not self.finished:
+            if self.last is None:
+                raise CheckpointError(
+                    f"{source} was written by an earlier version, which kept the best parameters "
+                    "but not those of the last epoch, so it cannot be made longer; start a new run."
+                )
+            parameters, self.best, self.last = self.last, parameters, None
+            self.history.restored_epoch = None
+        for other in filter(None, (self.best, self.last)):
+            checkpoint.check_parameters(self.program, other, source=source)
+        checkpoint.load_parameters(self.program, parameters, source=source)
+        with checkpoint.entries_of(source):
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            torch.Generator().set_state(state["rng"][0]["cpu"].cpu())  # is one
+        self.rng = state["rng"]
         self.threads = state.get("threads")
-        self.finished = state["finished"] and self.epoch >= self.settings.epochs
-        self.finished |= self.history.stopped_early
-
-    def _check_same_settings(self, stored: Mapping[str, Any], source: str) -> None:
-        now = self.described
-        differ = {key for key, value in now.items() if stored.get(key, value) != value}
-        longer = now["epochs"] > stored["epochs"] and stored["patience"] is None
-        if differ == {"epochs"} and longer and stored["schedule"] == "constant":
-            return
-        if differ:
-            words = ", ".join(f"{key} {stored.get(key)!r} (now {now[key]!r})" for key in differ)
-            raise ValueError(
-                f"{source} was trained with {words}; resume with the same settings, or start a new "
-                "run. Only a run with constant learning rate and no patience can be made longer."
-            )
 
     def _restore_rng(self) -> None:
         if self.rng is None:
@@ -337,6 +346,7 @@ class Saver:
     config: Config | None
     every: float
     last: float = field(default_factory=time.monotonic)
+    lock: FolderLock | None = None
 
     def is_due(self) -> bool:
         """Whether the last save was long enough ago."""
@@ -352,10 +362,18 @@ class Saver:
         state = self.loop.state()
         if not self.loop.processes.is_first:
             return
+        if self.lock is not None:
+            self.lock.check()
         state["config"] = None if self.config is None else self.config.to_dict()
         state["event_shape"] = self.loop.train.event_shape
         checkpoint.write(self.folder / checkpoint.CHECKPOINT, state)
         write_text(self.folder / checkpoint.HISTORY, self.loop.history.to_csv())
+
+    def describe(self) -> None:
+        """Write the config beside the checkpoint, which has it too, for people to read."""
+        if self.folder is None or self.config is None or not self.loop.processes.is_first:
+            return
+        write_json(self.folder / checkpoint.CONFIG, self.config.to_dict())
 
     def _check_parameters(self) -> None:
         """Refuse non-finite parameters, which a bad gradient leaves before the next loss."""
@@ -375,23 +393,3 @@ class Saver:
         if self.folder is None:
             return f"{where}; nothing was saved, as no run folder was given."
         return f"{where}; saved to {self.folder}. Go on with --resume (resume=True)."
-
-
-def _can_fuse(parameters: list[nn.Parameter]) -> bool:
-    return all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
-
-
-def _scheduler(optimizer: torch.optim.Optimizer, settings: TrainingSettings, steps: int) -> Any:
-    total = settings.epochs * steps
-    if settings.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=settings.learning_rate, total_steps=total
-        )
-    if settings.schedule == "cosine":
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total)
-    return None
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Progress of a scheduler; the rest is rebuilt from the settings."""
-    return {key: state[key] for key in ("last_epoch", "_step_count", "_last_lr")}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pyro_vae import cli
+from pyro_vae.common.files import read_json
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -122,7 +123,7 @@ def test_config_file_reproduces_a_run(tmp_path, capsys):
     assert run("fit", "--out", one, *_SMALL, *options) == 0
     assert run("fit", "--out", two, "--config", one / "config.json") == 0
     assert run("fit", "--out", other, "--config", one, "--prior.components", 4) == 0
-    configs = [json.loads((folder / "config.json").read_text()) for folder in (one, two, other)]
+    configs = [read_json(folder / "config.json") for folder in (one, two, other)]
     assert configs[0] == configs[1]
     assert configs[2] == {**configs[0], "prior_components": 4}
     rows = [(f / "history.csv").read_text().splitlines() for f in (one, two)]

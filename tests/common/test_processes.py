@@ -151,6 +151,7 @@ def test_one_checkpoint_that_one_process_takes_up(pair, name):
         program.net.weight.sum(1), torch.tensor(results[0]["weight"]).double()
     )
     assert sorted(path.name for path in (folder / name).iterdir()) == [
+        "checkpoint.previous.pt",
         "checkpoint.pt",
         "history.csv",
     ]

@@ -116,6 +116,29 @@ def test_products_by_either_library(faster, transposed, monkeypatch):
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize("slower", [True, False])
+def test_rounded_products_on_any_processor(slower, monkeypatch):
+    """Factors and product have 8 bits, sums those of float32, by whichever instructions."""
+    monkeypatch.setattr(products, "bfloat16_is_slower", lambda a, b: slower)
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(3, *shape, generator=generator) for shape in ((5, 300), (300, 7)))
+    with torch._inductor.utils.fresh_cache():
+        both = compile_call(lambda a, b: (a @ b, a[0] @ b[0]), precision="bfloat16", on_cpu=True)
+        stacks, matrices = both(a, b)
+    exact = a.bfloat16().double() @ b.bfloat16().double()
+    for result, reference in ((stacks, exact), (matrices, exact[0])):
+        assert torch.equal(result, result.bfloat16().float())
+        assert (result - reference).abs().max() < 2**-8 * reference.abs().max()
+    assert not torch.allclose(exact.float(), a @ b, rtol=0, atol=1e-3)  # what is not rounded
+
+
+def test_slow_bfloat16_is_measured(monkeypatch):
+    layout = ((64, 32), (32, 1)), ((32, 16), (16, 1))
+    for seconds, expected in (([1.0, 0.5], False), ([0.5, 1.0], True)):
+        monkeypatch.setattr(products, "_seconds", lambda ways, factors, s=seconds: s)
+        assert products.bfloat16_is_slower.__wrapped__(*layout) is expected
+
+
 def test_the_faster_library_is_measured(monkeypatch):
     """The choice follows the clock and nothing else: no name of a processor, no shape."""
     layout = ((64, 32), (32, 1)), ((32, 16), (16, 1))

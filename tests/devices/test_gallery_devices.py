@@ -1,4 +1,4 @@
-"""The README's code and the gallery on a machine with a GPU, where fit leaves its models."""
+"""The code of pages and the gallery on a machine with a GPU, where fit leaves its models."""
 
 import re
 import runpy
@@ -9,6 +9,7 @@ import pytest
 from devices.pretend import pretend
 
 _ROOT = Path(__file__).parents[2]
+_PAGES = ["README.md", "docs/parts.md", "docs/programs.md"]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")]
@@ -26,11 +27,12 @@ def test_example(path, monkeypatch, tmp_path, capsys):
 
 
 @pytest.mark.filterwarnings("ignore:.*goes on without compilation")  # not seen here
-def test_code_of_the_readme(monkeypatch, tmp_path):
+@pytest.mark.parametrize("page", _PAGES)
+def test_code_of_pages(page, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(), flags=re.S)
+    blocks = re.findall(r"```python\n(.*?)```", (_ROOT / page).read_text(), flags=re.S)
     names: dict = {}
     with pretend():
         for block in blocks:
-            exec(compile(block, "README.md", "exec"), names)
+            exec(compile(block, page, "exec"), names)
         assert names["vae"].device.type == "cuda"

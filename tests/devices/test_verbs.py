@@ -182,6 +182,7 @@ ELSEWHERE = {
     "compile_function convergence delta_corrected effective_sample_size fit jackknife kl_weight",
     "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
+    "compare_seeds evidence_by_value export_run",
     "to_datatree unbiased_log_evidence warn write write_csv",
 }
 

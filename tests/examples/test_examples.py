@@ -1,4 +1,4 @@
-"""Every example runs, and every block of code in the README."""
+"""Every example runs, and every block of code in the README and the pages of docs."""
 
 import re
 import runpy
@@ -9,8 +9,12 @@ from pathlib import Path
 import pyro
 import pytest
 
+import pyro_vae as pv
+
 _ROOT = Path(__file__).parents[2]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
+_DOCS = sorted(p for p in (_ROOT / "docs").rglob("*.md") if "generated" not in p.parts)
+_PAGES = [path for path in _DOCS if "```python\n" in path.read_text()]
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -45,14 +49,54 @@ def test_there_are_examples():
     assert {path.stem for path in _EXAMPLES} >= {"quickstart", "swap_prior", "own_pyro_model"}
 
 
+def _run_code(path):
+    """Run a page's blocks of Python, one after the other, and return their names."""
+    names: dict = {}
+    for block in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S):
+        exec(compile(block, path.name, "exec"), names)
+    return names
+
+
 def test_readme_code_runs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (_ROOT / "README.md").read_text(), flags=re.S)
-    assert len(blocks) >= 2
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
-    assert names["evidence"].log_px.shape == (360,)
+    names = _run_code(_ROOT / "README.md")
+    assert names["evidence"].log_px.shape == names["other"].log_px.shape == (360,)
+    assert len((_ROOT / "README.md").read_text().splitlines()) <= 120
+
+
+@pytest.fixture
+def in_short(monkeypatch):
+    """Let ``pv.fit`` and ``pv.log_evidence`` do less than they are asked for."""
+
+    def less(name, **most):
+        function = getattr(pv, name)
+
+        def done(*args, **options):
+            for option, value in most.items():
+                options[option] = min(options.get(option, value), value)
+            return function(*args, **options)
+
+        monkeypatch.setattr(pv, name, done)
+
+    less("fit", epochs=1)
+    less("log_evidence", samples=30)
+    less("certify", number=3)
+
+
+@pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
+def test_code_of_pages_runs_in_short(path, in_short, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    _run_code(path)
+    pyro.clear_param_store()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
+def test_code_of_pages_runs(path, monkeypatch, tmp_path):
+    """Each page by itself, as a reader copies it."""
+    monkeypatch.chdir(tmp_path)
+    _run_code(path)
+    pyro.clear_param_store()
 
 
 def test_contributing_code_runs(monkeypatch):
@@ -61,22 +105,27 @@ def test_contributing_code_runs(monkeypatch):
 
     monkeypatch.setattr(likelihoods, "LIKELIHOODS", dict(likelihoods.LIKELIHOODS))
     text = (_ROOT / "CONTRIBUTING.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    assert len(blocks) == 2
-    names: dict = {}
-    for block in blocks:
-        exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+    names = _run_code(_ROOT / "CONTRIBUTING.md")
+    assert names.keys() >= {"Exponential", "Capacity"}
     assert likelihoods.LIKELIHOODS["exponential"] is names["Exponential"]
     assert len(text.splitlines()) <= 90
 
 
-def test_readme_names_only_commands_that_exist():
+@pytest.mark.parametrize("path", [_ROOT / "README.md", *_DOCS], ids=lambda path: path.stem)
+def test_pages_name_only_commands_that_exist(path):
     from pyro_vae.cli import COMMANDS
 
-    text = (_ROOT / "README.md").read_text()
-    named = set(re.findall(r"pyro-vae ([a-z]+)", text))
+    named = set(re.findall(r"pyro-vae ([a-z]+)", path.read_text()))
     assert named <= set(COMMANDS), named
-    assert set(COMMANDS) <= named
+    if path.stem == "command-line":
+        assert set(COMMANDS) <= named
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in (*_ROOT.glob("*.md"), *_DOCS, _ROOT / "examples" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), (page.name, target)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributions import constraints, kl_divergence
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import pyro_vae as pv
 from pyro_vae.common.registry import build
 from pyro_vae.distributions import densities, masses
 from pyro_vae.distributions.special import log_rising
@@ -24,6 +25,7 @@ _EVENT = (2, 3)
 _SMALL = {
     "discretized-logistic": {"levels": 7},
     "logistic-mixture": {"levels": 7, "components": 3},
+    "pixel-mixture": {"levels": 7, "components": 3},
     "categorical": {"levels": 5},
     "binomial": {"count": 6},
 }
@@ -698,3 +700,108 @@ class TestLargeCounts:
         exact = scipy.stats.poisson(m.double()).logpmf(x.double())
         ours = masses.Poisson(m).log_prob(x)
         torch.testing.assert_close(ours.double(), torch.as_tensor(exact), rtol=1e-6, atol=1e-6)
+
+
+class TestPixelMixture:
+    """Colour pictures whose channels depend on each other."""
+
+    def _free(self, event, **options):
+        torch.manual_seed(2)
+        sizes = {"levels": 5, "components": 2, **options}
+        return build_likelihood(
+            "pixel-mixture", lambda shape: _Output(torch.randn(shape).double()), event, **sizes
+        )
+
+    def test_sums_to_one_over_all_colours(self):
+        """The mass of every picture of one pixel of 3 channels, by the formula, one by one."""
+        likelihood = self._free((3, 1, 1))
+        rows = likelihood.network.value.detach().reshape(-1, 2)  # of 2 components each
+        logits, loc, raw, links = rows.split((1, 3, 3, 3))
+        scale = likelihood.floor + torch.nn.functional.softplus(raw)
+        levels = torch.arange(5).double() / 4
+        x = torch.cartesian_prod(levels, levels, levels)
+        p = likelihood(torch.zeros(1, 4).double())
+        log_p = p.expand((125,)).log_prob(x.reshape(125, 3, 1, 1))
+        assert log_p.exp().sum().item() == pytest.approx(1, abs=1e-12)
+        total = torch.zeros(125).double()
+        for j, weight in enumerate(logits[0].softmax(0)):
+            red, green, _ = x.unbind(1)
+            centres = (
+                loc[0, j] + 0 * red,
+                loc[1, j] + links[0, j] * (red - 0.5),
+                loc[2, j] + links[1, j] * (red - 0.5) + links[2, j] * (green - 0.5),
+            )
+            product = weight
+            for c, centre in enumerate(centres):
+                logistic = masses.DiscretizedLogistic(centre, scale[c, j], 5)
+                product = product * logistic.log_prob(x[:, c]).exp()
+            total = total + product
+        torch.testing.assert_close(log_p, total.log())
+
+    def test_256_levels_of_a_channel(self):
+        """The last channel's levels add up to the mass of the first two, which sum to one."""
+        likelihood = self._free((3, 1, 1), levels=256)
+        rows = likelihood.network.value.detach()
+        two = build_likelihood(
+            "pixel-mixture",
+            _Output(torch.cat([rows[[0, 1, 2, 3, 4, 5]], rows[8:12], rows[14:16]])),
+            (2, 1, 1),
+            components=2,
+        )
+        grid = torch.arange(256).double() / 255
+        x = torch.stack([grid[40].expand(256), grid[90].expand(256), grid], 1)
+        summed = likelihood(torch.zeros(256, 4).double()).log_prob(x[..., None, None])
+        known = two(torch.zeros(4).double()).log_prob(x[0, :2, None, None])
+        torch.testing.assert_close(summed.logsumexp(0), known)
+        pairs = torch.cartesian_prod(grid, grid)[..., None, None]
+        total = two(torch.zeros(4).double()).expand((65536,)).log_prob(pairs).logsumexp(0)
+        assert total.item() == pytest.approx(0, abs=1e-10)
+
+    def test_draws_have_its_masses(self):
+        """Frequencies of 40,000 colours of 3 levels: chi-square of 26 degrees of freedom."""
+        p = self._free((3, 1, 1), levels=3)(torch.zeros(4).double())
+        torch.manual_seed(0)
+        codes = (p.sample((40_000,)).reshape(-1, 3) * 2).round() @ torch.tensor(
+            [9.0, 3, 1]
+        ).double()
+        levels = torch.arange(3).double() / 2
+        x = torch.cartesian_prod(levels, levels, levels).reshape(27, 3, 1, 1)
+        expected = 40_000 * p.log_prob(x).exp()
+        seen = torch.bincount(codes.long(), minlength=27)
+        assert ((seen - expected) ** 2 / expected).sum() < 65  # its mean is 26, 65 its 1 - 4e-5
+
+    def test_gray_is_the_mixture_of_values(self):
+        pixel = self._free((2, 3))
+        rows = pixel.network.value.detach()
+        values = build_likelihood("logistic-mixture", _Output(rows), (2, 3), components=2, levels=5)
+        x = torch.tensor([[0.0, 0.25, 1.0], [0.5, 0.5, 0.75]]).double()
+        z = torch.zeros(4).double()
+        torch.testing.assert_close(pixel(z).log_prob(x), values(z).log_prob(x))
+        one = self._free((1, 2, 3))
+        torch.testing.assert_close(one(z).log_prob(x[None]), values(z).log_prob(x))
+
+    def test_starts_at_the_mean_and_trains(self):
+        torch.manual_seed(0)
+        base = torch.rand(60, 1, 8, 8)
+        x = (base + 0.1 * torch.rand(60, 3, 8, 8)).div(1.1).mul(255).round() / 255
+        likelihood = self._free((3, 8, 8), levels=256).float()
+        likelihood.initialize(x)
+        mean = likelihood(torch.zeros(1, 4)).mean[0]
+        torch.testing.assert_close(mean, x.mean(0), atol=0.02, rtol=0)
+        config = pv.Config(
+            latent_dim=2, network="conv", hidden=(4,), likelihood="pixel-mixture", seed=0
+        )
+        vae = pv.VAE.from_config(config, event_shape=(3, 8, 8), data=x)
+        history = pv.fit(vae, x, epochs=8, batch_size=20, learning_rate=0.01, progress=False)
+        assert history.epochs[-1].train_elbo > history.epochs[0].train_elbo + 20
+        evidence = pv.log_evidence(vae.model, vae.guide, x[:5], samples=20, search=False)
+        assert 4 < evidence.bits_per_dim().value < 8  # below 8 bits of uniform levels
+
+    def test_what_it_refuses(self):
+        with pytest.raises(ValueError, match=r"for pictures of shape .*; got \(4,\)"):
+            self._free((4,))
+        likelihood = self._free((3, 2, 2))
+        with pytest.raises(ValueError, match="3 channels of a pixel depend"):
+            likelihood.values(likelihood.network.value)
+        with pytest.raises(ValueError, match=r"outside the support.*Divide data of levels"):
+            likelihood.initialize(torch.full((5, 3, 2, 2), 2.0))

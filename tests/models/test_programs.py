@@ -519,8 +519,27 @@ def test_convolutions_below_dense_layers_above(digits):
     config = pv.Config(latent_dim=3, network="conv", hidden=(4,))
     vae = HierarchicalVAE.from_config(config, event_shape=(8, 8), data=digits.train.x)
     assert vae.reconstruct(digits.test.x[:3]).shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="'conv' takes one image, but this encoder has 2 inputs"):
-        ConditionalVAE.from_config(config, event_shape=(8, 8), classes=10)
+
+
+@pytest.mark.parametrize("network", ["conv", "residual"])
+@pytest.mark.parametrize("kind", [ConditionalVAE, SemiSupervisedVAE, HierarchicalVAE])
+def test_images_beside_labels_and_latents(digits, network, kind):
+    """Encoders of several inputs see them all: the gradient reaches each plane."""
+    config = pv.Config(latent_dim=3, network=network, hidden=(4,))
+    options = {"form": "top-down"} if kind is HierarchicalVAE else {"classes": 10}
+    program = kind.from_config(config, event_shape=(8, 8), data=digits.train.x, **options)
+    x, y = digits.train.x[:40], digits.train.y[:40]
+    objective = pv.EnumeratedELBO() if kind is SemiSupervisedVAE else pv.ELBO()
+    data = x if kind is HierarchicalVAE else (x, y)
+    pv.fit(program, data, objective=objective, epochs=1, batch_size=20, progress=False)
+    evidence = pv.log_evidence(program.model, program.guide, data, samples=20, search=False)
+    assert evidence.log_px.isfinite().all()
+    encoder = (program.posterior1 if kind is HierarchicalVAE else program.posterior).network
+    first = encoder.network.hidden[0].weight
+    assert first.shape[1] == (2 if kind is HierarchicalVAE else 11)  # the image, then the rest
+    code = torch.zeros(2, 1 if kind is HierarchicalVAE else 10, requires_grad=True)
+    encoder(x[:2], code).square().sum().backward()
+    assert (code.grad != 0).all()
 
 
 # -- enumerated labels ---------------------------------------------------------------------------

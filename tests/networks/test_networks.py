@@ -243,9 +243,9 @@ class TestImages:
             with pytest.raises(ValueError, match=r"need images.*at least 8x8; got .*Use .*'mlp'"):
                 build_network(name, role, *shapes)
 
-    @pytest.mark.parametrize("image", [(8, 8), (17, 33), (22, 13), (31, 64)])
+    @pytest.mark.parametrize("image", [(8, 8), (17, 33), (22, 13), (4, 31, 64)])
     def test_as_many_stages_as_halvings(self, name, image):
-        most = int(math.log2(min(image)))
+        most = int(math.log2(min(image[-2:])))
         for role, shapes in zip(_ROLES, ((image, (2, 3)), ((5,), image)), strict=True):
             network = build_network(name, role, *shapes, hidden=(3,) * most)
             assert network(torch.zeros(2, *shapes[0])).shape == (2, *shapes[1])
@@ -415,6 +415,20 @@ class TestJoint:
         assert before.shape == (4, 6, 9, 8)
         joint.initialize_output(torch.full((9, 8), 0.7).double())
         torch.testing.assert_close(joint(z, label), before + 0.7)
+
+    def test_image_and_planes(self):
+        """A value becomes a constant plane, an image of the same size its own channels."""
+        network = ConvEncoder((3 + 3 + 1, 9, 8), (2,), hidden=(3,)).double()
+        joint = Joint(network, (3, 9, 8), (3,), (9, 8))
+        shapes = ((5, 3, 9, 8), (4, 5, 3), (5, 9, 8))
+        x, label, half = (torch.randn(*shape).double() for shape in shapes)
+        y = joint(x, label, half)
+        assert y.shape == (4, 5, 2)
+        planes = label[2, 1].reshape(3, 1, 1).expand(3, 9, 8)
+        image = torch.cat([x[1], planes, half[1][None]])
+        torch.testing.assert_close(y[2, 1], network(image))
+        with pytest.raises(ValueError, match=r"needs in_shape \(219,\), or \(6, 9, 8\) if"):
+            Joint(ConvEncoder((5, 9, 8), (2,), hidden=(3,)), (3, 9, 8), (3,))
 
     def test_gradient_reaches_every_input(self):
         joint = Joint(MLP((5,), (2,), hidden=(4,)).double(), (3,), (2,))

@@ -160,6 +160,22 @@ def test_kl_warmup_runs_from_zero_to_one(small_config, digits):
     assert weights == [0, 1 / 8, 2 / 8, 3 / 8, 4 / 8, 5 / 8, 6 / 8, 7 / 8] + [1.0] * 8
 
 
+def test_warmup_in_steps(small_config, digits):
+    """Of 3 steps per epoch, the weight rises over 6 steps as over 2 epochs, and may end midway."""
+    x, valid, found = digits.train.x[:60], digits.valid.x[:20], {}
+    options = {"epochs": 4, "patience": 1, "batch_size": 20}
+    for length, unit in ((2, "epochs"), (6, "steps"), (5, "steps")):
+        vae = _vae(small_config)
+        history = pv.fit(vae, x, valid, kl_warmup=length, kl_warmup_unit=unit, **options)
+        found[length, unit] = vae, history.columns()["kl_weight"]
+        assert history.restored_epoch > 2
+    assert _same(found[2, "epochs"][0], found[6, "steps"][0])
+    assert found[5, "steps"][1][:2] == [2 / 5, 1.0]
+    for length, unit in ((4, "epochs"), (10, "steps")):
+        with pytest.raises(ValueError, match="after 4 of 4 epochs"):
+            pv.fit(_vae(small_config), x, valid, kl_warmup=length, kl_warmup_unit=unit, **options)
+
+
 @pytest.mark.parametrize(("schedule", "first", "last"), [("cosine", 1.0, 0), ("one-cycle", 0.1, 0)])
 def test_schedules(small_config, digits, schedule, first, last):
     history = pv.fit(
@@ -185,6 +201,9 @@ def test_early_stopping_restores_the_best(digits):
     again = _vae(pv.Config(latent_dim=8, hidden=(128,)))
     pv.fit(again, digits.train.x[:60], digits.valid, epochs=best.epoch, learning_rate=1e-2)
     assert _same(vae, again)
+
+
+_FILES = {"checkpoint.pt", "checkpoint.previous.pt", "history.csv"}
 
 
 # Killed and resumed -------------------------------------------------------------------------
@@ -322,6 +341,60 @@ def test_finished_run_resumes_to_nothing_and_can_be_made_longer(small_config, di
     assert all(torch.equal(a, b) for a, b in zip(middle, vae.parameters(), strict=True))
     pv.fit(vae, digits.train, epochs=4, out=tmp_path, resume=True)
     assert _same(vae, expected)
+
+
+def test_early_stopping_can_be_made_longer(digits, tmp_path):
+    """More epochs are nothing to a run that stopped early, more patience is."""
+    given = (digits.train.x[:60], digits.valid.x[:60])
+    options = {"learning_rate": 3e-2, "batch_size": 20, "device": "cpu"}
+
+    def fit(seed=4, **more):
+        vae = _vae(pv.Config(latent_dim=8, hidden=(64,), seed=seed))
+        return vae, pv.fit(vae, *given, **options, **more)
+
+    vae, longest = fit(0, epochs=60, patience=6)
+    short, stopped = fit(0, epochs=30, patience=2)
+    assert stopped.stopped_early
+    assert len(stopped) < len(longest) <= 60
+    folder = {"out": tmp_path, "resume": True}
+    _, cut = fit(0, epochs=stopped.restored_epoch + 1, patience=2, **folder)
+    assert not cut.stopped_early
+    assert cut.restored_epoch == stopped.restored_epoch
+    again, history = fit(epochs=30, patience=2, **folder)
+    assert _same(again, short)
+    assert history.columns()["valid_elbo"] == stopped.columns()["valid_elbo"]
+    again, history = fit(epochs=60, patience=2, **folder)
+    assert _same(again, short)
+    assert history.stopped_early
+    assert checkpoint.read(tmp_path / "checkpoint.pt")["settings"]["epochs"] == 60
+    again, history = fit(epochs=60, patience=6, **folder)
+    assert _same(again, vae)
+    assert history.restored_epoch == longest.restored_epoch
+    with pytest.raises(ValueError, match=r"patience 6 \(now 5\); it can be given more"):
+        fit(epochs=60, patience=5, **folder)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine"])
+def test_schedules_over_all_epochs_cannot_be_made_longer(schedule, small_config, digits, tmp_path):
+    x, options = digits.train.x[:20], {"schedule": schedule, "out": tmp_path, "resume": True}
+    pv.fit(_vae(small_config), x, epochs=1, **options)
+    before = (tmp_path / "checkpoint.pt").read_bytes()
+    with pytest.raises(ValueError, match=rf"{schedule}.*Only a run with schedule 'constant'"):
+        pv.fit(_vae(small_config), x, epochs=2, **options)
+    assert (tmp_path / "checkpoint.pt").read_bytes() == before
+
+
+def test_checkpoint_without_last_parameters_cannot_be_made_longer(small_config, digits, tmp_path):
+    """As the versions before wrote them."""
+    given, options = (digits.train.x[:20], digits.valid.x[:20]), {"patience": 1, "out": tmp_path}
+    pv.fit(_vae(small_config), *given, epochs=2, **options)
+    state = checkpoint.read(tmp_path / "checkpoint.pt")
+    state["best"] = state["parameters"]
+    del state["last"]
+    checkpoint.write(tmp_path / "checkpoint.pt", state)
+    assert len(pv.fit(_vae(small_config), *given, epochs=2, resume=True, **options)) == 2
+    with pytest.raises(pv.CheckpointError, match="earlier version"):
+        pv.fit(_vae(small_config), *given, epochs=3, resume=True, **options)
 
 
 # Wrong input --------------------------------------------------------------------------------
@@ -470,7 +543,7 @@ def test_full_disk_keeps_the_last_checkpoint(small_config, digits, tmp_path, mon
     with pytest.raises(OSError, match=r"cannot write .*checkpoint.pt: .*No space left"):
         pv.fit(_vae(small_config), digits.train, epochs=2, out=tmp_path, checkpoint_seconds=0)
     assert checkpoint.read(tmp_path / "checkpoint.pt")["step"] == 2
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == _FILES
 
 
 def test_unwritable_folder(small_config, digits, tmp_path):
@@ -590,7 +663,7 @@ def test_validation_has_the_same_noise_after_every_epoch(small_config, digits):
 def test_leftovers_of_a_killed_write_are_swept(small_config, digits, tmp_path):
     (tmp_path / ".checkpoint.pt.tmp-abc").write_bytes(b"half")
     pv.fit(_vae(small_config), digits.train.x[:20], epochs=1, out=tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint.pt", "history.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == _FILES
 
 
 def test_wrong_kinds_of_arguments(small_config, digits):

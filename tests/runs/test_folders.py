@@ -1,0 +1,255 @@
+"""Run folders whose files were damaged, changed or taken away, and commands that were killed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.common import files
+from pyro_vae.common.settings import EvaluationSettings
+from pyro_vae.evidence import Evidence
+from pyro_vae.runs import figures
+from pyro_vae.runs import run as runs
+from pyro_vae.runs.folder import read_config
+
+pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+
+_CONFIG = pv.Config(latent_dim=2, hidden=(8,), epochs=1, batch_size=600)
+_FEW = EvaluationSettings(samples=30, number=8)
+_FILES = ("checkpoint.pt", "config.json", "evidence.json", "metrics.json", "history.csv")
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """An evaluated run, not to be written to."""
+    folder = tmp_path_factory.mktemp("good") / "run"
+    runs.train_run(_CONFIG, folder, device="cpu")
+    runs.evaluate_run(folder, _FEW, device="cpu")
+    return folder
+
+
+@pytest.fixture
+def run(good, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(good, tmp_path / "run")
+
+
+def _numbers(folder):
+    """Every number that the package reads from a run folder."""
+    loaded, evidence = pv.load_run(folder), Evidence.load(folder / "evidence.json")
+    parameters = torch.cat([value.flatten() for value in loaded.vae.state_dict().values()])
+    return (
+        loaded.config,
+        str(loaded.history),
+        parameters.tolist(),
+        evidence.summary(),
+        evidence.log_px.tolist(),
+        str(runs.compare_runs([folder])),
+        files.read_json(folder / "metrics.json")["log_px"],
+        read_config(folder),
+    )
+
+
+# The config --------------------------------------------------------------------------------------
+
+
+def test_the_checkpoint_has_the_config_too(good, run):
+    (run / "config.json").unlink()
+    assert pv.load_run(run).config == read_config(run) == read_config(good) == _CONFIG
+    runs.train_run(_CONFIG, run, resume=True, device="cpu")
+    assert read_config(run / "config.json") == _CONFIG  # written again
+
+
+@pytest.mark.parametrize("sealed", [True, False])
+def test_a_config_that_was_changed_is_said_to_be_ignored(sealed, run):
+    path = run / "config.json"
+    content = json.loads(path.read_text()) | {"latent_dim": 7}
+    if not sealed:
+        del content["sha256"]
+    path.write_text(json.dumps(content))
+    words = r"config\.json .*ignored: the checkpoint has the config" if sealed else "latent_dim 7"
+    for read in (lambda: pv.load_run(run).config, lambda: read_config(run)):
+        with pytest.warns(pv.PyroVAEWarning, match=words):
+            assert read() == _CONFIG
+    other = pv.Config.from_dict(_CONFIG.to_dict() | {"latent_dim": 7})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", pv.PyroVAEWarning)
+        with pytest.raises(ValueError, match=r"latent_dim 2 \(now 7\)"):
+            runs.train_run(other, run, resume=True)
+
+
+def test_a_damaged_config_by_itself(tmp_path):
+    for content in (b"{", b"[1]", b'{"prior": 3}', b"\xff", b'{"latent_dim": 1e400}'):
+        (tmp_path / "config.json").write_bytes(content)
+        with pytest.raises(pv.CheckpointError, match=r"config\.json is not the config of a run"):
+            read_config(tmp_path)
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+def test_an_evaluation_that_is_killed_while_it_writes_is_not_taken_for_done(run, monkeypatch):
+    """Metrics are written first, so that no evidence stands beside the metrics of another."""
+    before = (run / "evidence.json").read_bytes()
+
+    def killed(self, path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Evidence, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        runs.evaluate_run(run, EvaluationSettings(samples=20, number=4), device="cpu")
+    assert (run / "evidence.json").read_bytes() == before
+    assert files.read_json(run / "metrics.json")["samples"] == 20
+    assert not [path.name for path in run.iterdir() if path.name.startswith(".")]
+
+
+def test_evidence_of_other_types_or_lengths(run):
+    path = run / "evidence.json"
+    content = files.read_json(path)
+    for wrong in (
+        {"samples": "many"},
+        {"ess": content["ess"][:-1]},
+        {"log_px": None},
+        {"log_px": [[1.0]] * 8},
+        {"method": "gues"},
+        {"search": {"found": 1}},
+        {"event_size": 10**400},
+    ):
+        files.write_json(path, content | wrong)
+        with pytest.raises(ValueError, match=r"evidence\.json is not a result of log_evidence"):
+            Evidence.load(path)
+    del content["seed"]
+    files.write_json(path, content)
+    with pytest.raises(ValueError, match=r"evidence\.json is not a result of log_evidence"):
+        Evidence.load(path)
+
+
+def test_results_go_into_no_new_folder(run, monkeypatch):
+    load = runs.load_data
+
+    def load_and_delete(*args, **kwargs):
+        shutil.rmtree(run, ignore_errors=True)
+        return load(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "load_data", load_and_delete)
+    with pytest.raises(FileNotFoundError, match=r"/run was deleted or moved"):
+        runs.evaluate_run(run, _FEW, device="cpu")
+    assert not run.exists()
+
+
+def test_names_of_data_are_no_formulas_in_figures():
+    from types import SimpleNamespace
+
+    config = pv.Config(data="a/b$x^{$.npy")
+    assert figures._title(SimpleNamespace(config=config)) == r"b\$x^{\$.npy, normal prior"
+
+
+# Random damage -----------------------------------------------------------------------------------
+
+
+def _damage(content, random):
+    """Flip a bit, cut, take a piece out, or exchange two pieces."""
+    content = bytearray(content)
+    a, b = sorted(random.integers(0, len(content), 2).tolist())
+    size = 1 + int(random.integers(64))
+    kind = int(random.integers(4))
+    if kind == 0:
+        content[a] ^= 1 << int(random.integers(8))
+    elif kind == 1:
+        del content[a:]
+    elif kind == 2:
+        del content[a : a + size]
+    else:
+        first, second = content[a : a + size], content[b : b + size]
+        content[a : a + len(first)], content[b : b + len(second)] = second, first
+    return bytes(content)
+
+
+def _survives_damage(folder, cases, seed):
+    """Of random damage: the same numbers, or an error or warning that names the file."""
+    expected, random, refused = _numbers(folder), np.random.default_rng(seed), 0
+    for case in range(cases):
+        name = _FILES[case % len(_FILES)]
+        path = folder / name
+        content = path.read_bytes()
+        path.write_bytes(_damage(content, random))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pv.PyroVAEWarning)
+                assert _numbers(folder) == expected, (case, name)
+        except (ValueError, pv.PyroVAEWarning) as error:  # nothing else may be raised
+            assert name in str(error), (case, error)  # noqa: PT017
+            refused += 1
+        path.write_bytes(content)
+    return refused
+
+
+def test_random_damage_of_every_file(run):
+    assert _survives_damage(run, 30, seed=0) > 12
+
+
+@pytest.mark.slow
+def test_much_random_damage_of_every_file(run):
+    assert _survives_damage(run, 500, seed=1) > 250
+
+
+# Kills -------------------------------------------------------------------------------------------
+
+_COMMAND = [sys.executable, "-c", "from pyro_vae.cli import main; raise SystemExit(main())"]
+
+
+def _killed_at_random(arguments, random, longest):
+    """Start a command, and kill it at a random moment with a random signal."""
+    with subprocess.Popen(
+        [*_COMMAND, *map(str, arguments)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    ) as process:
+        time.sleep(random.uniform(0, longest))
+        process.send_signal(random.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGINT]))
+        words = process.communicate(timeout=300)[1].decode()
+    assert "Traceback" not in words or process.returncode == -signal.SIGINT, words[-2000:]
+
+
+@pytest.mark.slow
+def test_killed_evaluations_lose_nothing(run):
+    random = np.random.default_rng(0)
+    arguments = ["evaluate", run, "--samples", 30, "--number", 8, "--device", "cpu"]
+    started = time.monotonic()
+    subprocess.run([*_COMMAND, *map(str, arguments)], check=True, capture_output=True)
+    whole, expected = time.monotonic() - started, _numbers(run)
+    for _ in range(20):
+        _killed_at_random(arguments, random, 1.1 * whole)
+        assert _numbers(run)[4] == expected[4]
+    subprocess.run([*_COMMAND, *map(str, arguments)], check=True, capture_output=True)
+    assert not [path.name for path in run.iterdir() if ".tmp-" in path.name]
+
+
+@pytest.mark.slow
+def test_killed_studies_go_on(tmp_path):
+    random = np.random.default_rng(0)
+    arguments = ["study", "latent-dim", 1, 2, "--epochs", 3, "--hidden", 8, "--samples", 20]
+    arguments += ["--number", 20, "--out"]
+    started = time.monotonic()
+    subprocess.run([*_COMMAND, *map(str, arguments), tmp_path / "a"], check=True)
+    whole = time.monotonic() - started
+    for _ in range(20):
+        _killed_at_random([*arguments, tmp_path / "b", "--resume"], random, 1.1 * whole)
+    subprocess.run([*_COMMAND, *map(str, arguments), tmp_path / "b", "--resume"], check=True)
+    tables = [files.read_json(tmp_path / name / "study.json") for name in "ab"]
+    assert tables[0]["rows"] == tables[1]["rows"]
+    for name in ("1", "2"):
+        one, other = (pv.load_run(tmp_path / study / name).vae for study in "ab")
+        assert all(
+            torch.equal(x, y) for x, y in zip(one.parameters(), other.parameters(), strict=True)
+        )
