@@ -64,7 +64,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     yield plots.save(_latent_figure(run, test), out / "latent.png")
     # A program that can interpolate can decode any point of its one latent space.
     line = hasattr(run.vae, "interpolate")
-    if line and run.config.latent_dim == 2 and len(test.event_shape) == 2:
+    if line and run.config.latent_dim == 2 and plots.are_pictures(test.head(_SHOWN).x):
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
     if evidence is not None and evidence.corrected().isfinite().all():
         given = " given labels" if run.config.program == "conditional" else ""
@@ -217,7 +217,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     codes, labels = _encode(run, shown)
     figure = plots.reconstructions(shown.x, vae.decode(*codes, *labels))
     yield plots.save(figure, out / "reconstructions.png")
-    pairs = min(6, len(test) // 2)
+    pairs = min(6, len(test) // 2) if plots.are_pictures(test.head(_SHOWN).x) else 0
     if pairs and hasattr(vae, "interpolate"):
         a, b = test.x[:pairs], test.x[pairs : 2 * pairs]
         figure = plots.interpolation(vae.interpolate(a, b, steps=10))

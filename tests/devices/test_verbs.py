@@ -178,7 +178,7 @@ VERBS = {
 
 # What is looked at in other files of this folder, or has no tensors of a device.
 ELSEWHERE = {
-    "as_program as_source attempt bound bridge build_objective calibration_curves certify",
+    "are_pictures as_program as_source attempt bound bridge build_objective calibration_curves certify",
     "compile_function convergence delta_corrected effective_sample_size fit jackknife kl_weight",
     "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
