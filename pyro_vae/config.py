@@ -15,6 +15,7 @@ from .common.options import (
     NOT_NEGATIVE,
     Activation,
     Binarize,
+    Exposure,
     Gradient,
     LikelihoodName,
     NetworkName,
@@ -29,6 +30,7 @@ from .common.options import (
 )
 from .common.plain import fits
 from .common.registry import suggestion
+from .common.schema import Schema, parse_columns
 from .common.settings import TrainingSettings, otherwise
 
 __all__ = [
@@ -56,14 +58,18 @@ class DataSettings:
     """What a model is trained on."""
 
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file."""
+    """Data set: digits, mnist, fashion-mnist, or the path of a .npy, .npz or .h5ad file, or of a
+    table, .csv or .parquet."""
+    columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
+        None
+    )
+    """Columns of a table whose likelihood is not chosen from their values (or ignore);
+    share=beta:0:100 has bounds."""
     binarize: Annotated[Binarize | None, otherwise("dynamic if named, none if a file")] = None
-    """How gray pixels become 0/1: dynamic (drawn anew every epoch; validation and test once),
-    static or threshold; or stay gray: in [0, 1] (gray), with noise (dequantized), or unchanged
-    (none)."""
+    """How gray pixels become 0/1: dynamic (anew every epoch), static or threshold; or stay gray: in
+    [0, 1] (gray), with noise (dequantized), or unchanged (none)."""
     data_seed: int = 0
-    """Seed of the binarization and of the choice of --labels; apart from --seed, so that all runs
-    share their data."""
+    """Seed of the binarization and of --labels, which runs of other --seed share."""
     validation: Annotated[int | None, otherwise("the data set's own"), at_least(0)] = None
     """Training data set aside for validation."""
 
@@ -91,18 +97,23 @@ class ModelSettings:
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
     (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
-    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts)."""
+    (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts),
+    zero-inflated-poisson and zero-inflated-negative-binomial (counts with more zeros), columns
+    (tables: one for each column)."""
     likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale", "shared")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
     likelihood_dispersion: Annotated[
         float | ScaleOf | None, _named("likelihood.dispersion", "shared")
     ] = None
-    """Dispersion of negative-binomial, likewise."""
+    """Dispersion of negative-binomial and its zero-inflated form, likewise."""
+    likelihood_gate: Annotated[float | ScaleOf | None, _named("likelihood.gate", "shared")] = None
+    """Probability of another zero, of the zero-inflated ones, likewise."""
     likelihood_degrees_of_freedom: Annotated[
-        float | Literal["learned"] | None, _named("likelihood.degrees-of-freedom", "learned")
+        float | Literal["learned", "value"] | None,
+        _named("likelihood.degrees-of-freedom", "learned"),
     ] = None
-    """Degrees of freedom of student-t: a number, or learned."""
+    """Degrees of freedom of student-t: a number, learned, or value (learned, one for each)."""
     likelihood_floor: Annotated[float | None, _named("likelihood.floor", _FLOOR)] = None
     """Least value of a learned scale."""
     likelihood_components: Annotated[int | None, _named("likelihood.components", "5"), _COUNT] = (
@@ -113,6 +124,8 @@ class ModelSettings:
     """Gray levels of the logistics, classes of categorical."""
     likelihood_count: Annotated[int | None, _named("likelihood.count", "255"), _COUNT] = None
     """Trials of binomial."""
+    likelihood_schema: Annotated[Schema | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Columns of the table, their likelihoods, categories and units: filled in from the data."""
     posterior: PosteriorName = "normal"
     """q(z|x): normal (diagonal), full (full covariance), low-rank, flow (inverse autoregressive),
     hierarchical (two layers)."""
@@ -129,7 +142,7 @@ class ModelSettings:
     program: ProgramName = "vae"
     """One layer of latents (vae), or two: bottom-up (Burda et al.) or top-down (Tomczak and
     Welling); or a model of data given their labels (conditional), or with labels known for some
-    (semi-supervised)."""
+    (semi-supervised), or of counts given their exposure (counts)."""
     top_dim: Annotated[
         int | None,
         otherwise("half of --latent-dim"),
@@ -146,6 +159,8 @@ class ModelSettings:
     """Number of classes of the labels."""
     labels: Annotated[int | None, otherwise("all"), _COUNT, Of("program", "semi-supervised")] = None
     """Training data that keep their labels, equally many per class (semi-supervised)."""
+    exposure: Annotated[Exposure, Of("program", "counts")] = "file"
+    """What scales the rates of a datum (counts): the file's, library (its sum), or none (1)."""
     learned_prior: Annotated[bool, Of("program", "conditional")] = False
     """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
     classification_weight: Annotated[float, NOT_NEGATIVE, Of("program", "semi-supervised")] = 10.0
@@ -183,8 +198,10 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
     """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.hidden, list):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
+        for name in ("hidden", "columns"):
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        parse_columns(self.columns or ())
         super().__post_init__()
         if any(width < 1 for width in self.hidden or ()):
             raise ValueError(f"hidden widths must be at least 1; got {self.hidden}.")
@@ -225,6 +242,8 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
             if name not in hints:
                 raise ValueError(f"config has no field {name!r}.{suggestion(name, hints)}")
             value = tuple(value) if isinstance(value, list) else value
+            if name == "likelihood_schema" and isinstance(value, Mapping):
+                value = Schema.from_dict(value)
             if not fits(value, hints[name]):
                 raise ValueError(f"config field {name!r} cannot be {value!r}.")
             checked[name] = value

@@ -16,6 +16,7 @@ from ..common.seeding import derive, seeded
 from ..common.tables import align
 from ..common.verbs import verb
 from ..data import AnyData
+from ..data.missing import completed
 from ..evidence.posterior import PosteriorDraws, sample_posterior
 from ..programs.evaluation import Block, Evaluation, evaluating
 from ..programs.traces import Fn
@@ -177,6 +178,7 @@ def predictive(
     are less often small than uniform ones (Meng 1994; Gelman, Meng and Stern 1996). A small one
     tells of misfit all the more; a large one says that these statistics see none. Uncertainty of
     the model's parameters does not count, so that data never seen in training are the ones to give.
+    Cells that are missing are the same in all sets: they repeat values that are there.
 
     Args:
         model: Pyro program; every site inside one outermost plate over the data.
@@ -238,6 +240,7 @@ def predictive(
         data = data[0] if evaluation.data_set else data
         if len(data) < 2:
             raise ValueError(f"statistics need at least 2 data; got {len(data)}.")
+        missing, data = data.isnan(), completed(data)
         chosen = statistics or default_statistics(kind, dimensions=data[0].numel())
         observed = {name: _number(name, function(data)) for name, function in chosen.items()}
         values: dict[str, list[float]] = {name: [] for name in chosen}
@@ -245,6 +248,7 @@ def predictive(
         for start in range(0, replicates, size):
             part = slice(start, min(start + size, replicates))
             sets = _replicated(evaluation, posterior, part, number, seed)
+            sets = torch.where(missing, data, sets) if missing.any() else sets
             for replicated in sets:
                 for name, function in chosen.items():
                     values[name].append(_number(name, function(replicated)))

@@ -17,7 +17,7 @@ from .training import Fit
 
 __all__ = ["command_help"]
 
-_WIDTH, _COLUMN = 110, 24
+_WIDTH, _COLUMN = 120, 24
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 _RUN = "run"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -21,6 +20,9 @@ from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
 from .help import command_help
+from .imputation import Impute
+from .published import Reproduce
+from .report import Report
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
@@ -33,10 +35,14 @@ COMMANDS: dict[str, type[Command]] = {
     "check": Check,
     "compare": Compare,
     "study": Study,
+    "reproduce": Reproduce,
     "sample": Sample,
     "plot": Plot,
+    "report": Report,
     "export": Export,
+    "impute": Impute,
 }
+_NOBODY_READS = 141  # 128 + SIGPIPE
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "
     "log p(x) per datum with its error."
@@ -57,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 os.dup2(nowhere, stream.fileno())
-        return 128 + signal.SIGPIPE
+        return _NOBODY_READS
     return code
 
 

@@ -20,10 +20,10 @@ _STUDY_SAMPLING = Sampling(method="auto")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Demo(Command):
-    """Train on the embedded digits under three priors, compare log p(x), and draw figures."""
+    """Train on the embedded digits under three priors, compare log p(x), and write a report."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("pyro-vae-demo")
-    """Folder for runs and figures; if it is not empty, a new name is chosen."""
+    """Folder for runs, figures and report; if it is not empty, a new name is chosen."""
     samples: int = Sampling.samples
     """Importance samples for each held-out digit."""
     epochs: int | None = None
@@ -36,10 +36,11 @@ class Demo(Command):
         out, number = self.out, 2
         while out.exists() and any(out.iterdir()):
             out, number = self.out.with_name(f"{self.out.name}-{number}"), number + 1
-        comparison, figures = demo(out, samples=self.samples, epochs=self.epochs, say=say)
+        comparison, figures, report = demo(out, samples=self.samples, epochs=self.epochs, say=say)
         print(f"\n{comparison}\n\nFigures, in {out.resolve()}:")
         for figure in figures:
             print(f"  {figure.relative_to(out)}")
+        print(f"\nopen {report.resolve()}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,7 @@ class Fit(Training):
         """Run the command."""
         from ..runs.run import train_run
 
-        history = train_run(self.config, self.out, resume=self.resume, **vars(self.place))
+        history = train_run(self.config, self.out, resume=self.resume, say=say, **vars(self.place))
         last, baseline = history.epochs[-1], history.baseline
         print(
             f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {_nats(last.train_elbo)} nats"

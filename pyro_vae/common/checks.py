@@ -26,7 +26,11 @@ def check_data(x: Tensor, *, what: str = "x", first: int = 0, finite: bool = Tru
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"{what} must be a torch tensor of shape (N, ...); got {type(x).__name__}.")
-    if x.dim() == 0 or len(x) == 0 or x.numel() == 0:
+    if x.dim() == 0:
+        raise ValueError(
+            f"{what} is a single number; expected shape (N, *event_shape), such as x[None]."
+        )
+    if len(x) == 0 or x.numel() == 0:
         raise ValueError(f"{what} is empty: expected shape (N, ...), N > 0; got {tuple(x.shape)}.")
     if not (finite and x.dtype.is_floating_point):
         return

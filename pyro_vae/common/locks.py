@@ -29,6 +29,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 LOCK, _TURNS = ".lock", ".lock-results"
+_FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)  # a link could lead elsewhere
 _TRIES = 20
 _PATIENCE = 60.0  # seconds for a turn, of which each takes some milliseconds
 
@@ -66,7 +67,7 @@ class FolderLock:
             try:
                 if self.makes:
                     self.folder.mkdir(parents=True, exist_ok=True)
-                self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                self.descriptor = os.open(self.path, _FLAGS, 0o666)
             except OSError as error:
                 # Another process may have removed the folder between the two lines.
                 if isinstance(error, FileNotFoundError) and self.makes and tries < _TRIES:
@@ -80,8 +81,8 @@ class FolderLock:
             os.close(self.descriptor)
             if time.monotonic() >= until and self.path.exists():
                 raise BlockingIOError(
-                    f"{self.folder} is in use by another process ({_owner(self.path)}), which "
-                    "writes to it; wait until that has ended, or choose another folder."
+                    f"{self.folder} is in use by another process or thread, which writes to it "
+                    f"({_owner(self.path)}); wait until that has ended, or choose another folder."
                 )
             time.sleep(0.01)
         with contextlib.suppress(OSError):  # a full disk has room for an empty file
@@ -96,7 +97,7 @@ class FolderLock:
         except BlockingIOError:
             return False
         except OSError as error:
-            os.close(self.descriptor)
+            self.release()
             raise OSError(
                 f"cannot lock {self.path}: {error}. Its file system has no locks, which keep two "
                 "processes from writing over each other; choose a folder on another one."
@@ -125,8 +126,9 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the folder back, and leave none that was made for nothing."""
-        if self.is_held():
-            self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.is_held():
+                self.path.unlink(missing_ok=True)
         os.close(self.descriptor)
         with contextlib.suppress(OSError):
             for folder in self.made:

@@ -17,6 +17,8 @@ __all__ = [
     "POSITIVE",
     "Activation",
     "Binarize",
+    "ColumnLikelihood",
+    "Exposure",
     "Gradient",
     "Latents",
     "LikelihoodName",
@@ -66,9 +68,23 @@ LikelihoodName = Literal[
     "binomial",
     "poisson",
     "negative-binomial",
+    "zero-inflated-poisson",
+    "zero-inflated-negative-binomial",
+    "columns",
+]
+ColumnLikelihood = Literal[
+    "normal",
+    "student-t",
+    "laplace",
+    "poisson",
+    "negative-binomial",
+    "categorical",
+    "bernoulli",
+    "beta",
+    "truncated-normal",
 ]
 PosteriorName = Literal["normal", "full", "low-rank", "flow", "hierarchical"]
-ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised"]
+ProgramName = Literal["vae", "bottom-up", "top-down", "conditional", "semi-supervised", "counts"]
 NetworkName = Literal["mlp", "gated", "conv", "residual"]
 ObjectiveName = Literal["elbo", "iwae", "renyi"]
 Gradient = Literal["reparameterized", "stl", "dreg"]
@@ -76,6 +92,7 @@ Start = Literal["data", "random"]
 ScaleOf = Literal["shared", "value", "network"]
 Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
+Exposure = Literal["file", "library", "none"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 WarmupUnit = Literal["epochs", "steps"]
 KL = Literal["sampled", "analytic"]

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 __all__ = ["fits", "misfits"]
 
@@ -29,6 +38,8 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, Mapping) and all(
             fits(key, choices[0]) and fits(item, choices[1]) for key, item in value.items()
         )
+    if is_typeddict(hint):
+        return isinstance(value, Mapping) and not misfits(value, hint)
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -43,7 +54,8 @@ def misfits(values: Mapping[str, Any], schema: type) -> list[str]:
         A few words for each entry that is missing or of another type.
     """
     hints = get_type_hints(schema)
-    required: frozenset[str] = vars(schema)["__required_keys__"]
+    marked = get_type_hints(schema, include_extras=True)
+    required = {name for name, hint in marked.items() if get_origin(hint) is not NotRequired}
     missing = [f"{name} is missing" for name in sorted(required - values.keys())]
     return missing + [
         f"{name} is {_words(values[name])}"

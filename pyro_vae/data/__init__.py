@@ -1,9 +1,11 @@
 """Data sets by name or path, and batches of whatever data a user passes in."""
 
-from .loading import load
+from .columns import infer
+from .loading import load, load_table
 from .named import DATASETS
 from .sets import Data, Splits, fingerprint
 from .sources import AnyData, Source, as_source, fingerprint_of
+from .tables import coded, decoded, describe, imputed
 
 __all__ = [
     "DATASETS",
@@ -12,7 +14,13 @@ __all__ = [
     "Source",
     "Splits",
     "as_source",
+    "coded",
+    "decoded",
+    "describe",
     "fingerprint",
     "fingerprint_of",
+    "imputed",
+    "infer",
     "load",
+    "load_table",
 ]

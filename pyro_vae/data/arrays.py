@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,11 @@ __all__ = ["as_tensor", "check_batches", "is_array", "to_floating"]
 
 
 _ROWS, _VALUES = 4096, 2**20  # that are looked at or converted at once
+_LARGEST = 2**63 - 1
+_APART = (
+    "{} holds integers that {} numbers cannot tell apart; give x.double(), and a model of float64 "
+    "parameters (model.double())."
+)
 
 
 def is_array(value: Any) -> bool:
@@ -28,10 +34,16 @@ def as_tensor(value: Any, *, what: str = "x", dtype: torch.dtype | None = None) 
         dtype: type for floating-point numbers that did not come in a tensor; by default their own.
 
     Raises:
-        TypeError: a masked array.
-        ValueError: anything but numbers, such as a frame with a column of text.
+        TypeError: a masked array, a nested tensor.
+        ValueError: anything but numbers, such as a frame with a column of text; numbers that the
+            type cannot hold: integers of 2**63 and more, or large whole numbers in float32.
     """
     if isinstance(value, Tensor):
+        if value.is_nested:
+            raise TypeError(
+                f"{what} is a nested tensor, whose data differ in shape; give the padded tensor, "
+                "torch.nested.to_padded_tensor(x, 0.0), and the lengths as another argument."
+            )
         return value if value.layout is torch.strided else value.to_dense()
     if np.ma.isMaskedArray(value):
         raise TypeError(
@@ -40,12 +52,14 @@ def as_tensor(value: Any, *, what: str = "x", dtype: torch.dtype | None = None) 
         )
     array = np.asarray(value.toarray() if hasattr(value, "toarray") else value)
     if array.dtype.kind not in "buif":
-        raise ValueError(
-            f"{what} has type {array.dtype}; expected numbers. (A frame has this type if one of "
-            "its columns holds text or missing integers.)"
-        )
+        raise ValueError(f"{what} has type {array.dtype}; expected numbers. {_conversion(array)}")
     kind = array.dtype.newbyteorder("=")
     if kind.kind == "u" and kind.itemsize > 1:
+        if kind.itemsize == 8 and array.size and array.max() > _LARGEST:
+            raise ValueError(
+                f"{what} holds integers above 2**63 - 1, torch's largest; give "
+                "torch.as_tensor(x.astype('float64')) if they need not be exact."
+            )
         kind = np.dtype(np.int64)
     if kind.kind == "f" and kind.itemsize > 8:
         kind = np.dtype(np.float64)
@@ -54,8 +68,43 @@ def as_tensor(value: Any, *, what: str = "x", dtype: torch.dtype | None = None) 
         for start in range(0, len(array) if array.ndim else 0, _ROWS):  # no second copy beside it
             rows = np.array(array[start : start + _ROWS], dtype=kind, order="C")
             tensor[start : start + _ROWS] = torch.from_numpy(rows)
+        if _are_other_whole_numbers(array, dtype):
+            raise ValueError(_APART.format(what, str(dtype).removeprefix("torch.")))
         return tensor if array.ndim else tensor.fill_(float(array))
     return torch.from_numpy(np.array(array, dtype=kind, order="C"))
+
+
+def _conversion(array: np.ndarray[Any, Any]) -> str:
+    """What to write instead of an array that holds no real numbers."""
+    if array.dtype.names:
+        return (
+            "Its fields are: give numpy.lib.recfunctions.structured_to_unstructured(x), or one "
+            f"field, x[{array.dtype.names[0]!r}]."
+        )
+    if array.dtype.kind == "c":
+        return "Give real and imaginary parts, torch.view_as_real(torch.as_tensor(x))."
+    if array.dtype.kind in "mM":
+        return "Give times as numbers, such as x.astype('int64')."
+    return (
+        "Give x.astype('float32') if all are numbers. (A frame has this type if one of its columns "
+        "holds text or missing integers.)"
+    )
+
+
+def _are_other_whole_numbers(array: np.ndarray[Any, Any], dtype: torch.dtype) -> bool:
+    """Whether an array of whole numbers would hold others, as 2**24 + 1 in float32."""
+    largest = 1 / torch.finfo(dtype).eps
+    if not array.size or 1 / float(np.finfo(array.dtype).eps) <= largest:
+        return False
+    different = False
+    for start in range(0, len(array) if array.ndim else 0, _ROWS):
+        rows = np.asarray(array[start : start + _ROWS], dtype=np.float64)
+        if not (np.isfinite(rows).all() and (rows == rows.round()).all()):
+            return False
+        if np.abs(rows).max() > largest:
+            given = torch.from_numpy(np.ascontiguousarray(rows))
+            different |= not torch.equal(given.to(dtype).double(), given)
+    return different
 
 
 def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
@@ -69,15 +118,12 @@ def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
     converted = x.to(dtype)
     flat = converted.reshape(-1).split(_VALUES), x.reshape(-1).split(_VALUES)
     if not all(torch.equal(some.to(x.dtype), own) for some, own in zip(*flat, strict=True)):
-        raise ValueError(
-            f"{what} holds integers that {str(dtype).removeprefix('torch.')} numbers cannot tell "
-            "apart; give x.double(), and a model of float64 parameters (model.double())."
-        )
+        raise ValueError(_APART.format(what, str(dtype).removeprefix("torch.")))
     return converted
 
 
-def check_batches(items: list[Any], what: str) -> None:
-    """Check that a list is one of batches, and not of single data.
+def check_batches(items: Sequence[Any], what: str) -> None:
+    """Check that a list, or another sequence, is one of batches, and not of single data.
 
     A batch has a dimension for its data and at least one for each of them. (Batches of scalars
     cannot be told from single vectors.)
@@ -90,12 +136,12 @@ def check_batches(items: list[Any], what: str) -> None:
         part = item[0] if isinstance(item, list | tuple) and item else item
         if not is_array(part):
             raise TypeError(
-                f"{what} is a list of {type(item).__name__}; give a torch tensor, such as "
-                "torch.tensor(x), or a list of batches."
+                f"{what} is a {type(items).__name__} of {type(item).__name__}; give a torch "
+                "tensor, such as torch.tensor(x), or a list of batches."
             )
         if part.ndim < 2:
             raise ValueError(
-                f"{what} is a list of {len(items)} items of shape {tuple(part.shape)}; expected "
-                "batches of shape (N, *event_shape). Give single data as torch.stack(x), and "
-                "batches of scalars as torch.cat(x)."
+                f"{what} is a {type(items).__name__} of {len(items)} items of shape "
+                f"{tuple(part.shape)}; expected batches of shape (N, *event_shape). Give single "
+                "data as torch.stack(x), and batches of scalars as torch.cat(x)."
             )

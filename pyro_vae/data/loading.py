@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -13,19 +14,28 @@ from torch import Tensor
 from ..common.checks import check_data
 from ..common.options import Binarize
 from ..common.registry import suggestion
+from ..common.schema import Schema
 from ..common.seeding import derive
 from ..common.verbs import verb
+from .arrays import to_floating
+from .columns import infer
+from .exposure import check_splits
 from .files import READERS
+from .frames import is_frame
 from .named import DATASETS
 from .sets import Data, Splits, draw
+from .tables import coded
 
-__all__ = ["load"]
+__all__ = ["load", "load_table"]
+
+Columns = Mapping[str, str] | Schema | None
 
 
 @verb
 def load(
-    name: str | Path,
+    name: str | Path | Any,
     *,
+    columns: Columns = None,
     binarize: Binarize | None = None,
     seed: int = 0,
     validation: int | None = None,
@@ -39,7 +49,12 @@ def load(
     - ``mnist``, ``fashion-mnist``: through torchvision, images of 28x28 (50,000 + 10,000 + 10,000).
     - a path: ``.npy`` with an array ``(N, *event_shape)``, or ``.npz`` with ``x``
       (shuffled) or ``train``, and perhaps ``valid`` and ``test`` (labels as ``y`` or ``train_y``,
-      ...). A split that the file lacks is a tenth of its training data, always the same.
+      ..., exposures of counts as ``exposure`` or ``train_exposure``, ...); a matrix of
+      ``scipy.sparse.save_npz``; ``.h5ad``, see :func:`~pyro_vae.data.cells.read_h5ad`. A split
+      that the file lacks is a tenth of its training data, always the same.
+    - a table: a path, ``.csv`` or ``.parquet``, or a frame of pandas or polars. Its columns get a
+      likelihood each (``train.schema``; see :func:`~pyro_vae.data.columns.infer`), and missing
+      cells are NaN.
 
     For binarization, integer images are first divided by 255, or by their largest value if they
     are not 8-bit.
@@ -55,7 +70,10 @@ def load(
     Numbers under different binarizations are not comparable.
 
     Args:
-        name: name or path.
+        name: name, path or frame.
+        columns: of a table, likelihoods by column in place of those chosen from the values
+            (``{"age": "student-t", "id": "ignore"}``), or the schema of another table, by which
+            this one is read.
         binarize: by default ``dynamic`` for named data sets and ``none`` for files.
         seed: seed of the binarization.
         validation: number of training data set aside for validation, from their end.
@@ -67,14 +85,23 @@ def load(
         ValueError: an unknown name; gray values outside [0, 1] to binarize; NaN or empty data; as
             many validation as training data, or more.
         FileNotFoundError: a path or data set that is not there.
+        ImportError: tables without pandas.
     """
     if binarize is not None and binarize not in get_args(Binarize):
         raise ValueError(
             f"unknown binarization {binarize!r}; there are {', '.join(get_args(Binarize))}."
         )
-    reader = DATASETS.get(str(name))
-    found = _from_file(Path(name)) if reader is None else reader(root, download)
-    title = Path(name).name if reader is None else str(name)
+    frame = is_frame(name)
+    reader = None if frame else DATASETS.get(str(name))
+    if reader is None:
+        title = "table" if frame else Path(name).name
+        found = _split(_read(name, columns), str("table" if frame else name))
+    else:
+        title, found = str(name), reader(root, download)
+    if found["train"].schema is None:
+        _refuse_columns(columns, title)
+    elif binarize not in (None, "none"):
+        raise ValueError(f"{title!r} is a table; binarization is for gray values.")
     binarize = binarize or ("none" if reader is None else "dynamic")
     if validation is not None or "valid" not in found:
         found = _set_aside(found, "valid", validation)
@@ -83,6 +110,7 @@ def load(
         raise ValueError(f"the splits of {title!r} hold data of different shapes: {shapes}.")
     for split, data in found.items():
         _check_labels(data, f"{split} split of {title!r}")
+    check_splits(found, repr(title))
     largest = _largest([data.x for data in found.values()])
     splits = {}
     for index, split in enumerate(("train", "valid", "test")):
@@ -91,8 +119,16 @@ def load(
         if split == "valid" and len(data) == 0:
             pass  # validation=0 was asked for
         else:
-            check_data(data.x, what=what)
-        data = replace(data, name=title, split=split, binarization=binarize, seed=seed)
+            check_data(data.x, what=what, finite=data.schema is None)
+        exposure = None if data.exposure is None else data.exposure.float()
+        data = replace(
+            data,
+            name=title,
+            split=split,
+            binarization=binarize,
+            seed=seed,
+            exposure=exposure,
+        )
         splits[split] = _binarized(data, index, what, largest)
     return Splits(**splits)
 
@@ -102,29 +138,67 @@ def _check_labels(data: Data, what: str) -> None:
         raise ValueError(f"{what} has {len(data)} data, but labels of shape {tuple(data.y.shape)}.")
 
 
-def _from_file(path: Path) -> dict[str, Data]:
-    if path.suffix not in READERS:
-        raise ValueError(
-            f"unknown data set {str(path)!r}; there are {', '.join(DATASETS)}, or the path of a "
-            f"file ({', '.join(READERS)}).{suggestion(str(path), DATASETS)}"
-        )
-    if not path.exists():
-        raise FileNotFoundError(f"no file {path}.")
-    found = READERS[path.suffix](path)
+@verb
+def load_table(table: str | Path | Any, columns: Columns = None) -> Data:
+    """Load all rows of a table, in their order.
+
+    Args:
+        table: a path, ``.csv`` or ``.parquet``, or a frame of pandas or polars.
+        columns: see :func:`load`.
+
+    Raises:
+        ValueError: no table, or values that its columns do not take.
+        FileNotFoundError: a path that is not there.
+    """
+    data = _read(table, columns).get("x")
+    if data is None or data.schema is None:
+        raise ValueError(f"{table} is no table, .csv or .parquet.")
+    return data
+
+
+def _read(name: Any, columns: Columns) -> dict[str, Data]:
+    """Data of a file or frame, under their names in it."""
+    if is_frame(name):
+        found, title = name, "the table"
+    else:
+        path, title = Path(name), str(name)
+        if path.suffix not in READERS:
+            raise ValueError(
+                f"unknown data set {title!r}; there are {', '.join(DATASETS)}, or the path of a "
+                f"file ({', '.join(READERS)}).{suggestion(title, DATASETS)}"
+            )
+        if not path.exists():
+            raise FileNotFoundError(f"no file {path}.")
+        found = READERS[path.suffix](path)
+    if not is_frame(found):
+        return found
+    schema = columns if isinstance(columns, Schema) else infer(found, columns, what=title)
+    name = "table" if is_frame(name) else Path(name).name
+    return {"x": Data(coded(found, schema, what=title), name=name, schema=schema)}
+
+
+def _split(found: dict[str, Data], title: str) -> dict[str, Data]:
+    """Training data and test data, of which a file may hold only the one."""
     for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
-        check_data(found[key].x, what=f"{path}:{key}")
+        check_data(found[key].x, what=f"{title}:{key}", finite=found[key].schema is None)
+    check_splits(found, title)
     if "x" in found:
         data = found.pop("x")
-        _check_labels(data, str(path))
+        _check_labels(data, title)
         order = np.random.default_rng(0).permutation(len(data))
         found = {**found, "train": data.take(torch.from_numpy(order))}
     return found if "test" in found else _set_aside(found, "test", None)
 
 
+def _refuse_columns(columns: Columns, title: str) -> None:
+    if columns:
+        raise ValueError(f"columns are those of a table, .csv or .parquet; {title!r} is none.")
+
+
 def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     x, binarize = data.x, data.binarization
     if binarize == "none":
-        return replace(data, x=x.float())
+        return replace(data, x=to_floating(x, torch.float32, what=what).float())
     gray = x.float() / largest
     if len(gray) and (gray.min() < 0 or gray.max() > 1):
         raise ValueError(

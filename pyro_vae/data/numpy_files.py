@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ..common.errors import PyroVAEWarning, warn
+from .cells import is_sparse, read_sparse
 from .sets import Data
 
 __all__ = ["read_numpy"]
@@ -38,7 +39,7 @@ def read_numpy(path: Path) -> dict[str, Data]:
         ValueError: not a NumPy file of numbers; cut, changed or damaged; larger than the memory
             there is; arrays of other names, or that leave open what to train on.
     """
-    with _named(path), path.open("rb") as file:
+    with _named(path), _open(path) as file:
         start = file.read(len(npy.MAGIC_PREFIX))
         file.seek(0)
         if start == npy.MAGIC_PREFIX:
@@ -51,8 +52,16 @@ def read_numpy(path: Path) -> dict[str, Data]:
             return _read_archive(path, archive)
 
 
+def _open(path: Path) -> BinaryIO:
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError("it is no file")
+    return path.open("rb")
+
+
 def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
     members = [member.removesuffix(".npy") for member in archive.namelist()]
+    if is_sparse(members):
+        return {"x": Data(read_sparse(path))}
     if len(set(members)) < len(members):
         raise ValueError("it holds several arrays of one name")
     there = {name for name in ("x", *_SPLITS) if name in members}
@@ -63,13 +72,14 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
             f"it holds {', '.join(members) or 'nothing'}; expected arrays named x, or train (and "
             "valid, test)"
         )
-    labels = {name: "y" if name == "x" else f"{name}_y" for name in there}
-    wanted = [*there, *(y for y in labels.values() if y in members)]
+    beside = {name: "" if name == "x" else f"{name}_" for name in there}
+    others = (start + key for start in beside.values() for key in ("y", "exposure"))
+    wanted = [*there, *(name for name in others if name in members)]
     if unused := sorted(set(members) - set(wanted)):
         warn(
             f"{path} also holds {', '.join(unused[:5])}{', ...' * (len(unused) > 5)}, which is not "
-            "used; arrays that are have the names x, y, train, train_y, valid, valid_y, test, "
-            "test_y.",
+            "used; arrays that are have the names x, train, valid, test, y, train_y, ..., "
+            "exposure, train_exposure, ....",
             PyroVAEWarning,
         )
     headers, tensors = {}, {}
@@ -80,7 +90,12 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
     for name in wanted:
         with _array(archive, name) as (file, size):
             tensors[name] = _Header.read(file, size).values(file)
-    return {name: Data(tensors[name], tensors.get(labels[name])) for name in there}
+    return {
+        name: Data(
+            tensors[name], tensors.get(f"{start}y"), exposure=tensors.get(f"{start}exposure")
+        )
+        for name, start in beside.items()
+    }
 
 
 @contextmanager

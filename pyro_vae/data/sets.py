@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..common.options import Binarize
+from ..common.schema import Schema
 from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
@@ -23,8 +24,8 @@ class Data:
 
     Attributes:
         x: data of shape ``(N, *event_shape)``, float32; on disk (``Stored``), if they are more than
-            a gigabyte; under a binarization, drawn once from
-            ``seed``.
+            a gigabyte; under a binarization, drawn once from ``seed``; of a table, its rows as
+            ``schema`` codes them, NaN where a cell is missing.
         y: labels of shape ``(N,)``, if there are any.
         name: the data set.
         split: ``train``, ``valid`` or ``test``.
@@ -33,6 +34,8 @@ class Data:
         intensities: gray values in [0, 1] from which each epoch draws anew (of the training split
             under dynamic binarization or dequantization), else ``None``.
         levels: number of gray levels, of dequantized data.
+        schema: the columns of a table, by which values became ``x``.
+        exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
     """
 
     x: Any  # a tensor, or Stored
@@ -43,6 +46,8 @@ class Data:
     seed: int = 0
     intensities: Tensor | None = None
     levels: int = 256
+    schema: Schema | None = None
+    exposure: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -83,6 +88,7 @@ class Data:
             x=self.x.to(device),
             y=None if self.y is None else self.y.to(device),
             intensities=None if self.intensities is None else self.intensities.to(device),
+            exposure=None if self.exposure is None else self.exposure.to(device),
         )
 
     def head(self, n: int) -> Data:
@@ -96,6 +102,7 @@ class Data:
             x=self.x.take(rows) if isinstance(self.x, Stored) else self.x[rows],
             y=None if self.y is None else self.y[rows],
             intensities=None if self.intensities is None else self.intensities[rows],
+            exposure=None if self.exposure is None else self.exposure[rows],
         )
 
     def in_memory(self) -> Data:
@@ -103,12 +110,14 @@ class Data:
         return replace(self, x=self.x[:])
 
     def joined(self, more: Data) -> Data:
-        """Return the data with more of their kind after them; labels, if both have them."""
+        """Return the data with more after them; labels and exposures, if both have them."""
         labels = [y for y in (self.y, more.y) if y is not None]
+        exposures = [e for e in (self.exposure, more.exposure) if e is not None]
         return replace(
             self,
             x=torch.cat([self.x, more.x]),
             y=torch.cat(labels) if len(labels) == 2 else None,
+            exposure=torch.cat(exposures) if len(exposures) == 2 else None,
         )
 
 

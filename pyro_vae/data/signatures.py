@@ -1,4 +1,4 @@
-"""How a program is called."""
+"""How a program is called, and what it takes of a data set."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["signature_of", "takes"]
+from torch import Tensor
+
+from .sets import Data
+
+__all__ = ["arguments_of", "signature_of", "takes"]
 
 
 def signature_of(program: Callable[..., Any]) -> inspect.Signature:
@@ -34,3 +38,21 @@ def takes(program: Callable[..., Any]) -> tuple[int, float]:
             least += parameter.default is parameter.empty
             most += parameter.default in (parameter.empty, None)
     return max(1, least), max(1, most)
+
+
+def arguments_of(data: Data, program: Callable[..., Any], *, what: str = "x") -> tuple[Tensor, ...]:
+    """Return what a program takes of a data set: x, and after it exposures or labels by its name.
+
+    Raises:
+        TypeError: a program that takes more than the data have.
+    """
+    least, _ = takes(program)
+    if least < 2:
+        return (data.x,)
+    name = list(signature_of(program).parameters)[1]
+    wanted, beside = ("exposures", data.exposure) if name == "exposure" else ("labels", data.y)
+    if beside is None or least > 2:
+        raise TypeError(
+            f"the programs take {least} arguments, but {what} has no {wanted}; give a tuple."
+        )
+    return data.x, beside

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from os import PathLike
@@ -17,11 +19,13 @@ from .base import Source, fingerprint_of
 from .forms import Form
 from .rows import of_rows
 from .sets import Data
-from .signatures import signature_of, takes
+from .signatures import arguments_of, signature_of, takes
 from .stored import check_rows, is_stored
 from .streams import length_of, streamed
 
 __all__ = ["AnyData", "Source", "as_source", "fingerprint_of"]
+
+_SEQUENCES = (list, deque, range, array)
 
 AnyData: TypeAlias = "Tensor | Data | tuple[Any, ...] | Dataset[Any] | Iterable[Any]"
 """A tensor or an array ``(N, *event_shape)`` (of NumPy, pandas, scipy.sparse), our ``Data``, a
@@ -45,7 +49,7 @@ def as_source(
         data: the data.
         program: one of the programs, whose positional parameters say how many arguments to give. It
             gets the leading parts of the items of a dataset or loader, and the labels of ``Data``
-            if it requires a second argument.
+            (the exposures, if that is its name) if it requires a second argument.
         what: name of the data in messages.
         finite: whether NaN is wrong in data that come without other arguments.
         dtype: type for floating-point arrays that are no tensors; by default their own.
@@ -64,13 +68,7 @@ def as_source(
         data = data if x is data.x else replace(data, x=x)
         if not is_stored(data.x):
             check_data(data.x, what=what, finite=finite)
-        if least < 2:
-            return of_rows((data.x,), data)
-        if data.y is None:
-            raise TypeError(
-                f"the programs take {least} arguments, but {what} has no labels; give a tuple."
-            )
-        return of_rows((data.x, data.y), data)
+        return of_rows(arguments_of(data, program, what=what), data)
     if isinstance(data, tuple):
         data = form.tensors(data)
         for number, argument in enumerate(data):
@@ -99,10 +97,11 @@ def as_source(
             f"the programs take several, in their order: {_of_keys(data, least)}."
         )
     words = isinstance(data, str | bytes | PathLike)
-    if not words and (isinstance(data, Dataset) or hasattr(data, "__iter__")):
+    is_batches = isinstance(data, Dataset) or hasattr(data, "__iter__")
+    if is_batches and not isinstance(data, str | bytes | PathLike | memoryview | bytearray):
         if isinstance(data, Sized) and length_of(data) == 0:
             raise ValueError(f"{what} is empty.")
-        if isinstance(data, list):
+        if isinstance(data, _SEQUENCES):
             check_batches(data, what)
         return streamed(data, (least, most), form)
     raise TypeError(

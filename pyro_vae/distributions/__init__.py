@@ -2,6 +2,7 @@
 
 from .base import LastDraw, bound
 from .constrained import ConstrainedDistribution
+from .exposure import exposed
 from .flows import FLOWS, FlowDistribution, FlowKind, FlowTransform
 from .vectors import BlockAutoregressive, NormalMixture
 
@@ -15,4 +16,5 @@ __all__ = [
     "LastDraw",
     "NormalMixture",
     "bound",
+    "exposed",
 ]

@@ -25,6 +25,7 @@ __all__ = [
     "Grid",
     "NegativeBinomial",
     "Poisson",
+    "ZeroInflated",
 ]
 
 
@@ -47,6 +48,8 @@ class Categorical(dist.Categorical):
 class Binomial(dist.Binomial):
     """Binomial exact at large counts; its KL divergence stays finite where p rounds to 0 or 1."""
 
+    in_float64: ClassVar[bool] = True
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of counts of successes."""
         if self._validate_args:
@@ -59,6 +62,8 @@ class Binomial(dist.Binomial):
 
 class Poisson(dist.Poisson):
     """Poisson exact at large counts."""
+
+    in_float64: ClassVar[bool] = True
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log probability of counts."""
@@ -79,6 +84,7 @@ class NegativeBinomial(dist.TorchDistribution):
         dispersion: a, positive; the Poisson distribution is the limit a = 0.
     """
 
+    in_float64: ClassVar[bool] = True
     arg_constraints: ClassVar[dict[str, Any]] = {
         "rate": constraints.positive,
         "dispersion": constraints.positive,
@@ -120,6 +126,39 @@ class NegativeBinomial(dist.TorchDistribution):
         failures = -(r + x) * torch.log1p(m / r)
         density = log_rising(r, x) + failures + x * m.log() - torch.lgamma(x + 1)
         return density.to(self.rate.dtype)
+
+
+class ZeroInflated(dist.ZeroInflatedDistribution):
+    r"""Counts that are zero for another reason with probability g, and else of a distribution c.
+
+    .. math:: P(0) = g + (1 - g) \, c(0), \qquad P(x) = (1 - g) \, c(x) \quad (x > 0)
+
+    Args:
+        counts: distribution c of single counts.
+        gate_logits: :math:`\log g - \log(1 - g)`, of a shape that broadcasts with its batch shape.
+    """
+
+    def __init__(
+        self, counts: Any, gate_logits: Tensor, *, validate_args: bool | None = None
+    ) -> None:
+        super().__init__(counts, gate_logits=gate_logits, validate_args=validate_args)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflated:
+        """Return the distribution with a larger batch shape, whatever Pyro has looked up of it."""
+        shape = torch.Size(batch_shape)
+        return ZeroInflated(
+            self.base_dist.expand(shape),
+            self.gate_logits.expand(shape),
+            validate_args=self._validate_args,
+        )
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log probability of counts, always from the logits, which a gate of 0 or 1 keeps."""
+        if self._validate_args:
+            self._validate_sample(value)
+        counted = logsigmoid(-self.gate_logits) + self.base_dist.log_prob(value)
+        zero = torch.logaddexp(logsigmoid(self.gate_logits), counted)
+        return torch.where(value == 0, zero, counted)
 
 
 class Grid(constraints.Constraint):

@@ -8,6 +8,7 @@ from .comparison import Comparison, compare
 from .diagnostics import effective_sample_size, jackknife, pareto_k, standard_error
 from .export import to_csv, to_datatree, write_csv
 from .importance import log_evidence
+from .imputation import Imputation, impute
 from .posterior import PosteriorDraws, sample_posterior
 from .predictive import log_predictive
 from .result import Estimate, Evidence
@@ -19,6 +20,7 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evidence",
+    "Imputation",
     "PosteriorDraws",
     "SeedComparison",
     "SeedRow",
@@ -29,6 +31,7 @@ __all__ = [
     "convergence",
     "delta_corrected",
     "effective_sample_size",
+    "impute",
     "jackknife",
     "log_evidence",
     "log_predictive",

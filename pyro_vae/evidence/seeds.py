@@ -99,7 +99,7 @@ class SeedComparison:
             paired = ("best", "", "", "")
             if i:
                 paired = (
-                    f"{row.difference:+.2f}",
+                    f"{row.difference:+.3f}",
                     _error(row.difference_seed_error),
                     _error(row.difference_sampling_error),
                     f"{row.difference_mc_error:.3f}",
@@ -269,7 +269,7 @@ def _sampling_variance(by_datum: Tensor, noise: float) -> float:
 
 
 def _error(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{value:.2f}"
+    return "unknown" if math.isnan(value) else f"{value:.3f}"
 
 
 def _listed(names: Sequence[str]) -> str:

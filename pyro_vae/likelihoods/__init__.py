@@ -2,15 +2,20 @@
 
 from .base import Likelihood
 from .binary import Bernoulli, ContinuousBernoulli
+from .columns import Columns
 from .counts import Binomial, NegativeBinomial, Poisson
+from .inflated import ZeroInflated, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson
 from .levels import Categorical, DiscretizedLogistic, LogisticMixture, PixelMixture
 from .real import Laplace, Normal, StudentT
+from .unit import Beta, TruncatedNormal
 
 __all__ = [
     "LIKELIHOODS",
     "Bernoulli",
+    "Beta",
     "Binomial",
     "Categorical",
+    "Columns",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
     "Laplace",
@@ -21,6 +26,10 @@ __all__ = [
     "PixelMixture",
     "Poisson",
     "StudentT",
+    "TruncatedNormal",
+    "ZeroInflated",
+    "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
 ]
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {
@@ -36,4 +45,7 @@ LIKELIHOODS: dict[str, type[Likelihood]] = {
     "binomial": Binomial,
     "poisson": Poisson,
     "negative-binomial": NegativeBinomial,
+    "columns": Columns,
+    "zero-inflated-poisson": ZeroInflatedPoisson,
+    "zero-inflated-negative-binomial": ZeroInflatedNegativeBinomial,
 }

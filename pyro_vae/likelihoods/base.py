@@ -28,6 +28,7 @@ class Likelihood(Amortized):
             shape ``(*rows, *event_shape)``.
         event_shape: shape of one datum.
         rows: numbers of outputs for each value of x; by default one.
+        output_shape: shape of an output, where its values do not have the same number each.
 
     Attributes:
         event_dim: number of dimensions of a datum.
@@ -35,9 +36,14 @@ class Likelihood(Amortized):
     """
 
     def __init__(
-        self, network: MakesNetwork, event_shape: Sequence[int], rows: tuple[int, ...] = ()
+        self,
+        network: MakesNetwork,
+        event_shape: Sequence[int],
+        rows: tuple[int, ...] = (),
+        *,
+        output_shape: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(network, (*rows, *event_shape))
+        super().__init__(network, output_shape or (*rows, *event_shape))
         self.event_shape = torch.Size(event_shape)
         self.event_dim = len(self.event_shape)
 

@@ -53,8 +53,8 @@ class StudentT(Scaled):
     is :math:`s \sqrt{\nu / (\nu - 2)}`.
 
     Args:
-        degrees_of_freedom: :math:`\nu` above 2 to fix it, or ``"learned"``: one for all of x,
-            at least 2.01, starting at 5.
+        degrees_of_freedom: :math:`\nu` above 2 to fix it, ``"learned"``: one for all of x, or
+            ``"value"``: one for each value of x; at least 2.01, starting at 5.
     """
 
     def __init__(
@@ -69,10 +69,11 @@ class StudentT(Scaled):
         super().__init__(network, event_shape, scale=scale, floor=floor)
         # Above 2, so that values have a variance.
         degrees = number_or_word(
-            "degrees_of_freedom", degrees_of_freedom, ["learned"], above=_LEAST_DEGREES
+            "degrees_of_freedom", degrees_of_freedom, ["learned", "value"], above=_LEAST_DEGREES
         )
-        learned = degrees == "learned"
+        learned = isinstance(degrees, str)
         raw = inverse_softplus(torch.tensor(5.0 if learned else degrees) - _LEAST_DEGREES)
+        raw = raw.repeat(*event_shape) if degrees == "value" else raw
         self.raw_degrees: Tensor
         if learned:
             self.raw_degrees = nn.Parameter(raw)
@@ -81,7 +82,7 @@ class StudentT(Scaled):
 
     @property
     def degrees_of_freedom(self) -> Tensor:
-        """Degrees of freedom, a scalar."""
+        """Degrees of freedom, a scalar or (for ``"value"``) of shape ``event_shape``."""
         return _LEAST_DEGREES + softplus(self.raw_degrees)
 
     @property
@@ -96,5 +97,5 @@ class StudentT(Scaled):
         return densities.StudentT(self.degrees_of_freedom, *self._split(output))
 
     def _unit_deviation(self) -> float:
-        degrees = self.degrees_of_freedom.item()
+        degrees = self.degrees_of_freedom.min().item()
         return math.sqrt(degrees / (degrees - 2))

@@ -14,9 +14,9 @@ from ..distributions.special import inverse_softplus
 from ..networks import MakesNetwork
 from .base import Likelihood, number_or_word
 
-__all__ = ["Scaled", "check_floor"]
+__all__ = ["KINDS", "Scaled", "check_floor"]
 
-_KINDS = {
+KINDS = {
     "shared": "one learned {} for all values",
     "value": "one learned {} for each value",
     "network": "a {} for each value from the network",
@@ -52,7 +52,7 @@ class Scaled(Likelihood):
         scale: float | str = "shared",
         floor: float = 1e-2,
     ) -> None:
-        scale = number_or_word(self.quantity, scale, list(_KINDS))
+        scale = number_or_word(self.quantity, scale, list(KINDS))
         kind = scale if isinstance(scale, str) else "fixed"
         super().__init__(network, event_shape, rows=(2,) if kind == "network" else ())
         self.scale_kind, self.floor = kind, check_floor(floor, self.quantity)
@@ -85,7 +85,7 @@ class Scaled(Likelihood):
         kind = type(self).__name__
         if self.scale_kind == "fixed":
             return f"{kind} with {self.quantity} {self.scale.item():.4g}"
-        words = _KINDS[self.scale_kind].format(self.quantity)
+        words = KINDS[self.scale_kind].format(self.quantity)
         return f"{kind} with {words}, at least {self.floor:.4g}"
 
     def starting_output(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Models as pairs of Pyro programs: plain, hierarchical, conditional and semi-supervised VAEs.
+"""Models as pairs of Pyro programs: plain, hierarchical, conditional, semi-supervised, of counts.
 
 Each is a module with two programs, ``model`` and ``guide``, inside one outermost plate over the
 data, so it trains with ``pv.fit`` or ``pyro.infer.SVI`` and gives log p(x) with
@@ -17,6 +17,7 @@ from ..config import Config
 from .amortized import amortize
 from .base import Model
 from .conditional import ConditionalVAE
+from .counts import CountVAE
 from .hierarchical import HierarchicalVAE
 from .labels import Classifier, LabelPrior, one_hot, partially_labelled
 from .parts import Parts
@@ -28,6 +29,7 @@ __all__ = [
     "VAE",
     "Classifier",
     "ConditionalVAE",
+    "CountVAE",
     "HierarchicalVAE",
     "LabelPrior",
     "Model",
@@ -45,13 +47,17 @@ MODELS: dict[str, type[Model]] = {
     "top-down": HierarchicalVAE,
     "conditional": ConditionalVAE,
     "semi-supervised": SemiSupervisedVAE,
+    "counts": CountVAE,
 }
 """Models by the name of the program in a config."""
 
 
 @verb
 def build_program(
-    config: Config, *, event_shape: Sequence[int], data: Tensor | None = None
+    config: Config,
+    *,
+    event_shape: Sequence[int],
+    data: Tensor | tuple[Tensor, ...] | None = None,
 ) -> Model:
     """Build the program that a config names.
 

@@ -188,6 +188,12 @@ class Encoder(nn.Module):
         values = batch if self.encode is None else (self.encode(*batch),)
         known = self._buffers.get("center0")
         dtype = torch.get_default_dtype() if known is None else known.dtype
+        for value in values:
+            if value.is_complex():
+                raise TypeError(
+                    f"the network sees {str(value.dtype).removeprefix('torch.')} numbers; give "
+                    "their parts, torch.view_as_real(x), or encode=lambda x: torch.view_as_real(x)."
+                )
         return [value.to(dtype) for value in values]
 
 

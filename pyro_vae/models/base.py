@@ -15,8 +15,9 @@ from ..common.registry import options_of
 from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..config import Config
+from ..data.missing import completed
 from ..programs.module import ProgramModule, evaluated
-from ..programs.modules import device_of
+from ..programs.modules import device_of, takes_missing
 from .parts import Parts
 
 __all__ = ["Model"]
@@ -55,7 +56,7 @@ class Model(ProgramModule):
         config: Config,
         *,
         event_shape: Sequence[int],
-        data: Tensor | None = None,
+        data: Tensor | tuple[Tensor, ...] | None = None,
         **options: Any,
     ) -> Self:
         """Build the usual model: networks and parts chosen by name.
@@ -65,8 +66,8 @@ class Model(ProgramModule):
         Args:
             config: names and sizes of the parts.
             event_shape: shape of one datum.
-            data: training data of shape ``(N, *event_shape)``; if given, parts that can start from
-                them (a likelihood's output at the data's mean).
+            data: training data of shape ``(N, *event_shape)``, or all arguments of the programs; if
+                given, parts that can start from them do (a likelihood's output at their mean).
             options: settings of this model in place of the config's, see ``assemble``.
 
         Raises:
@@ -85,14 +86,23 @@ class Model(ProgramModule):
         def make() -> Any:
             with seeded("initialize", config.seed):
                 model = cls.assemble(parts, **options)
-                for part in model.children() if data is not None else ():
-                    initialize = getattr(part, "initialize", None)
-                    if callable(initialize):
-                        initialize(data)
+                if data is not None:
+                    x, *given = data if isinstance(data, tuple) else (data,)
+                    model.initialize(completed(x) if takes_missing(model.model) else x, *given)
             return model
 
         cure = "Take smaller layers (hidden), fewer latent dimensions or components."
         return planned(make, "the model", cure=cure)
+
+    def initialize(self, x: Tensor, *given: Tensor) -> None:
+        """Start the parts that know how at training data ``(N, *event_shape)``.
+
+        ``given`` are the programs' conditions or labels, if any.
+        """
+        for part in self.children():
+            initialize = getattr(part, "initialize", None)
+            if callable(initialize):
+                initialize(x)
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ from torch import nn
 from ..common.registry import build, lookup
 from ..config import Config
 from ..likelihoods import LIKELIHOODS, Likelihood
-from ..networks import build_network, is_dense
+from ..networks import CellFeatures, Featured, build_network, is_dense
 from ..networks.named import Role
 from ..posteriors import POSTERIORS, Posterior
 from ..priors import PRIORS
@@ -115,13 +115,19 @@ class Parts:
         """Build the config's network, of one input or of several side by side.
 
         Args:
-            role: ``"encoder"`` (from data) or ``"decoder"`` (to data, with the widths reversed).
+            role: ``"encoder"`` (from data, of a table from its features) or ``"decoder"`` (to data,
+                with the widths reversed).
             in_shapes: event shape of each input; of an encoder, the data come first.
             out_shape: event shape of the output.
         """
         hidden = self._config.hidden
         hidden = hidden and hidden[:: 1 if role == "encoder" else -1]
-        return self._network(self._config.network, role, in_shapes, out_shape, hidden)
+        kind, schema = self._config.network, self._config.likelihood_schema
+        if schema is None or role == "decoder":
+            return self._network(kind, role, in_shapes, out_shape, hidden)
+        features = CellFeatures(schema)
+        in_shapes = [(features.size,), *in_shapes[1:]]
+        return Featured(features, self._network(kind, role, in_shapes, out_shape, hidden))
 
     def _network(
         self, kind: str, role: Role, in_shapes: Sequence[Shape], out_shape: Shape, hidden: Widths

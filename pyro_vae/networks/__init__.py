@@ -2,6 +2,7 @@
 
 from .amortized import Amortized, MakesNetwork
 from .base import ACTIVATIONS, Network
+from .cells import CellFeatures, Featured
 from .conv import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .dense import MLP, GatedMLP
 from .joint import Joint
@@ -12,8 +13,10 @@ __all__ = [
     "MLP",
     "NETWORKS",
     "Amortized",
+    "CellFeatures",
     "ConvDecoder",
     "ConvEncoder",
+    "Featured",
     "GatedMLP",
     "Joint",
     "MakesNetwork",

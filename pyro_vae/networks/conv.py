@@ -17,6 +17,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "Double",
+    "DoubleWithImageBias",
     "Halve",
     "ResidualBlock",
     "ResidualDecoder",
@@ -84,7 +85,7 @@ class _ImageDecoder(Network):
         image = nn.Unflatten(1, (hidden[0], *smallest))
         last = [] if blocks is None else [nonlinearity()]
         self.hidden = nn.Sequential(first, image, *stages, *last)
-        self.output = _DoubleWithImageBias(hidden[-1], prod(out_shape[:-2]), size)
+        self.output = DoubleWithImageBias(hidden[-1], prod(out_shape[:-2]), size)
 
 
 class ConvEncoder(_ImageEncoder):
@@ -221,7 +222,7 @@ class Double(nn.ConvTranspose2d):
         _start(self, fan_in * (_KERNEL / _STRIDE) ** 2, gain)
 
 
-class _DoubleWithImageBias(Double):
+class DoubleWithImageBias(Double):
     """``Double`` with one bias per pixel, so that the output can start at the data's mean."""
 
     def __init__(self, fan_in: int, fan_out: int, size: tuple[int, int]) -> None:

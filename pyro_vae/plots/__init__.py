@@ -10,6 +10,7 @@ from .charts import comparison, evidence_diagnostics, latent_space, learning_cur
 from .checks import calibration_curves, predictive_checks
 from .pictures import are_pictures, images, interpolation, manifold, picture_rows, reconstructions
 from .style import Figure, save
+from .tables import marginals
 from .values import evidence_by_value
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "latent_space",
     "learning_curves",
     "manifold",
+    "marginals",
     "picture_rows",
     "predictive_checks",
     "reconstructions",

@@ -197,12 +197,18 @@ def _check_lists(call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
     values = {f"argument {place}": value for place, value in enumerate(call[0])} | call[1]
     rows = next((len(value) for value in values.values() if _is_data(value)), None)
     for name, value in values.items():
-        numbers = isinstance(value, list) and all(isinstance(part, int | float) for part in value)
-        if numbers and len(value) == rows:
+        rows_of_numbers = isinstance(value, list) and bool(value) and all(map(_numbers, value))
+        if (_numbers(value) and len(value) == rows) or (
+            rows_of_numbers and rows in (None, len(value))
+        ):
             raise TypeError(
-                f"{name} is a list of {rows} numbers, one for each datum; give a tensor, "
-                "torch.tensor(...)."
+                f"{name} is a list of {len(value)} {'rows' if rows_of_numbers else 'numbers'}, one "
+                "for each datum; give a tensor, torch.tensor(...)."
             )
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, int | float) for part in value)
 
 
 def _refuse_packed(value: Any) -> None:

@@ -191,6 +191,8 @@ class Densities(Layout):
     def simulate(self, batch: Batch) -> tuple[Batch, Values]:
         """Draw latents and data from the model; the batch gives number and shape of the data.
 
+        Where the batch has missing values, NaN, the simulated data have them, too.
+
         Observations may be arguments of the programs, or parts or other shapes of them.
 
         Raises:
@@ -208,7 +210,8 @@ class Densities(Layout):
             elif name in self.latents:
                 values[name] = self.unfold(site["value"], self.latents[name], 1)
         check_simulated(self.model, tuple(new), trace)
-        return tuple(new), values
+        hidden = zip(batch, new, strict=True)
+        return tuple(torch.where(given.isnan(), given, drawn) for given, drawn in hidden), values
 
     def replicate(self, batch: Batch, samples: int, values: Values | None = None) -> list[Tensor]:
         """Draw data from the model at given latents, or, without, at draws of the prior.

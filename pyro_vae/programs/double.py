@@ -26,7 +26,7 @@ from torch.distributions.utils import lazy_property
 
 from .supports import support_of
 
-__all__ = ["cancels", "in_double"]
+__all__ = ["cancels", "in_double", "is_exact"]
 
 
 def cancels(fn: Any) -> bool:
@@ -43,6 +43,14 @@ def cancels(fn: Any) -> bool:
     if isinstance(support, _COUNTS):
         return not isinstance(fn, Categorical)
     return isinstance(fn, _OF_GAMMA_FUNCTIONS)
+
+
+def is_exact(fn: Any) -> bool:
+    """Whether a distribution computes its density in float64 by itself, as the package's do."""
+    inside = fn
+    while inside is not None:
+        fn, inside = inside, _inside(inside)
+    return getattr(fn, "in_float64", False)
 
 
 def _inside(fn: Any) -> Any | None:

@@ -24,8 +24,15 @@ from .autoguides import density_of, of_each_datum
 from .checks import NonFiniteDensity
 from .inputs import data_set, source_for
 from .layout import pad
-from .masks import check_hidden, fill, mask_guide, mask_model
-from .modules import check_callable, check_type, device_of, evaluation_mode, modules_used
+from .masks import check_hidden, check_mask, fill, mask_guide, mask_model
+from .modules import (
+    check_callable,
+    check_type,
+    device_of,
+    evaluation_mode,
+    modules_used,
+    takes_missing,
+)
 from .observations import check_support
 from .pair import MixedRows, Pair
 from .traces import Batch, Fn
@@ -266,8 +273,12 @@ def evaluating(
         else:
             kind = Whole
             source = own = as_source(tuple(a[None] for a in at_once), _any_number)
+        missing = takes_missing(model, guide)
+        if missing and mask is not None:
+            hide = _hiding(torch.as_tensor(mask), len(source))
+            source, own, mask = source.changed(hide), own.changed(hide), None
         if mask is None:
-            source = source.changed(_checked)
+            source = source.changed(partial(_checked, finite=not missing))
         else:
             mask = torch.as_tensor(mask)
         pilot = next(source.blocks(BLOCK))
@@ -323,10 +334,22 @@ def _any_number(*arguments: Tensor) -> None:
     """Stand for a program of any number of arguments."""
 
 
-def _checked(batch: Batch, first: int) -> Batch:
+def _checked(batch: Batch, first: int, *, finite: bool) -> Batch:
     for number, argument in enumerate(batch):
-        check_data(argument, what=f"argument {number}" if number else "x", first=first)
+        what = f"argument {number}" if number else "x"
+        check_data(argument, what=what, first=first, finite=finite or number > 0)
     return batch
+
+
+def _hiding(mask: Tensor, number: int) -> Callable[[Batch, int], Batch]:
+    """Put NaN for the missing values of blocks, for programs that take it."""
+
+    def change(batch: Batch, first: int) -> Batch:
+        x, *rest = batch
+        seen = check_mask(_rows_of(mask, x, first, number), x)
+        return torch.where(seen, x, torch.full_like(x, torch.nan)), *rest
+
+    return change
 
 
 def _masking(mask: Tensor, number: int) -> Callable[[Batch, int], Batch]:
@@ -336,8 +359,12 @@ def _masking(mask: Tensor, number: int) -> Callable[[Batch, int], Batch]:
         x, *rest = batch
         for place, argument in enumerate(rest, 1):
             check_data(argument, what=f"argument {place}", first=first)
-        whole = mask.dim() == x.dim() and len(mask) == number
-        rows = mask[first : first + len(x)] if whole else mask
-        return fill(batch, rows.to(x.device), first=first)
+        return fill(batch, _rows_of(mask, x, first, number), first=first)
 
     return change
+
+
+def _rows_of(mask: Tensor, x: Tensor, first: int, number: int) -> Tensor:
+    """Mask of a block of the data, unless it is one for each datum."""
+    whole = mask.dim() == x.dim() and len(mask) == number
+    return (mask[first : first + len(x)] if whole else mask).to(x.device)

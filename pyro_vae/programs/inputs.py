@@ -10,10 +10,10 @@ from ..common.seeding import seeded
 from ..data import AnyData, Data, Source, as_source
 from ..data.arrays import is_array
 from ..data.forms import Form
-from ..data.signatures import takes
+from ..data.signatures import arguments_of
 from ..data.stored import is_stored
 from .autoguides import set_up
-from .modules import device_of, modules_of
+from .modules import device_of, modules_of, takes_missing
 from .shared_latents import is_of_all
 from .traces import Batch, Fn, observed_sites, run_both
 
@@ -36,7 +36,8 @@ def source_for(
         model: Pyro program.
         guide: Pyro program.
         what: name of the data in messages.
-        finite: whether NaN is wrong in data that come without other arguments.
+        finite: whether NaN is wrong in data that come without other arguments, unless the programs
+            take it for missing values.
 
     Raises:
         TypeError: data of another kind, or not as many arguments as the programs take.
@@ -44,6 +45,7 @@ def source_for(
             parameters' type; a list of single data in place of batches.
     """
     dtype = _type_of(model, guide)
+    finite = finite and not takes_missing(model, guide)
     source = as_source(data, model, what=what, finite=finite, dtype=dtype)
     with seeded("inputs", 0):
         batch = next(iter(source.batches(_TRIED)), None)
@@ -55,6 +57,11 @@ def source_for(
         if small or _tried(model, guide, batch) is None:
             source = as_source(data, model, what=what, finite=finite, dtype=dtype, floating=True)
             batch = next(iter(source.batches(_TRIED)))
+    if batch[0].is_complex() and _tried(model, guide, batch) is None:
+        raise TypeError(
+            f"{what} is {str(batch[0].dtype).removeprefix('torch.')}, which the programs do not "
+            "take; give real and imaginary parts, torch.view_as_real(x)."
+        )
     if isinstance(data, list):
         _check_items(_tried(model, guide, batch), what)
     return source
@@ -76,14 +83,14 @@ def data_set(data: AnyData, model: Fn, guide: Fn, automatic: Fn) -> Batch | None
         read in batches or from disk.
     """
     if isinstance(data, Data):
-        data = (data.x,) if data.y is None or takes(model)[0] < 2 else (data.x, data.y)
+        data = arguments_of(data, model)
     arguments = data if isinstance(data, tuple) else (data,)
     if not all(map(is_array, arguments)) or any(map(is_stored, arguments)):
         return None
     tensors = Form("x", _type_of(model, guide), False).tensors(arguments)
     if not tensors:  # the programs hold their data
         return (torch.zeros(1),)
-    if not all(tensor.numel() for tensor in tensors):
+    if not all(tensor.numel() for tensor in tensors) or tensors[0].dim() == 0:
         return None
     set_up(automatic, tensors)
     if not is_of_all(model, guide, tensors):

@@ -13,7 +13,7 @@ from torch.distributions import Independent, constraints, transform_to
 from ..common.seeding import seeded
 from .followed import Followed
 from .module import ProgramModule, evaluated
-from .modules import check_programs
+from .modules import check_programs, takes_missing
 from .supports import is_discrete
 from .traces import Batch, Fn, latent_sites, log_prob, run, sample_sites
 
@@ -97,12 +97,12 @@ def mask_model(model: Fn, *, hidden: float = 0.0) -> Fn:
     return masked
 
 
-def mask_guide(guide: Fn) -> Fn:
-    """Return the guide of a mask, too, as a last argument: it sees zeros for missing values."""
+def mask_guide(guide: Fn, *, hidden: float = 0.0) -> Fn:
+    """Return the guide of a mask, too, as a last argument; missing values are ``hidden`` to it."""
 
     def masked(x: Tensor, *rest: Tensor) -> Any:
         *others, mask = _with_mask(x, rest)
-        return guide(_filled(x, mask), *others)
+        return guide(_filled(x, mask, hidden), *others)
 
     return masked
 
@@ -150,8 +150,8 @@ class Masked(ProgramModule):
     .. math:: p(x_{obs}, z) = p(z) \prod_{d \in obs} p(x_d \mid z), \qquad q(z \mid x_{obs})
 
     Likelihood terms of missing values are left out (which is right if values are missing at
-    random), and the guide sees zeros there. What the tensors hold at missing values, NaN included,
-    has no effect. ::
+    random), and the guide sees zeros there (NaN, if the program takes it). What the tensors hold at
+    missing values, NaN included, has no effect. ::
 
         masked = Masked(vae)
         pv.fit(masked, (x, mask))
@@ -175,6 +175,7 @@ class Masked(ProgramModule):
     def __init__(self, program: nn.Module) -> None:
         super().__init__()
         self.program: Any = check_programs(program)
+        self.hidden = torch.nan if takes_missing(program) else 0.0
 
     def model(self, x: Tensor, *rest: Tensor) -> Any:
         """Declare p(z) and the likelihood of the observed values.
@@ -191,8 +192,8 @@ class Masked(ProgramModule):
         return mask_model(self.program.model)(x, *rest)
 
     def guide(self, x: Tensor, *rest: Tensor) -> Any:
-        """Declare the program's guide, given the data with zeros for missing values."""
-        return mask_guide(self.program.guide)(x, *rest)
+        """Declare the program's guide, given the data with zeros (or NaN) for missing values."""
+        return mask_guide(self.program.guide, hidden=self.hidden)(x, *rest)
 
     @evaluated
     def impute(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -206,7 +207,7 @@ class Masked(ProgramModule):
             Tensor of the data's shape, equal to x where observed, on the program's device.
         """
         mask = check_mask(mask, x)
-        filled = _filled(x, mask)
+        filled = _filled(x, mask, self.hidden)
         return torch.where(mask, filled, self.program.reconstruct(filled))
 
 
@@ -256,10 +257,13 @@ class Observed(Messenger):  # type: ignore[misc, unused-ignore]
 def _filler(support: Any) -> float | None:
     """A value inside the support, for hidden values where the zero they hold is not.
 
-    A density of zero or infinity would not count, but its gradient would be NaN.
+    A support with missing values has one for them. A density of zero or infinity would not count,
+    but its gradient would be NaN.
     """
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
+    if (missing := getattr(support, "missing", None)) is not None:
+        return float(missing)
     if support is constraints.real or is_discrete(support):
         return None
     try:

@@ -27,6 +27,7 @@ __all__ = [
     "evaluation_mode",
     "modules_of",
     "modules_used",
+    "takes_missing",
 ]
 
 
@@ -149,6 +150,15 @@ def device_of(*programs: Fn) -> torch.device | None:
         for tensor in (*owner.parameters(), *owner.buffers()):
             return tensor.device
     return None
+
+
+def takes_missing(*programs: Fn) -> bool:
+    """Whether programs take NaN for missing values: a module that they use says so.
+
+    Such a module, a likelihood, has an attribute ``takes_missing`` that is true.
+    """
+    modules = (part for owner in modules_of(*programs) for part in owner.modules())
+    return any(getattr(module, "takes_missing", False) is True for module in modules)
 
 
 def check_type(x: Tensor, *programs: Fn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -12,13 +13,17 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..common.checks import reading
+from ..common.errors import PyroVAEWarning
 from ..common.seeding import seeded
 from .checks import check_masks, kind
+from .double import cancels, is_exact
+from .supports import support_of
 from .traces import Batch, Fn, observed_sites, run_both
 
-__all__ = ["check_support"]
+__all__ = ["check_support", "say_rounded"]
 
 _DRAWS = 8
+_LARGE_COUNT = 1e5
 
 
 @torch.no_grad()
@@ -78,6 +83,24 @@ def check_support(
             f"{what} outside the support of the likelihood: site {name!r} is {kind(site)}, and "
             f"{which} holds values such as {_odd_value(value, element)}. {hint}"
         )
+
+
+def say_rounded(trace: Trace) -> None:
+    """Warn of counts so large that a log density in float32 is off by a tenth of a nat or more."""
+    for name, site in observed_sites(trace):
+        value, fn = site["value"], site["fn"]
+        if value.dtype != torch.float32 or not cancels(fn) or is_exact(fn):
+            continue
+        largest = value.abs().max().item()
+        if getattr(support_of(fn), "is_discrete", False) and largest >= _LARGE_COUNT:
+            warnings.warn(
+                f"site {name!r} is {kind(site)} of counts up to {largest:.3g}, whose log densities "
+                "float32 holds to a tenth of a nat or worse: the ELBO of the history is off by as "
+                "much (gradients are not, nor is log_evidence). Give float64 data and parameters, "
+                "or the distributions of pv.distributions.masses.",
+                PyroVAEWarning,
+                stacklevel=5,
+            )
 
 
 def _outside(trace: Trace) -> dict[str, Tensor]:

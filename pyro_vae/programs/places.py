@@ -31,7 +31,8 @@ def data_places(model: Fn, batch: Batch) -> tuple[dict[str, tuple[int, Tensor]],
             index = followed.mask_of(site["value"])
             if not isinstance(index, Tensor) or len(index.unique()) < index.numel():
                 continue
-            if torch.equal(flat[index].to(site["value"].dtype), site["value"]):
+            there, value = flat[index].to(site["value"].dtype), site["value"]
+            if ((there == value) | (there.isnan() & value.isnan())).all():
                 places[name] = number, index
     return places, sites
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 from ..common.errors import CheckpointError
-from ..common.files import write_json, write_text
+from ..common.files import read_json, write_json, write_text
 from ..common.verbs import verb
 from ..evidence import Evidence
 from ..training import checkpoint
@@ -54,7 +53,7 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     if (folder / EVIDENCE).exists():
         try:
             evidence = Evidence.load(folder / EVIDENCE)
-            metrics = json.loads((folder / METRICS).read_text())
+            metrics = read_json(folder / METRICS)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{error} (pyro-vae evaluate {folder})") from error
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SUMS).exists())):

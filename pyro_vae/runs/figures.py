@@ -15,14 +15,15 @@ from ..common.files import write_atomically
 from ..common.options import takes
 from ..common.verbs import verb
 from ..config import Config
-from ..data.sets import Data
+from ..data import Data, decoded
+from ..data.frames import write_frame
 from ..evidence import Comparison, Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .outcome import Study
-from .run import EVIDENCE, load_data
+from .run import EVIDENCE, arguments, load_data
 
-__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "sample_run"]
+__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 
 FIGURES = "figures"
 _SHOWN = 2000  # data in a scatter plot
@@ -35,15 +36,19 @@ def sample_run(
 ) -> tuple[Path, Path]:
     """Draw data from p(x) of a run; write them as ``samples.npy`` and as a figure.
 
-    With labels, the data go through the classes in turn.
+    With labels, the data go through the classes in turn. Rows of a table are ``samples.csv``.
 
     Returns:
-        Paths of the array and of the figure.
+        Paths of the array or table and of the figure.
     """
     run = load_run(folder, device=device)
-    x = run.sample(number, seed=seed).numpy()
+    x = run.sample(number, seed=seed)
     run.check_folder()
-    array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x))
+    schema = run.config.likelihood_schema
+    if schema is not None:
+        table = write_frame(decoded(x, schema), run.folder / "samples.csv")
+        return table, _draw_rows(run, x)
+    array = write_atomically(run.folder / "samples.npy", lambda file: np.save(file, x.numpy()))
     return array, draw_samples(run, number, seed)
 
 
@@ -53,7 +58,10 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     test = load_data(run.config, root=root).test
     out = run.folder / FIGURES
     evidence = Evidence.load(run.folder / EVIDENCE) if (run.folder / EVIDENCE).exists() else None
-    yield draw_samples(run, 100, 0)
+    if test.schema is None:
+        yield draw_samples(run, 100, 0)
+    else:
+        yield _draw_rows(run, run.sample(_SHOWN, seed=0), test.x)
     yield from _draw_reconstructions(run, test, out)
     yield plots.save(
         plots.learning_curves(
@@ -90,6 +98,13 @@ def draw_samples(run: Run, number: int, seed: int) -> Path:
     return plots.save(
         plots.images(x, columns=columns, title=title), run.folder / FIGURES / "samples.png"
     )
+
+
+def _draw_rows(run: Run, draws: Tensor, data: Tensor | None = None) -> Path:
+    """Draw the columns of rows that a run made, beside those of data."""
+    schema: Any = run.config.likelihood_schema
+    figure = plots.marginals(schema, draws, data, title=f"Columns: {_title(run)}")
+    return plots.save(figure, run.folder / FIGURES / "columns.png")
 
 
 def draw_comparison(
@@ -198,15 +213,14 @@ def _title(run: Run) -> str:
     return f"{data}, {prior} prior{program}"
 
 
-def _encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Codes of data, the lower layer first, and the labels that encoder and decoder take."""
+def encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Codes of data, the lower layer first, and what encoder and decoder take beside them."""
     vae: Any = run.vae
-    labels: tuple[Any, ...] = ()
-    if takes(run.config, "classes"):
-        # A semi-supervised program infers the label as well as the style.
-        labels = (vae.classify(data.x).argmax(-1) if hasattr(vae, "classify") else data.y,)
-    codes = vae.encode(data.x, *labels)
-    return codes if isinstance(codes, tuple) else (codes,), labels
+    given = arguments(run.config, data)[1:]
+    if hasattr(vae, "classify"):  # infers the label as well as the style
+        given = (vae.classify(data.x).argmax(-1),)
+    codes = vae.encode(data.x, *given)
+    return codes if isinstance(codes, tuple) else (codes,), given
 
 
 def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
@@ -214,8 +228,8 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
         return
     vae: Any = run.vae
     shown = test.head(10)
-    codes, labels = _encode(run, shown)
-    figure = plots.reconstructions(shown.x, vae.decode(*codes, *labels))
+    codes, given = encode(run, shown)
+    figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
     pairs = min(6, len(test) // 2) if plots.are_pictures(test.head(_SHOWN).x) else 0
     if pairs and hasattr(vae, "interpolate"):
@@ -226,7 +240,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
 
 def _latent_figure(run: Run, test: Data) -> plots.Figure:
     shown = test.head(_SHOWN)
-    codes, title = _encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
+    codes, title = encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
     if codes.shape[1] == 1:
         return plots.images(codes, title=title)  # a histogram
     return plots.latent_space(codes, shown.y, title=title)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError
+from ..common.errors import CheckpointError, PyroVAEWarning
 from ..common.files import sweep, write_json
 from ..common.locks import take_turns, writes_to
 from ..common.options import Method, check_taken, takes
@@ -19,6 +20,7 @@ from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
+from ..data.exposure import with_exposure
 from ..evidence import Comparison, Evidence, compare, log_evidence
 from ..models import build_program, partially_labelled
 from ..models.labels import UNKNOWN, check_labels
@@ -28,6 +30,7 @@ from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable, is_complete
 from .folder import load_run, read_config
+from .tables import columns_of, show_table, with_schema
 
 __all__ = [
     "EVIDENCE",
@@ -47,14 +50,18 @@ EVIDENCE, METRICS = "evidence.json", "metrics.json"
 
 @verb
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
-    """Load the data that a config names."""
-    return load(
+    """Load the data that a config names, with the exposures that its program takes."""
+    splits = load(
         config.data,
+        columns=columns_of(config),
         binarize=config.binarize,
         seed=config.data_seed,
         validation=config.validation,
         root=root,
     )
+    if takes(config, "exposure"):
+        splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
+    return splits
 
 
 def complete(config: Config, splits: Splits) -> Config:
@@ -63,9 +70,17 @@ def complete(config: Config, splits: Splits) -> Config:
     Raises:
         TypeError: labels that are not integers.
         ValueError: an option that the program does not take; data without the labels that it
-            needs, or with labels out of range.
+            needs, or with labels out of range; a table without the likelihood of tables.
     """
     check_taken(config, "program")
+    config = with_schema(config, splits)
+    if splits.train.exposure is not None and not takes(config, "exposure"):
+        warnings.warn(
+            f"{splits.train.name!r} has exposures, which program {config.program!r} leaves unused; "
+            "--program counts uses them.",
+            PyroVAEWarning,
+            stacklevel=2,
+        )
     if not takes(config, "classes"):
         return config
     for data in splits:
@@ -89,6 +104,7 @@ def train_run(
     root: str | Path | None = None,
     device: str = "auto",
     resume: bool = False,
+    say: Callable[[str], None] | None = None,
     progress: bool | None = None,
 ) -> History:
     """Train the model that a config describes into a run folder.
@@ -99,6 +115,7 @@ def train_run(
         root: folder of downloaded data.
         device: where to train.
         resume: continue the run in ``out``.
+        say: is told the columns of a table, before training.
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
@@ -111,12 +128,17 @@ def train_run(
         config = replace(config, data=str(Path(config.data).resolve()))
     if resume and checkpoint.holds_run(out):
         stored = read_config(out)
-        config = replace(config, classes=config.classes or stored.classes)
+        schema = stored.likelihood_schema
+        config = replace(config, classes=config.classes or stored.classes, likelihood_schema=schema)
         check_resumable(stored.to_dict(), config.to_dict(), str(out))
+    else:
+        config = replace(config, likelihood_schema=None)  # that of these data, not of others
     splits = load_data(config, root=root)
     config = complete(config, splits)
+    if say is not None and (table := show_table(splits)) is not None:
+        say(f"{table}\n")
     train, valid, _ = splits
-    vae = build_program(config, event_shape=train.event_shape, data=train.x)
+    vae = build_program(config, event_shape=train.event_shape, data=arguments(config, train))
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
     if resume and not _finished(out, config):  # results of the old parameters
@@ -147,7 +169,8 @@ def evaluate_run(
 ) -> Evidence:
     """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``.
 
-    For a conditional program it is log p(x|y), of data given their labels; for a semi-supervised
+    For a conditional program it is log p(x|y), of data given their labels, and for one of counts
+    log p(x|e), given their exposures; for a semi-supervised
     one the labels are unknown. Other arguments are those of :func:`train_run`.
 
     Raises:
@@ -180,15 +203,20 @@ def evaluate_run(
 
 
 def arguments(config: Config, data: Data) -> tuple[Tensor, ...]:
-    """Arguments on which a config's program is evaluated: data, perhaps with labels."""
+    """Arguments on which a config's program is evaluated: data, with labels or exposures if any."""
+    if takes(config, "exposure"):
+        assert data.exposure is not None  # load_data sees to it
+        return data.x, data.exposure
     labels = (_hidden(data) if takes(config, "labels") else data).y
     return (data.x,) if labels is None or not takes(config, "classes") else (data.x, labels)
 
 
 def identity(config: Config, data: Data) -> tuple[str, str]:
-    """Hash and description of the data whose log p(x), or log p(x|y), a program gives."""
+    """Hash and description of the data whose log p(x), log p(x|y) or log p(x|e) is estimated."""
     if config.program == "conditional":
         return fingerprint(*arguments(config, data)), f"{data.description}, given labels"
+    if data.exposure is not None and takes(config, "exposure") and (data.exposure != 1).any():
+        return fingerprint(*arguments(config, data)), f"{data.description}, given exposures"
     return data.sha256, data.description
 
 

@@ -25,7 +25,9 @@ from .figures import draw_run, draw_study
 from .folder import load_run, read_config
 from .grid import Planned, plan
 from .outcome import Study
+from .report import report_runs
 from .run import EVIDENCE, check_method, complete, load_data, train_run
+from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of
 
@@ -98,6 +100,8 @@ def study(
     )
     splits = load_data(config, root=root)
     planned = _checked(plan(grid, config, seeds), splits, method)
+    if (table := show_table(splits)) is not None:
+        say(f"{table}\n")
     name = ", ".join(grid)
     tasks = {
         one.name: Task(
@@ -152,24 +156,24 @@ def study(
 @verb
 def demo(
     out: Path, *, samples: int, epochs: int | None, say: Callable[[str], None]
-) -> tuple[Study, list[Path]]:
+) -> tuple[Study, list[Path], Path]:
     """Train real models on real digits and show their log p(x) with error bars.
 
     ``samples`` are drawn for each held-out digit. ``epochs`` may be ``None`` for as many as the
     digits need. ``say`` prints a line of progress.
 
     Returns:
-        The study of the priors, and the paths of the figures.
+        The study of the priors, the paths of the figures, and that of the report.
     """
     config = _DEMO if epochs is None else replace(_DEMO, epochs=epochs)
     result = study("prior", _DEMO_PRIORS, config, out, samples=samples, device="cpu", say=say)
     say("two latent dimensions, for a picture of the whole latent space")
     flat = out / "two-dimensional"
     train_run(replace(config, latent_dim=2, prior_components=None), flat, device="cpu")
-    figures = list(result.figures)
-    for folder in (*(out / prior for prior in _DEMO_PRIORS), flat):
+    figures, folders = list(result.figures), [*(out / prior for prior in _DEMO_PRIORS), flat]
+    for folder in folders:
         figures += draw_run(folder)
-    return result, figures
+    return result, figures, report_runs(folders, out / "report.html")
 
 
 def _grid(

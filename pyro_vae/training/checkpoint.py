@@ -48,12 +48,20 @@ FILES = (CHECKPOINT, PREVIOUS, CONFIG, HISTORY)
 _FORMAT, _VERSION = "pyro_vae checkpoint", 1
 
 
+class _Settings(TypedDict):
+    """Settings of training that decide whether a run can go on; the others are there, too."""
+
+    epochs: int
+    schedule: str
+    patience: int | None
+
+
 class State(TypedDict):
     """Entries of a checkpoint."""
 
     format: str
     version: int
-    settings: dict[str, Any]
+    settings: _Settings
     parameters: dict[str, Tensor]
     best: dict[str, Tensor] | None
     last: NotRequired[dict[str, Tensor] | None]
@@ -185,6 +193,8 @@ def _cure(path: Path) -> str:
 def _compare_checksums(file: BinaryIO) -> None:
     """Compare the checksum of each part of an archive, and return to its start."""
     with zipfile.ZipFile(file) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise zipfile.BadZipFile("it has compressed parts, which could be of any size")
         if (wrong := archive.testzip()) is not None:
             raise zipfile.BadZipFile(f"its part {wrong} has another checksum than was written")
     file.seek(0)

@@ -31,7 +31,7 @@ from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
 from ..programs.module import ProgramModule
 from ..programs.modules import check_programs, check_type, evaluation_mode
-from ..programs.observations import check_support
+from ..programs.observations import check_support, say_rounded
 from ..programs.traces import Batch, run_both
 from . import checkpoint
 from .history import History
@@ -297,7 +297,9 @@ def _say_previous(folder: Path, path: Path, loop: Loop) -> None:
 def _goal(module: Any, objective: Any, batch: Batch) -> Any:
     """The objective; one that sums discrete latents out where the guide leaves them out."""
     with pyro.validation_enabled(False):
-        summed = left_out(*run_both(module.model, module.guide, batch))
+        traces = run_both(module.model, module.guide, batch)
+    say_rounded(traces[0])
+    summed = left_out(*traces)
     if not summed or isinstance(objective, EnumeratedELBO):
         return ELBO() if objective is None else objective
     if objective is not None:

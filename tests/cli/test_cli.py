@@ -193,6 +193,9 @@ def test_data_of_ones_own(tmp_path, capsys):
         (["compare", "nowhere"], 1, "was not evaluated"),
         (["plot", "nowhere"], 1, "no checkpoint"),
         (["sample", "nowhere"], 1, "no checkpoint"),
+        (["report", "nowhere"], 1, "no checkpoint"),
+        (["report", "nowhere", "--number", "0"], 1, "at least one datum; got number=0"),
+        (["report", "nowhere", "--weights", "int8"], 2, "invalid choice"),
     ],
 )
 def test_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
@@ -285,6 +288,9 @@ def test_demo(tmp_path, capsys):
     assert all((tmp_path / "d" / name).exists() for name in listed)
     comparison = json.loads((tmp_path / "d" / "study.json").read_text())
     assert comparison["number_of_data"] == 360
+    page = tmp_path / "d" / "report.html"
+    assert out.rstrip().endswith(f"open {page}")
+    assert page.stat().st_size < 3e6
     # a second one finds another folder
     assert run("demo", "--out", tmp_path / "d", "--epochs", 1, "--samples", 10) == 0
     assert (tmp_path / "d-2" / "study.json").exists()

@@ -10,7 +10,7 @@ import pytest
 _COMMAND = [sys.executable, "-c", "from pyro_vae.cli import main; raise SystemExit(main())"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["fit", "--help"], ["--version"], ["fti"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"]])
 def test_a_closed_pipe_ends_quietly(arguments):
     """As ``pyro-vae ... | head`` closes it, here before the first line."""
     read, write = os.pipe()
@@ -19,10 +19,7 @@ def test_a_closed_pipe_ends_quietly(arguments):
         [*_COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, text=True, check=False
     )
     os.close(write)
-    if arguments == ["fti"]:  # prints nothing there
-        assert (done.returncode, "Did you mean 'fit'" in done.stderr) == (2, True)
-    else:
-        assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
 def test_a_command_in_the_middle_of_its_output(monkeypatch, capsys):

@@ -43,18 +43,17 @@ def test_changed_json_is_seen(tmp_path):
     good = path.read_bytes()
     refused = 0
     for place in range(len(good)):
-        for bit in (0, 4, 7):
-            changed = bytearray(good)
-            changed[place] ^= 1 << bit
-            path.write_bytes(changed)
-            try:
-                found = files.read_json(path)
-            except ValueError as error:
-                refused += str(path) in str(error)
-                continue
-            # a changed name of the entry with the hash makes it an entry like others
-            assert {name: found[name] for name in content} == content
-    assert refused > 0.8 * 3 * len(good)
+        changed = bytearray(good)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            found = files.read_json(path)
+        except ValueError as error:
+            refused += str(path) in str(error)
+            continue
+        # a changed name of the entry with the hash makes it an entry like others
+        assert {name: found[name] for name in content} == content
+    assert refused > 0.8 * len(good)
 
 
 def test_json_changed_by_hand_says_what_to_do(tmp_path):

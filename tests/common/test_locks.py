@@ -107,7 +107,8 @@ def test_file_systems_without_locks_and_folders_that_cannot_be_written(tmp_path,
 
     monkeypatch.setattr(locks.fcntl, "flock", no_locks)
     with pytest.raises(OSError, match=r"cannot lock .*\.lock: .*No locks available.*another one"):
-        FolderLock(tmp_path).take()
+        FolderLock(tmp_path / "new").take()
+    assert not (tmp_path / "new").exists()
     with take_turns(tmp_path):  # readers go on
         pass
     monkeypatch.setattr(locks, "fcntl", None)

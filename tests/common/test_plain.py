@@ -34,6 +34,8 @@ def test_entries_that_do_not_fit_are_named():
 
     assert misfits({"number": 1, "names": ["a"], "other": 3}, Entries) == []
     assert misfits({"number": 1, "names": ["a"], "more": 3}, Entries) == []
+    assert fits({"number": 1, "names": []}, Entries)
+    assert not fits({"number": 1}, Entries)
     wrong = misfits({"number": "x", "more": [0] * 99}, Entries)
     assert wrong == [
         "names is missing",

@@ -82,7 +82,7 @@ _EVERY = [
     *({"prior": name} for name in PRIORS),
     *({"posterior": name} for name in POSTERIORS),
     *({"network": name} for name in NETWORKS),
-    *({"likelihood": name} for name in LIKELIHOODS),
+    *({"likelihood": name} for name in LIKELIHOODS if name != "columns"),
     *({"program": name} for name in ("bottom-up", "top-down")),
     *({"objective": "elbo", "gradient": name} for name in ("reparameterized", "stl")),
     {"objective": "elbo", "kl": "analytic"},

@@ -1,6 +1,7 @@
 """NumPy's files of others: what they declare, what they hold, and what is wrong with them."""
 
 import io
+import os
 import tracemalloc
 import warnings
 import zipfile
@@ -198,7 +199,9 @@ def test_other_files_under_the_name(tmp_path):
     (tmp_path / "a.npy").write_bytes(header)
     _refused(tmp_path / "a.npy")
     (tmp_path / "d.npy").mkdir()
-    _refused(tmp_path / "d.npy")
+    os.mkfifo(tmp_path / "p.npy")
+    for name in ("d.npy", "p.npy"):
+        assert "it is no file" in _refused(tmp_path / name)
     # the content decides, not the suffix
     np.savez(tmp_path / "b.npz", train=_X)
     (tmp_path / "b.npz").rename(tmp_path / "b.npy")

@@ -76,6 +76,14 @@ VERBS = {
         .to(device)
         .reconstruct(digits.test.x[:3], digits.test.y[:3])
     ),
+    "sample of exposures": lambda digits, device: (
+        build(digits, program="counts")[1].to(device).sample(torch.tensor([1.0, 20.0]), seed=1)
+    ),
+    "reconstruct of exposures": lambda digits, device: (
+        build(digits, program="counts")[1]
+        .to(device)
+        .reconstruct(digits.test.x[:3], torch.tensor([1.0, 20.0, 3.0]))
+    ),
     "classify": lambda digits, device: (
         build(digits, program="semi-supervised")[1].to(device).classify(digits.test.x[:5])
     ),
@@ -134,6 +142,11 @@ VERBS = {
     "compare": lambda digits, device: pv.compare(
         {"a": _evidence(digits, device), "b": _evidence(digits, device, prior="laplace")}
     ).to_dict(),
+    "impute": lambda digits, device: (
+        pv.impute(
+            *_pair(digits, device), 3, mask=torch.arange(64).reshape(8, 8) % 3 > 0, samples=30
+        ).draws
+    ),
     "to_csv": lambda digits, device: [
         float(word)
         for word in pv.evidence.to_csv(_evidence(digits, device)).split("\n")[1].split(",")[1:3]
@@ -178,11 +191,13 @@ VERBS = {
 
 # What is looked at in other files of this folder, or has no tensors of a device.
 ELSEWHERE = {
-    "are_pictures as_program as_source attempt bound bridge build_objective calibration_curves certify",
+    "are_pictures",
+    "as_program as_source attempt bound bridge build_objective calibration_curves certify",
     "compile_function convergence delta_corrected effective_sample_size fit jackknife kl_weight",
     "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
+    "coded decoded describe imputed impute_run infer load_table marginals",
     "to_datatree unbiased_log_evidence warn write write_csv",
 }
 

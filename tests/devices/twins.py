@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 from collections.abc import Mapping
+from typing import get_args
 
 import numpy as np
 import pyro
@@ -14,6 +15,8 @@ from pyro.infer import autoguide
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.common.options import ColumnLikelihood
+from pyro_vae.common.schema import Column, Schema
 from pyro_vae.distributions import densities
 from pyro_vae.evidence import sizes
 from pyro_vae.evidence.refinement import refine
@@ -28,6 +31,7 @@ SEEDED = 7
 _TIMES = {"seconds"}  # of no interest
 _SMALL = {"vamp": 6, "mixture": 6, "exemplar": 6}
 _LABELLED = ("conditional", "semi-supervised")
+_NAMED = ("categorical", "bernoulli")
 
 
 def _of_objectives():
@@ -43,6 +47,14 @@ def _of_objectives():
     yield {"kl": "analytic"}
     yield {"free_bits": 0.1}
 
+
+SCHEMA = Schema(
+    tuple(
+        Column(name=name, likelihood=name, categories=("a", "b") if name in _NAMED else ())
+        for name in get_args(ColumnLikelihood)
+        if name != "beta"  # whose values are never 0 or 1
+    )
+)
 
 # Names come from the registries: a new part is looked at without an entry here.
 EVERY = [
@@ -68,8 +80,13 @@ def build(digits, *, dtype=torch.float32, **options):
         settings["hidden"] = (4,)
     if options.get("program") in _LABELLED:
         settings["classes"] = 10
+    if options.get("likelihood") == "columns":
+        settings["likelihood_schema"] = SCHEMA
+    if options.get("program") == "counts":
+        settings["likelihood"] = "poisson"
     config = pv.Config(**settings)
-    program = pv.build_program(config, event_shape=(8, 8), data=digits.train.x)
+    x = arguments(digits, None, **options)[0]
+    program = pv.build_program(config, event_shape=x.shape[1:], data=x)
     return config, program.to(dtype)
 
 
@@ -78,6 +95,11 @@ def arguments(digits, number, **options):
     x, y = digits.train.x[:number], digits.train.y[:number].clone()
     if options.get("program") == "semi-supervised":
         y[::2] = -1
+    if options.get("likelihood") == "columns":
+        x = x[:, 3:5].flatten(1)[:, : len(SCHEMA)].clone()
+        x[::3, 1::2] = torch.nan
+    if options.get("program") == "counts":
+        return x, 1 + x.flatten(1).sum(1)
     return (x, y) if options.get("program") in _LABELLED else (x,)
 
 

@@ -45,7 +45,7 @@ def test_variances_are_split():
     """Over many studies the squared errors are on average the variances they stand for."""
     generator = torch.Generator().manual_seed(0)
     seeds, data, own, shared, crossed, noise = 6, 40, 0.3, 0.8, 2.0, 0.7
-    squares, inside, repeats = [], 0, 200
+    squares, inside, repeats = [], 0, 120
     for _ in range(repeats):
         rows = compare_seeds(_study(generator, seeds, data, own, shared, crossed, noise)).rows
         best, other = rows

@@ -922,18 +922,21 @@ _PROGRAM_CONFIG = {"latent_dim": 3, "hidden": (12,), "classes": 10}
 def test_every_program_is_built_by_name_and_trains(program, digits):
     """One word of the config; the parameters are those of the class's own ``from_config``."""
     config = _PROGRAM_CONFIG | {"program": program}
+    if program == "counts":
+        config["likelihood"] = "poisson"
     model = pv.build_program(pv.Config(**config), event_shape=(8, 8), data=digits.train.x)
     assert type(model) is models.MODELS[program]
     again = type(model).from_config(pv.Config(**config), event_shape=(8, 8), data=digits.train.x)
     for one, two in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, two)
     x, y = digits.train.x[:100], digits.train.y[:100]
-    labelled = program in ("conditional", "semi-supervised")
+    beside = {"conditional": y, "semi-supervised": y, "counts": torch.full((100,), 5.0)}
+    given = [beside[program]] if program in beside else []
     objective = pv.EnumeratedELBO() if program == "semi-supervised" else pv.ELBO()
-    history = pv.fit(model, (x, y) if labelled else x, epochs=1, objective=objective)
+    history = pv.fit(model, (x, *given), epochs=1, objective=objective)
     assert math.isfinite(history.epochs[-1].train_elbo)
-    assert model.reconstruct(x[:3], *([y[:3]] if labelled else [])).shape == (3, 8, 8)
-    given = y[:4] if labelled else 4
+    assert model.reconstruct(x[:3], *(part[:3] for part in given)).shape == (3, 8, 8)
+    given = given[0][:4] if given else 4
     assert torch.equal(model.sample(given, seed=0), model.sample(given, seed=0))
 
 
@@ -980,10 +983,12 @@ def test_arguments_go_to_the_models_device(digits):
     labels = torch.zeros(2, dtype=torch.long)
     x = digits.test.x[:2]
     for program, kind in models.MODELS.items():
-        config = pv.Config(**_PROGRAM_CONFIG, program=program)
+        likelihood = "poisson" if program == "counts" else "bernoulli"
+        config = pv.Config(**_PROGRAM_CONFIG, program=program, likelihood=likelihood)
         model = kind.from_config(config, event_shape=(8, 8)).to("meta")
         assert model.device == torch.device("meta")
         given = [labels] if program in ("conditional", "semi-supervised") else []
+        given = [torch.ones(2)] if program == "counts" else given
         with pyro.validation_enabled(False):
             assert model.reconstruct(x, *given).device.type == "meta"
             assert model.sample(*(given or [2]), mean=True).device.type == "meta"

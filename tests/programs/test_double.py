@@ -1,11 +1,15 @@
 """Log densities that float32 would lose: of counts and of Gamma functions."""
 
+import warnings
 from typing import ClassVar
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 
+import pyro_vae as pv
+from pyro_vae.distributions import masses
 from pyro_vae.programs.double import cancels, in_double
 from pyro_vae.programs.traces import log_prob
 
@@ -145,3 +149,31 @@ class _Lookup(dist.TorchDistribution):
 def test_a_distribution_that_cannot_be_cast_is_as_before():
     fn, x = _Lookup(torch.nn.Linear(1, 1)), torch.tensor([3.0, 4.0])
     torch.testing.assert_close(log_prob(_site(fn, x)), fn.log_prob(x), rtol=0, atol=0)
+
+
+class _Counts(torch.nn.Module):
+    """Poisson counts at a learned rate."""
+
+    def __init__(self, kind=dist.Poisson):
+        super().__init__()
+        self.raw, self.kind = torch.nn.Parameter(torch.tensor(13.8)), kind
+
+    def model(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", self.kind((self.raw + 1e-3 * z).exp()), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+
+
+def test_fit_says_where_float32_loses_the_elbo():
+    x = torch.tensor([1e6, 1.001e6, 0.999e6])
+    with pytest.warns(pv.PyroVAEWarning, match=r"'x' is Poisson of counts up to 1e\+06.*ELBO of"):
+        pv.fit(_Counts(), x, epochs=1, device="cpu")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.fit(_Counts(masses.Poisson), x, epochs=1, device="cpu")
+        pv.fit(_Counts(), x / 1e3, epochs=1, device="cpu")
+        pv.fit(_Counts().double(), x.double(), epochs=1, device="cpu")

@@ -122,7 +122,6 @@ def test_evidence_of_other_types_or_lengths(run):
         {"log_px": [[1.0]] * 8},
         {"method": "gues"},
         {"search": {"found": 1}},
-        {"event_size": 10**400},
     ):
         files.write_json(path, content | wrong)
         with pytest.raises(ValueError, match=r"evidence\.json is not a result of log_evidence"):

@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -75,29 +77,46 @@ def test_seeds(in_turn):
     assert stored["by_seed"]["rows"][0]["seeds"] == 2
 
 
-def test_processes_change_no_bit(in_turn, tmp_path):
-    out, result = in_turn
-    found, said = _study(tmp_path, seeds=1, jobs=2)
-    for name in ("1", "2"):
-        first, second = (pv.load_run(folder / name).vae for folder in (out, tmp_path))
+def _same_runs(one, other, names):
+    for name in names:
+        first, second = (pv.load_run(folder / name).vae for folder in (one, other))
         for a, b in zip(first.parameters(), second.parameters(), strict=True):
             assert torch.equal(a, b)
-        log_px = [pv.Evidence.load(folder / name / EVIDENCE).log_px for folder in (out, tmp_path)]
+        log_px = [pv.Evidence.load(folder / name / EVIDENCE).log_px for folder in (one, other)]
         assert torch.equal(*log_px)
-    assert sorted(line.partition(" (")[0] for line in said) == [
-        f"latent_dim {value}: {what}" for value in (1, 2) for what in ("done", "training")
-    ]
+
+
+def test_processes_change_no_bit(in_turn, tmp_path):
+    """A process trains what is not there yet; then more seeds, with which none has to begin."""
+    out, result = in_turn
+    shutil.copytree(out / "1", tmp_path / "1")
+    found, said = _study(tmp_path, seeds=1, jobs=2, resume=True)
+    _same_runs(out, tmp_path, ("1", "2"))
+    assert said[:2] == ["1 of 2 runs are done", "latent_dim 2: training"]
+    assert re.fullmatch(r"latent_dim 2: done \(\d+ s; 2 of 2 runs\)", said[2])
     assert all(math.isnan(row.seed_error) for row in found.by_seed.rows)
     assert "seed variance is unknown" in str(found)
-    # more seeds later; what is finished stays as it is
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/checkpoint.pt")}
     again, said = _study(tmp_path, resume=True)
     assert _numbers(again) == _numbers(result)
     assert len(said) == 6  # of two runs training alone, of two also log p(x)
     assert {path: path.stat().st_mtime_ns for path in times} == times
-    third, said = _study(tmp_path, resume=True, jobs=2)  # no process has anything to do
+    third, said = _study(tmp_path, resume=True, jobs=2)
     assert _numbers(third) == _numbers(result)
     assert said == ["4 of 4 runs are done"]
+
+
+@pytest.mark.slow
+def test_several_processes_at_once(in_turn, tmp_path):
+    out, result = in_turn
+    found, said = _study(tmp_path, jobs=3)
+    _same_runs(out, tmp_path, ("1", "1-seed1", "2", "2-seed1"))
+    assert _numbers(found) == _numbers(result)
+    assert sorted(line.partition(" (")[0] for line in said) == [
+        f"latent_dim {name}: {what}"
+        for name in ("1", "1-seed1", "2", "2-seed1")
+        for what in ("done", "training")
+    ]
 
 
 def test_failed_run_is_told_and_the_others_finish(tmp_path, capsys):
@@ -190,8 +209,8 @@ _SCRIPT = """
 import sys
 import pyro_vae as pv
 config = pv.Config(epochs=6, hidden=(8,), latent_dim=2)
-pv.study("latent_dim", [1, 2], config, sys.argv[1], seeds=2, jobs=int(sys.argv[2]), samples=30,
-         number=20, method="guide", search=False, device="cpu", resume=True)
+pv.study("latent_dim", [1, 2], config, sys.argv[1], jobs=int(sys.argv[2]), samples=30, number=20,
+         method="guide", search=False, device="cpu", resume=True)
 """
 
 
@@ -206,7 +225,7 @@ def test_stopped_study_goes_on(number, tmp_path):
             if moment is None:
                 assert process.wait() == 0, process.stderr.read()
                 return
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while len(list(out.glob(f"*/{moment}"))) == 0 and time.monotonic() < deadline:
                 time.sleep(0.02)
             process.send_signal(number)
@@ -216,7 +235,7 @@ def test_stopped_study_goes_on(number, tmp_path):
             time.sleep(0.1)
 
     run(tmp_path / "whole", 1)
-    for moment in ("config.json", "checkpoint.pt", "evidence.json"):
+    for moment in ("checkpoint.pt", "evidence.json"):
         run(tmp_path / "parts", 2, moment)
     done = {p: p.stat().st_mtime_ns for p in (tmp_path / "parts").glob(f"*/{EVIDENCE}")}
     assert done

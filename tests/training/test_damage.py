@@ -66,7 +66,7 @@ def test_flipped_bits_never_give_other_parameters(old, good, run):
         expected = pv.load_run(run).vae
     content = path.read_bytes()
     random = np.random.default_rng(0)
-    places = [_in_the_numbers(path), *random.integers(0, len(content), 40).tolist()]
+    places = [_in_the_numbers(path), *random.integers(0, len(content), 20).tolist()]
     refused = 0
     for place in places:
         _flip(path, place, int(random.integers(8)))
@@ -75,7 +75,7 @@ def test_flipped_bits_never_give_other_parameters(old, good, run):
         except pv.CheckpointError as error:
             refused += str(path) in str(error)
         path.write_bytes(content)
-    assert refused > 20
+    assert refused > 10
 
 
 def test_damage_says_what_to_do(run):
@@ -137,7 +137,7 @@ def test_both_checkpoints_damaged(run, digits):
 
 
 def _wrong_entries(state):
-    for name in checkpoint.State.__required_keys__ - {"format", "version"}:
+    for name in checkpoint.State.__annotations__.keys() - {"format", "version", "threads", "last"}:
         yield f"without {name}", {key: value for key, value in state.items() if key != name}
         if name not in ("config", "event_shape", "best", "scheduler", "restored_epoch"):
             yield f"{name} None", {**state, name: None}
@@ -157,6 +157,8 @@ def _wrong_entries(state):
         yield f"shape {shape}", {**state, "event_shape": shape}
     for config in ({"latent_dim": "x"}, {"unknown": 1}, {"hidden": [10**12]}, {"epochs": -1}):
         yield f"config {config}", {**state, "config": {**state["config"], **config}}
+    settings = {**state["settings"], "epochs": "x"}
+    yield "settings", {**state, "settings": settings}
     yield "rows", {**state, "history": [{"epoch": 1}]}
 
 
@@ -171,7 +173,7 @@ def test_wrong_entries_are_checkpoint_errors(run, digits):
         with pytest.raises(pv.CheckpointError, match=r"checkpoint\.pt"):
             pytest.fail(f"{what}: loaded {pv.load_run(run)}")
     optimizer = {**state["optimizer"], "param_groups": []}
-    for wrong in ({"optimizer": optimizer}, {"rng": [{"cpu": torch.zeros(3)}]}, {"settings": {}}):
+    for wrong in ({"optimizer": optimizer}, {"rng": [{"cpu": torch.zeros(3)}]}, {"rng": []}):
         torch.save({**state, **wrong}, path)
         with pytest.raises(pv.CheckpointError, match="entries that do not fit"):
             _fit(run, digits, resume=True)
@@ -189,7 +191,7 @@ class _Meddling(pv.ELBO):
 
     def terms(self, *args, **kwargs):
         self.step += 1
-        if self.step == 3 + 2:  # after the checks, which look at it twice
+        if self.step == 3:
             self.what()
         return super().terms(*args, **kwargs)
 
