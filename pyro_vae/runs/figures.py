@@ -213,6 +213,7 @@ def _title(run: Run) -> str:
     return f"{data}, {prior} prior{program}"
 
 
+@verb
 def encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Codes of data, the lower layer first, and what encoder and decoder take beside them."""
     vae: Any = run.vae
