@@ -21,6 +21,7 @@ from .common.errors import (
     CheckpointError,
     Interrupted,
     NonFiniteLoss,
+    NotEnoughMemory,
     PyroVAEWarning,
     UnreliableEvidence,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "Interrupted",
     "Masked",
     "NonFiniteLoss",
+    "NotEnoughMemory",
     "PosteriorDraws",
     "PyroVAEWarning",
     "Renyi",

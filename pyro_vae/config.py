@@ -31,20 +31,31 @@ from .common.options import (
 from .common.plain import fits
 from .common.registry import suggestion
 from .common.schema import Schema, parse_columns
-from .common.settings import TrainingSettings
+from .common.settings import TrainingSettings, otherwise
 
-__all__ = ["Config", "ModelSettings", "parse_grid", "parse_setting"]
+__all__ = [
+    "Config",
+    "DataSettings",
+    "ModelSettings",
+    "ObjectiveSettings",
+    "parse_grid",
+    "parse_setting",
+]
 
 _COUNT = at_least(1)
+_COMPONENTS = "mixture 20, vamp and exemplar 500"
+_FLOOR = "0.01; logistics 0.0005, negative-binomial 0.0001"
+_HIDDEN = "mlp 200 200, gated 300 300, conv and residual 32 64"
 
 
-def _named(name: str) -> Any:
-    return tyro.conf.arg(name=name)
+def _named(name: str, otherwise: str) -> Any:
+    """Name of an option of a part, and what it is if it is not given: by the part, in words."""
+    return tyro.conf.arg(name=name, help_behavior_hint=otherwise)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """What is trained: data, model and objective."""
+class DataSettings:
+    """What a model is trained on."""
 
     data: str = "digits"
     """Data set: digits, mnist, fashion-mnist, or the path of a .npy, .npz or .h5ad file, or of a
@@ -52,115 +63,138 @@ class ModelSettings:
     columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
         None
     )
-    """Columns of a table whose likelihood is not to be chosen from their values: normal, student-t,
-    laplace, poisson, negative-binomial, categorical, bernoulli, beta and truncated-normal (with
-    bounds: share=beta:0:100), or ignore."""
-    binarize: Binarize | None = None
-    """How gray pixels become 0/1: dynamic (drawn anew every epoch; validation and test drawn once),
-    static or threshold; or stay gray: in [0, 1] (gray), with noise that makes them continuous
-    (dequantized), or unchanged (none). By default dynamic for the named data sets, none for
-    files."""
+    """Columns of a table whose likelihood is not chosen from their values (or ignore);
+    share=beta:0:100 has bounds."""
+    binarize: Annotated[Binarize | None, otherwise("dynamic if named, none if a file")] = None
+    """How gray pixels become 0/1: dynamic (anew every epoch), static or threshold; or stay gray: in
+    [0, 1] (gray), with noise (dequantized), or unchanged (none)."""
     data_seed: int = 0
-    """Seed of the binarization and of the choice of --labels; kept apart from --seed so that all
-    runs share their data."""
-    validation: Annotated[int | None, at_least(0)] = None
-    """Training data set aside for validation. By default the data set's usual number."""
+    """Seed of the binarization and of --labels, which runs of other --seed share."""
+    validation: Annotated[int | None, otherwise("the data set's own"), at_least(0)] = None
+    """Training data set aside for validation."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The parts of a model and their options."""
 
     prior: PriorName = "normal"
     """p(z): normal is N(0, I); diagonal (learned scales), student-t, laplace, mixture (of learned
     normals), vamp (of posteriors of learned pseudo-inputs), exemplar (around codes of training
     data), flow, hierarchical (two layers)."""
-    prior_components: Annotated[int | None, _named("prior.components"), _COUNT] = None
+    prior_components: Annotated[int | None, _named("prior.components", _COMPONENTS), _COUNT] = None
     """Components of a mixture, pseudo-inputs of vamp, exemplars."""
-    prior_start: Annotated[Start | None, _named("prior.start")] = None
-    """Where vamp's pseudo-inputs start: data or random."""
-    prior_transforms: Annotated[int | None, _named("prior.transforms"), _COUNT] = None
+    prior_start: Annotated[Start | None, _named("prior.start", "data")] = None
+    """Where vamp's pseudo-inputs start."""
+    prior_transforms: Annotated[int | None, _named("prior.transforms", "3"), _COUNT] = None
     """Transforms of a flow."""
-    prior_degrees_of_freedom: Annotated[float | None, _named("prior.degrees-of-freedom")] = None
+    prior_degrees_of_freedom: Annotated[float | None, _named("prior.degrees-of-freedom", "5")] = (
+        None
+    )
     """Degrees of freedom of student-t."""
-    prior_top: Annotated[int | None, _named("prior.top"), _COUNT] = None
-    """Latent dimensions of the top layer of hierarchical."""
+    prior_top: Annotated[int | None, _named("prior.top", "half of --latent-dim"), _COUNT] = None
+    """Latent dimensions of hierarchical's top layer."""
     likelihood: LikelihoodName = "bernoulli"
     """p(x|z): bernoulli (0/1 data), continuous-bernoulli ([0, 1]), normal, laplace and student-t
     (real values), discretized-logistic and logistic-mixture (256 gray levels), pixel-mixture
     (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts),
     zero-inflated-poisson and zero-inflated-negative-binomial (counts with more zeros), columns
     (tables: one for each column)."""
-    likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale")] = None
+    likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale", "shared")] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
-    likelihood_dispersion: Annotated[float | ScaleOf | None, _named("likelihood.dispersion")] = None
+    likelihood_dispersion: Annotated[
+        float | ScaleOf | None, _named("likelihood.dispersion", "shared")
+    ] = None
     """Dispersion of negative-binomial and its zero-inflated form, likewise."""
-    likelihood_gate: Annotated[float | ScaleOf | None, _named("likelihood.gate")] = None
+    likelihood_gate: Annotated[float | ScaleOf | None, _named("likelihood.gate", "shared")] = None
     """Probability of another zero, of the zero-inflated ones, likewise."""
     likelihood_degrees_of_freedom: Annotated[
-        float | Literal["learned", "value"] | None, _named("likelihood.degrees-of-freedom")
+        float | Literal["learned", "value"] | None,
+        _named("likelihood.degrees-of-freedom", "learned"),
     ] = None
     """Degrees of freedom of student-t: a number, learned, or value (learned, one for each)."""
-    likelihood_floor: Annotated[float | None, _named("likelihood.floor")] = None
-    """Least value of a learned scale, in units of x."""
-    likelihood_components: Annotated[int | None, _named("likelihood.components"), _COUNT] = None
+    likelihood_floor: Annotated[float | None, _named("likelihood.floor", _FLOOR)] = None
+    """Least value of a learned scale."""
+    likelihood_components: Annotated[int | None, _named("likelihood.components", "5"), _COUNT] = (
+        None
+    )
     """Components of logistic-mixture and pixel-mixture."""
-    likelihood_levels: Annotated[int | None, _named("likelihood.levels"), at_least(2)] = None
+    likelihood_levels: Annotated[int | None, _named("likelihood.levels", "256"), at_least(2)] = None
     """Gray levels of the logistics, classes of categorical."""
-    likelihood_count: Annotated[int | None, _named("likelihood.count"), _COUNT] = None
+    likelihood_count: Annotated[int | None, _named("likelihood.count", "255"), _COUNT] = None
     """Trials of binomial."""
     likelihood_schema: Annotated[Schema | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
     """Columns of the table, their likelihoods, categories and units: filled in from the data."""
     posterior: PosteriorName = "normal"
     """q(z|x): normal (diagonal), full (full covariance), low-rank, flow (inverse autoregressive),
     hierarchical (two layers)."""
-    posterior_rank: Annotated[int | None, _named("posterior.rank"), _COUNT] = None
+    posterior_rank: Annotated[int | None, _named("posterior.rank", "2"), _COUNT] = None
     """Rank of low-rank."""
-    posterior_transforms: Annotated[int | None, _named("posterior.transforms"), _COUNT] = None
+    posterior_transforms: Annotated[int | None, _named("posterior.transforms", "2"), _COUNT] = None
     """Transforms of a flow."""
-    posterior_top: Annotated[int | None, _named("posterior.top"), _COUNT] = None
-    """Latent dimensions of the top layer of hierarchical."""
+    posterior_top: Annotated[
+        int | None, _named("posterior.top", "half of --latent-dim"), _COUNT
+    ] = None
+    """Latent dimensions of hierarchical's top layer."""
     latent_dim: Annotated[int, _COUNT] = 16
     """Number of latent dimensions."""
     program: ProgramName = "vae"
     """One layer of latents (vae), or two: bottom-up (Burda et al.) or top-down (Tomczak and
     Welling); or a model of data given their labels (conditional), or with labels known for some
     (semi-supervised), or of counts given their exposure (counts)."""
-    top_dim: Annotated[int | None, _COUNT, Of("program", "bottom-up", "top-down")] = None
-    """Dimensions of the upper of two layers; by default half of --latent-dim."""
-    classes: Annotated[int | None, _COUNT, Of("program", "conditional", "semi-supervised")] = None
-    """Number of classes of the labels; by default as many as the training data have."""
-    labels: Annotated[int | None, _COUNT, Of("program", "semi-supervised")] = None
-    """Training data that keep their labels, equally many per class (semi-supervised). By default
-    all."""
+    top_dim: Annotated[
+        int | None,
+        otherwise("half of --latent-dim"),
+        _COUNT,
+        Of("program", "bottom-up", "top-down"),
+    ] = None
+    """Dimensions of the upper of two layers."""
+    classes: Annotated[
+        int | None,
+        otherwise("those of the data"),
+        _COUNT,
+        Of("program", "conditional", "semi-supervised"),
+    ] = None
+    """Number of classes of the labels."""
+    labels: Annotated[int | None, otherwise("all"), _COUNT, Of("program", "semi-supervised")] = None
+    """Training data that keep their labels, equally many per class (semi-supervised)."""
     exposure: Annotated[Exposure, Of("program", "counts")] = "file"
-    """Exposure of each datum, which scales its rates (counts): that of the file, or 1 where it has
-    none; library (the datum's sum); none (1)."""
+    """What scales the rates of a datum (counts): the file's, library (its sum), or none (1)."""
     learned_prior: Annotated[bool, Of("program", "conditional")] = False
     """Learn a normal p(z|c) with a network of its own, in place of --prior (conditional)."""
     classification_weight: Annotated[float, NOT_NEGATIVE, Of("program", "semi-supervised")] = 10.0
-    """Weight of the classification term of labelled data (semi-supervised)."""
+    """Weight of the classification of labelled data (semi-supervised)."""
     network: NetworkName = "mlp"
-    """Encoder and decoder: mlp, gated (multiplicative gates), conv or residual (for images)."""
-    hidden: tuple[int, ...] | None = None
-    """Widths of the encoder's hidden layers (channels of conv and residual); the decoder has them
-    in reverse. By default the network's own."""
-    activation: Activation | None = None
-    """Nonlinearity of the networks. By default the network's own."""
+    """Encoder and decoder: gated has multiplicative gates, conv and residual are for images."""
+    hidden: Annotated[tuple[int, ...] | None, otherwise(_HIDDEN)] = None
+    """Widths of the encoder's hidden layers (channels of conv and residual), reversed in the
+    decoder."""
+    activation: Annotated[Activation | None, otherwise("mlp tanh, conv gelu")] = None
+    """Nonlinearity of the networks."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveSettings:
+    """What is maximized, and how its gradient is estimated."""
 
     objective: ObjectiveName = "elbo"
-    """What is maximized: elbo, or with --particles iwae (importance-weighted) or renyi."""
+    """What is maximized; with --particles iwae (importance-weighted) or renyi."""
     gradient: Gradient = "reparameterized"
-    """Gradient estimator of the guide: reparameterized, stl (sticking the landing) or dreg (doubly
-    reparameterized, for iwae and renyi)."""
-    alpha: Annotated[float | None, Of("objective", "renyi")] = None
+    """Estimator of the gradient: stl is sticking the landing, dreg doubly reparameterized (for iwae
+    and renyi)."""
+    alpha: Annotated[float | None, otherwise("0.5"), Of("objective", "renyi")] = None
     """Order of renyi: 0 is iwae, 1 the ELBO."""
     free_bits: Annotated[float, NOT_NEGATIVE, Of("objective", "elbo")] = 0.0
     """Nats of KL that each latent dimension has for free."""
     kl: Annotated[KL, Of("objective", "elbo")] = "sampled"
-    """KL term of the ELBO: sampled, or analytic where Pyro has it in closed form."""
+    """KL term of the ELBO; analytic where Pyro has it in closed form."""
     particles: Annotated[int, _COUNT] = 1
     """Draws of z per datum and step."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config(TrainingSettings, ModelSettings):
+class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
     """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:

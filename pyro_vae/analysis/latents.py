@@ -13,6 +13,7 @@ from torch.distributions import kl_divergence
 
 from ..common.errors import UnreliableEvidence
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..evidence.annealing import Annealing
 from ..evidence.importance import log_evidence
@@ -59,6 +60,7 @@ class Gaps:
         return "\n".join(rows)
 
 
+@verb
 def inference_gaps(
     model: Fn,
     guide: Fn,
@@ -135,6 +137,7 @@ class ActiveUnits:
         return f"{self.number} of {self.total} latent dimensions active (Var E[z_d|x] > {_ACTIVE})"
 
 
+@verb
 def active_units(
     model: Fn,
     guide: Fn,
@@ -178,6 +181,7 @@ def active_units(
     return ActiveUnits(variance)
 
 
+@verb
 def kl_per_dimension(
     model: Fn,
     guide: Fn,
@@ -270,6 +274,7 @@ class Rate:
         )
 
 
+@verb
 def rate(
     model: Fn,
     guide: Fn,

@@ -13,6 +13,7 @@ from ..common.devices import sent
 from ..common.options import Method
 from ..common.seeding import seeded
 from ..common.tables import align
+from ..common.verbs import verb
 from ..data import AnyData
 from ..evidence.ladder import Ladder
 from ..evidence.sizes import chunk_for
@@ -162,6 +163,7 @@ class Calibration:
         )
 
 
+@verb
 @torch.no_grad()
 def calibration(
     model: Fn,

@@ -14,6 +14,7 @@ from ..common.options import Latents, Method
 from ..common.registry import check_choice
 from ..common.seeding import derive, seeded
 from ..common.tables import align
+from ..common.verbs import verb
 from ..data import AnyData
 from ..data.missing import completed
 from ..evidence.posterior import PosteriorDraws, sample_posterior
@@ -144,6 +145,7 @@ class Predictive:
         )
 
 
+@verb
 def predictive(
     model: Fn,
     guide: Fn,

@@ -47,7 +47,7 @@ class Training(Command):
 
     config: Flat[Config] = dataclasses.field(default_factory=Config)
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="RUN")] = None
-    """Another run, or its config.json: options that are not given here are taken from it."""
+    """Run, or its config.json, that has the options which are not given here."""
     place: Flat[Place] = dataclasses.field(default_factory=Place)
 
     def source(self) -> Path | None:

@@ -15,9 +15,11 @@ from typing import Annotated, Any
 import tyro
 
 from ..common.errors import Interrupted
+from ..common.memory import explained
 from ..common.registry import suggestion
 from ..config import Config
 from .base import Command, Training
+from .help import command_help
 from .imputation import Impute
 from .new_data import Encode, Reconstruct, Score
 from .published import Reproduce
@@ -85,12 +87,16 @@ def _main(arguments: Sequence[str] | None) -> int:
             file=sys.stderr,
         )
         return 2
+    if {"-h", "--help"} & set(arguments) and arguments[0] in COMMANDS:
+        print(command_help(arguments[0], COMMANDS[arguments[0]]))
+        return 0
     first = int(os.environ.get("RANK", "0")) == 0  # of several processes
     speaking = nullcontext() if first else redirect_stdout(io.StringIO())
     with speaking, warnings.catch_warnings():
         warnings.showwarning = _show_warning  # restored at the end of the block
         try:
-            _parse(arguments or ["--help"]).run()
+            with explained("this"):
+                _parse(arguments or ["--help"]).run()
         except SystemExit as stop:
             return int(stop.code or 0)
         except Interrupted as stop:
@@ -101,7 +107,7 @@ def _main(arguments: Sequence[str] | None) -> int:
             return 130
         except BrokenPipeError:
             raise
-        except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
+        except (ValueError, TypeError, OSError, ImportError, ArithmeticError, MemoryError) as error:
             print(f"pyro-vae: error: {error}", file=sys.stderr)
             return 1
     return 0

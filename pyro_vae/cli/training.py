@@ -73,10 +73,15 @@ class Fit(Training):
             say=say,
             **vars(self.place),
         )
-        last = history.epochs[-1]
+        last, baseline = history.epochs[-1], history.baseline
         print(
-            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {last.train_elbo:.2f} nats"
-            + ("" if math.isnan(last.valid_elbo) else f", validation {last.valid_elbo:.2f}")
+            f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {_nats(last.train_elbo)} nats"
+            + ("" if math.isnan(last.valid_elbo) else f", validation {_nats(last.valid_elbo)}")
+            + (
+                ""
+                if math.isnan(baseline)
+                else f" (independent values, no latents: {_nats(baseline)})"
+            )
         )
         if history.stopped_early:
             print(f"stopped early, after {len(history)} epochs; only more --patience goes on")
@@ -130,3 +135,8 @@ class Study(Training):
             raise ValueError(
                 f"{len(result.failures)} runs failed, as said above; --resume tries them again."
             )
+
+
+def _nats(value: float) -> str:
+    """Write a number that may have got out of hand."""
+    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.3g}"

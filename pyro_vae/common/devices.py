@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["bytes_of_one", "exact_convolutions", "own_gpu", "resolve_device", "sent"]
+from .memory import check_memory
+
+__all__ = ["bytes_of_one", "exact_convolutions", "own_gpu", "planned", "resolve_device", "sent"]
+
+T = TypeVar("T")
+
+_LARGE = 2**26  # bytes of parameters
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn}
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -80,6 +90,27 @@ def bytes_of_one(compute: Callable[[int], object], *, number: int = 4) -> int:
     return max((b - a for a, b in zip(few, many, strict=False)), default=0) // number
 
 
+def planned(make: Callable[[], T], what: str, *, cure: str) -> T:
+    """Return what ``make`` makes, after a look at its size if that is large.
+
+    The look is on torch's ``meta`` device, where tensors have shapes alone. ``make`` may be called
+    three times, and must depend on nothing that it changes.
+
+    Raises:
+        NotEnoughMemory: it does not fit; nothing was allocated.
+    """
+    try:
+        with _Made(_LARGE):
+            return make()
+    except _Large:
+        pass
+    seen = _Made()
+    with contextlib.suppress(Exception), torch.device("meta"), seen:  # values are none there
+        make()
+    check_memory(seen.bytes, what, cure=cure)
+    return make()
+
+
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device; to a GPU the host sends it without waiting until it is there.
 
@@ -99,3 +130,29 @@ class _Sizes(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         self.bytes += [t.nbytes for t in tree_leaves(result) if isinstance(t, Tensor)]
         return result
+
+
+class _Large(Exception):
+    """More than some size was made."""
+
+
+class _Made(TorchFunctionMode):
+    """Adds up the bytes that torch's makers of tensors are asked for, up to some size."""
+
+    def __init__(self, most: float = math.inf) -> None:
+        super().__init__()
+        self.most, self.bytes = most, 0
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in _MAKERS:
+            sizes = kwargs.get("size", args)
+            sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
+            if all(isinstance(size, int) for size in sizes):
+                dtype = kwargs.get("dtype") or torch.get_default_dtype()
+                self.bytes += math.prod(sizes) * dtype.itemsize
+                if self.bytes > self.most:
+                    raise _Large
+        return func(*args, **kwargs)

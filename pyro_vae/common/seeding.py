@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from .verbs import alone
+
 __all__ = ["derive", "seeded"]
 
 
@@ -29,11 +31,17 @@ def derive(stream: str, *keys: int) -> int:
 
 @contextmanager
 def seeded(stream: str, *keys: int) -> Iterator[None]:
-    """Seed torch's generators for a named stream inside the block; restore them after it."""
+    """Seed torch's generators for a named stream inside the block; restore them after it.
+
+    They belong to the process: other threads wait for their turn.
+    """
     seed = derive(stream, *keys)
     on_gpu = torch.cuda.is_initialized()
     # Of every GPU, as a model need not be on the current one: a state is 16 bytes on the host.
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []):
+    with (
+        alone(stream),
+        torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []),
+    ):
         # torch.manual_seed would also record the call stack, in case a GPU is used later.
         torch.default_generator.manual_seed(seed)
         if on_gpu:

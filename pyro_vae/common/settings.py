@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -26,7 +26,13 @@ __all__ = [
     "ReconstructionSettings",
     "Sampling",
     "TrainingSettings",
+    "otherwise",
 ]
+
+
+def otherwise(words: str) -> Any:
+    """What an option without a value of its own is, in words."""
+    return tyro.conf.arg(help_behavior_hint=words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,23 +46,22 @@ class TrainingSettings:
     learning_rate: Annotated[float, POSITIVE] = 1e-3
     """Step size of Adam; the peak of the schedule."""
     schedule: Schedule = "constant"
-    """Learning rate over the run: constant, one-cycle or cosine."""
+    """Learning rate over the run."""
     kl_warmup: Annotated[int, at_least(0)] = 0
     """Length of the warm-up, over which the weight of the KL term rises from exactly 0 to exactly
     --beta."""
     kl_warmup_unit: WarmupUnit = "epochs"
     """Unit of --kl-warmup: epochs, or gradient steps."""
     kl_cycles: Annotated[int, at_least(1)] = 1
-    """Number of cycles in the warm-up: one rises linearly; of several, each rises over its first
-    half and stays constant over its second."""
+    """Cycles in the warm-up: one rises linearly; of several, each rises over its first half."""
     beta: Annotated[float, NOT_NEGATIVE] = 1.0
     """Weight of the KL term after the warm-up; the logged ELBO has weight 1."""
-    patience: Annotated[int | None, at_least(1)] = None
-    """Stop after this many epochs without a better validation ELBO, and restore the best."""
+    patience: Annotated[int | None, otherwise("none"), at_least(1)] = None
+    """Epochs without a better validation ELBO after which to stop, with the best parameters."""
     compiled: bool = False
     """Compile the training step first: pays off in long runs."""
     precision: Precision = "float32"
-    """Precision of matrix products in training, if compiled: float32 or bfloat16."""
+    """Precision of matrix products in training, if compiled."""
     seed: Annotated[int, at_least(0)] = 0
     """Seed of initialization, data order and training noise."""
 
@@ -94,7 +99,7 @@ class Sampling:
     method: Method = "guide"
     """Proposal, a rung of the ladder guide (the literature's protocol), refined, laplace, modes
     (of several), annealed; or auto: as far up as each datum needs."""
-    number: Annotated[int | None, tyro.conf.arg(metavar="N"), at_least(1)] = None
+    number: Annotated[int | None, otherwise("all"), at_least(1)] = None
     """Evaluate the first N data only."""
     search: bool = True
     """Look for posterior mass that the proposal misses, which takes a second or two."""
@@ -109,7 +114,7 @@ class EvaluationSettings(Sampling):
 
     seed: int = 0
     """Seed of the samples."""
-    chunk: Annotated[int | None, at_least(1)] = None
+    chunk: Annotated[int | None, otherwise("16 of 64 data; more on a GPU"), at_least(1)] = None
     """Samples evaluated at once; bounds the memory, changes no result."""
     compiled: bool = False
     """Compile log p(x, z) first: pays off from millions of samples on."""

@@ -13,10 +13,11 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import PyroVAEWarning, warn
 from ..common.host import keep_memory
 from ..common.options import Precision
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from .passes import graph_pass, quick_logarithms
 from .products import products_pass
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 _number = itertools.count()
 
 
+@verb
 def compile_function(module: nn.Module, *, precision: Precision = "float32") -> Callable[..., Any]:
     """Compile the call of a module and its gradients, with parameters and buffers as arguments.
 
@@ -207,6 +209,7 @@ def _names(module: nn.Module) -> dict[str, int]:
     return names
 
 
+@verb
 def attempt(build: Callable[[], T], *, what: str) -> T | None:
     """Return what ``build`` makes by compiling and trying a user's program; ``None`` if it fails.
 
@@ -217,8 +220,9 @@ def attempt(build: Callable[[], T], *, what: str) -> T | None:
         with seeded("compile", 0), pyro.validation_enabled(False), _quietly():
             return build()
     except Exception as error:  # a user's program may fail in any way under tracing
-        warnings.warn(
-            f"{what} goes on without compilation: {reason(error)}", PyroVAEWarning, stacklevel=3
+        warn(
+            f"{what} goes on without compilation: {reason(error)}",
+            PyroVAEWarning,
         )
         return None
 

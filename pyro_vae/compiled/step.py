@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,9 +11,10 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import PyroVAEWarning, warn
 from ..common.options import Precision
 from ..common.seeding import seeded
+from ..common.verbs import say_turns, verb
 from .constants import Constants
 from .functions import attempt, compile_function, state_of
 
@@ -26,6 +27,8 @@ NOTHING_TO_LEARN = (
 )
 
 _MOST_COMPILATIONS = 8
+
+_STEPPED: list[threading.Thread] = []  # threads that took steps, by turns
 
 
 @contextmanager
@@ -177,12 +180,11 @@ class CompiledGradients(Gradients):
             return
         self._named.update(changed)
         rest = "until it stays as it is" if self._left else "to the end"
-        warnings.warn(
+        warn(
             f"{changed[0]} is no longer what it was when the step was compiled; steps go on "
             f"without compilation {rest}. Make it a buffer that is changed in place (fill_), and "
             "it may change at every step.",
             PyroVAEWarning,
-            stacklevel=4,
         )
 
 
@@ -216,7 +218,7 @@ class CompiledStep:
 
     Warns:
         PyroVAEWarning: the program cannot be compiled, and why; all steps take the plain path. A
-            value that was compiled in has changed; its name.
+            value that was compiled in has changed; its name. Two threads take steps by turns.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class CompiledStep:
         self.gradients = CompiledGradients(program, objective, rows=rows, precision=precision)
         self.optimizer = optimizer
 
+    @verb
     def __call__(self, *batch: Tensor, kl_weight: float = 1.0) -> Tensor:
         """Take a step.
 
@@ -242,6 +245,7 @@ class CompiledStep:
             ELBO before the step at ``kl_weight`` 1, a scalar on the device: the sum over the batch,
             in nats.
         """
+        say_turns("CompiledStep", _STEPPED)
         with pyro.validation_enabled(False):
             elbo = self.gradients(*batch, kl_weight=kl_weight)
         self.optimizer.step()

@@ -16,6 +16,7 @@ from ..common.options import Binarize
 from ..common.registry import suggestion
 from ..common.schema import Schema
 from ..common.seeding import derive
+from ..common.verbs import verb
 from .arrays import to_floating
 from .columns import infer
 from .exposure import check_splits
@@ -30,6 +31,7 @@ __all__ = ["load", "load_rows", "load_table"]
 Columns = Mapping[str, str] | Schema | None
 
 
+@verb
 def load(
     name: str | Path | Any,
     *,
@@ -200,6 +202,7 @@ def _check_labels(data: Data, what: str) -> None:
         raise ValueError(f"{what} has {len(data)} data, but labels of shape {tuple(data.y.shape)}.")
 
 
+@verb
 def load_table(table: str | Path | Any, columns: Columns = None) -> Data:
     """Load all rows of a table, in their order.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import PyroVAEWarning, warn
 from .cells import is_sparse, read_sparse
 from .sets import Data
 
@@ -77,12 +76,11 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
     others = (start + key for start in beside.values() for key in ("y", "exposure"))
     wanted = [*there, *(name for name in others if name in members)]
     if unused := sorted(set(members) - set(wanted)):
-        warnings.warn(
+        warn(
             f"{path} also holds {', '.join(unused[:5])}{', ...' * (len(unused) > 5)}, which is not "
             "used; arrays that are have the names x, train, valid, test, y, train_y, ..., "
             "exposure, train_exposure, ....",
             PyroVAEWarning,
-            stacklevel=2,
         )
     headers, tensors = {}, {}
     for name in wanted:

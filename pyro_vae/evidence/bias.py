@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,9 +11,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..common.errors import UnreliableEvidence
+from ..common.errors import UnreliableEvidence, warn
 from ..common.registry import check_choice
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import Block, evaluating
 from ..programs.traces import Fn
@@ -85,6 +85,7 @@ class Convergence:
         return "\n".join("  ".join(f"{cell:>{width}}" for cell in row) for row in rows)
 
 
+@verb
 def convergence(log_weights: Tensor, sizes: Sequence[int] | None = None) -> Convergence:
     r"""Mean log p(x) in nats over a grid of sample sizes k, from log weights ``(K, N)``.
 
@@ -179,6 +180,7 @@ class Multilevel:
         return (self.values - self.base_values).std().item() / math.sqrt(n) if n > 1 else math.nan
 
 
+@verb
 def multilevel(
     draw: Callable[[Tensor, int, tuple[int, ...]], Tensor], n: int, *, base: int = 64, seed: int = 0
 ) -> Multilevel:
@@ -235,6 +237,7 @@ def multilevel(
     return Multilevel(values, base_values, base_variance, levels, k)
 
 
+@verb
 def unbiased_log_evidence(
     model: Fn,
     guide: Fn,
@@ -272,12 +275,11 @@ def unbiased_log_evidence(
 
         result = multilevel(draw, len(evaluation), base=base, seed=seed)
     if (share := result.share_heavy()) > _MOST_HEAVY:
-        warnings.warn(
+        warn(
             f"the weights of {share:.0%} of the data with the most draws have no finite variance "
             "(k̂ > 0.5): the mean can be off by more than its error says. Use "
             "method='laplace', which fits a proposal to each datum, or a better guide.",
             UnreliableEvidence,
-            stacklevel=2,
         )
     return result
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..common.options import Method
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.arguments import bound
 from ..programs.evaluation import Block, evaluating
@@ -88,6 +89,7 @@ class Certificate:
         )
 
 
+@verb
 def certify(
     model: Fn,
     guide: Fn,

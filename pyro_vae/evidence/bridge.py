@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +11,9 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..common.errors import UnreliableEvidence
+from ..common.errors import UnreliableEvidence, warn
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import evaluating
 from ..programs.traces import Fn
@@ -28,6 +28,7 @@ _MOST_STEPS = 1000
 _PIECE = 64  # draws that go through the model at once
 
 
+@verb
 @torch.no_grad()
 def bridge(
     model: Fn,
@@ -121,11 +122,10 @@ def bridge(
             method="bridge",
         )
     if evidence.verdict != "trusted":
-        warnings.warn(
+        warn(
             f"log p(x) by bridge sampling is {evidence.verdict}: the normal is far from the "
             "posterior. Take more draws, or log_evidence(method='auto').",
             UnreliableEvidence,
-            stacklevel=2,
         )
     return evidence
 

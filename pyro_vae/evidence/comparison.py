@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ..common.tables import align
+from ..common.verbs import verb
 from .result import Evidence
 
 __all__ = ["Comparison", "Row", "check_comparable", "compare"]
@@ -134,6 +135,7 @@ class Comparison:
                 yield f"log p(x) of {row.name} is {row.verdict}{_advice(row)}."
 
 
+@verb
 def compare(evidences: Mapping[str, Evidence]) -> Comparison:
     """Compare models by log p(x) on the same data, best first.
 

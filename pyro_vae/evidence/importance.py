@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from dataclasses import replace
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from ..common.errors import UnreliableEvidence
+from ..common.errors import UnreliableEvidence, warn
 from ..common.options import Method, Precision
+from ..common.progress import announce
 from ..common.registry import check_choice
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import BLOCK, Block, Evaluation, evaluating
 from ..programs.pair import Values
@@ -23,11 +24,15 @@ from .compiled import CompiledPair
 from .ladder import Ladder
 from .result import COLUMNS, DOUBTS, Evidence, Search
 from .search import search as look_for_missed
-from .sizes import chunk_for, data_for
+from .sizes import check_sizes, chunk_for, data_for
+from .weighing import seconds_for
 
 __all__ = ["estimate", "log_evidence", "warn_if_unreliable"]
 
+_LONG = 10**8  # draws of all data together, of which it is said beforehand how long they take
 
+
+@verb
 def log_evidence(
     model: Fn,
     guide: Fn,
@@ -197,6 +202,11 @@ def estimate(
     elif rows > BLOCK:  # it is of 64 data
         chunk = max(1, chunk * BLOCK // rows)
     ladder = replace(ladder, chunk=chunk, mean_error=mean_error)
+    if ladder.samples * n > _LONG:
+        block = next(evaluation.blocks(rows)).batch
+        seconds = seconds_for(pair, block, ladder.samples, chunk) * n / len(block[0])
+        announce("log p(x)", seconds / evaluation.processes.world, show=progress)
+    check_sizes(evaluation, rows, most, keep=ladder.keep)
     missed = Search()
     if search:
         few = replace(ladder, keep=0)
@@ -280,21 +290,19 @@ def _warn_if_short(
     most = int(evidence.draws.max())
     reached = evidence.mean().mc_error
     if target_error is not None and reached > target_error:
-        warnings.warn(
+        warn(
             f"the Monte-Carlo error of the mean is {reached:.4f} nats, above the target of "
             f"{target_error} (up to {most} samples for a datum). Raise max_samples, or use "
             "method='auto'.",
             UnreliableEvidence,
-            stacklevel=3,
         )
     if datum_error is not None and (evidence.standard_error > datum_error).any():
         missed = evidence.standard_error > datum_error
-        warnings.warn(
+        warn(
             f"the Monte-Carlo error of {int(missed.sum())} data is above the target of "
             f"{datum_error} nats, at most {evidence.standard_error.max():.4f} (up to {most} "
             "samples). Raise max_samples, or use method='auto'.",
             UnreliableEvidence,
-            stacklevel=3,
         )
 
 
@@ -317,12 +325,11 @@ def warn_if_unreliable(evidence: Evidence) -> None:
     """Say which estimates are to doubt, why, and what to do."""
     empty = (evidence.log_px == -math.inf).nonzero().flatten()
     if len(empty):
-        warnings.warn(
+        warn(
             f"every importance weight of {len(empty)} data ({_shown(empty)}) is zero, so log p(x) "
             "is estimated as -infinity: the support of the proposal misses that of the posterior. "
             "Widen the guide, or mix the prior in: defensive=0.1.",
             UnreliableEvidence,
-            stacklevel=3,
         )
     known = evidence.log_px == -math.inf
     for reason, which in evidence.doubts().items():
@@ -332,27 +339,24 @@ def warn_if_unreliable(evidence: Evidence) -> None:
         known = known | which
         if len(bad):
             cures = _CURES if evidence.method == "guide" else _CURES | _CURES_OF_FITTED
-            warnings.warn(
+            warn(
                 f"{len(bad)} of {len(evidence)} data ({_shown(bad)}): {DOUBTS[reason]}. "
                 f"{cures[reason]}",
                 UnreliableEvidence,
-                stacklevel=3,
             )
     if evidence.search.found:
-        warnings.warn(
+        warn(
             f"a search found posterior mass that the proposal misses, at {evidence.search}: "
             f"log p(x) lacks some {evidence.search.shortfall:.2f} nats on average, which its error "
             f"does not show. {_CURES['missed']}",
             UnreliableEvidence,
-            stacklevel=3,
         )
     if evidence.precision_noise > evidence.standard_error.median() / 2:
-        warnings.warn(
+        warn(
             f"{evidence.precision} products add noise of {evidence.precision_noise:.3f} nats to "
             "each log p(x), which is more than the Monte-Carlo error (it is part of the standard "
             "errors). Use precision='float32'.",
             UnreliableEvidence,
-            stacklevel=3,
         )
 
 

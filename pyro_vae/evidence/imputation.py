@@ -11,6 +11,7 @@ from torch import Tensor
 from ..common.options import Method
 from ..common.schema import Schema
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData, Data, imputed
 from ..programs.evaluation import Block, Evaluation, evaluating
 from ..programs.masks import check_mask
@@ -75,6 +76,7 @@ class Imputation:
         return imputed(self.draws, self.missing, self.schema, each=each)
 
 
+@verb
 def impute(
     model: Fn,
     guide: Fn,

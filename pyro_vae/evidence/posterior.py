@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..common.options import Method
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import evaluating
 from ..programs.pair import Values
@@ -93,6 +94,7 @@ class PosteriorDraws:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())
 
 
+@verb
 def sample_posterior(
     model: Fn,
     guide: Fn,

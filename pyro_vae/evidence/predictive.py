@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from ..common.devices import sent
-from ..common.errors import UnreliableEvidence
+from ..common.errors import UnreliableEvidence, warn
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.traces import Fn
 from .diagnostics import (
@@ -29,6 +30,7 @@ from .result import METHODS, Evidence
 __all__ = ["log_predictive"]
 
 
+@verb
 def log_predictive(
     model: Fn,
     x: AnyData,
@@ -139,10 +141,9 @@ def log_predictive(
     )
     doubtful = int(evidence.unreliable().sum())
     if doubtful:
-        warnings.warn(
+        warn(
             f"log p(x | data) of {doubtful} of {len(evidence)} data is {evidence.verdict}: they "
             "are far from what most draws expect. Take more draws.",
             UnreliableEvidence,
-            stacklevel=2,
         )
     return evidence

@@ -12,6 +12,7 @@ from scipy.special import stdtrit
 from torch import Tensor
 
 from ..common.tables import align
+from ..common.verbs import verb
 from .comparison import check_comparable
 from .result import Evidence
 
@@ -141,6 +142,7 @@ class SeedComparison:
 _ONE_SEED = " (as far as one training each can tell)"
 
 
+@verb
 def compare_seeds(evidences: Mapping[str, Sequence[Evidence]]) -> SeedComparison:
     r"""Compare models, each trained from several seeds, by log p(x) on the same data.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..common.devices import sent
+from ..common.progress import part_done
 from ..common.seeding import seeded
 from ..programs.checks import NonFiniteDensity
 from ..programs.pair import Pair, Values
@@ -37,6 +39,7 @@ __all__ = [
     "edge_share",
     "knows_density",
     "pareto_k_of_mixture",
+    "seconds_for",
     "shared",
     "with_prior",
 ]
@@ -48,6 +51,7 @@ _MOST_PRIOR = 0.5
 _SHARE_DRAWS = 128
 _HOPELESS = 0.7  # k̂
 _FAR = 0.25  # of the weights' tail
+_TIMED = 512  # draws
 
 
 @dataclass(frozen=True)
@@ -248,6 +252,7 @@ def draw(
             if control is not None:
                 control[place] = (log_density - mixed).exp()
             elbo += (log_p - log_density)[max(from_prior - a, 0) :].sum(0)
+        part_done(end / samples, len(batch[0]), "data")
     if not (finite & (log_weights < torch.inf).all()):
         for begin in range(0, samples, size):  # find the draw, the site and the data
             values, log_q = part(begin)
@@ -270,6 +275,17 @@ def draw(
         control,
         posterior,
     )
+
+
+def seconds_for(pair: Pair, batch: Batch, samples: int, chunk: int) -> float:
+    """Estimate how long so many draws of the guide take to weigh, from the speed of a few."""
+    few = min(samples, _TIMED)
+    fitted = Fitted(pair, batch, torch.arange(len(batch[0])))
+    for number in (min(chunk, few), few):  # the first warms up
+        started = time.perf_counter()
+        draw(fitted, number, chunk, "time", (0,))
+        spent = time.perf_counter() - started
+    return spent * samples / few
 
 
 def _is_coarse(values: Values, data_axis: int) -> Tensor:

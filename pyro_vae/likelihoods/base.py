@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..common.registry import suggestion
 from ..networks import Amortized, MakesNetwork
@@ -56,6 +57,27 @@ class Likelihood(Amortized):
         ``output`` is the network's, shape ``(*, *output_shape)``.
         """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def baseline(self, x: Tensor) -> Tensor | None:
+        r"""Return log p of each datum where nothing is known of it, :math:`\sum_d \log p(x_d)`.
+
+        The values are independent, with one distribution for each d: that of this family at the
+        output which training starts from. What a model with latents is worth is what it is better.
+
+        Args:
+            x: data of shape ``(N, *event_shape)``.
+
+        Returns:
+            Log densities, shape ``(N,)``, in nats; ``None`` for a family without such a start.
+        """
+        own = copy.copy(self)  # without the network's parameters, which are not looked at
+        own._parameters = {
+            name: None if value is None else nn.Parameter(value.clone(), requires_grad=False)
+            for name, value in self._parameters.items()
+        }
+        start = own.starting_output(x if x.is_floating_point() else x.float())
+        return None if start is None else own.distribution(start).log_prob(x)
 
     @property
     def description(self) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ..common.registry import lookup
+from ..common.verbs import verb
 from ..config import Config
 from .amortized import amortize
 from .base import Model
@@ -51,6 +52,7 @@ MODELS: dict[str, type[Model]] = {
 """Models by the name of the program in a config."""
 
 
+@verb
 def build_program(
     config: Config,
     *,

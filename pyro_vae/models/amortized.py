@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..common.registry import check_choice, lookup
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..distributions import ConstrainedDistribution
 from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork, build_network
@@ -38,6 +39,7 @@ _FIRST_WEIGHT = 0.1
 _UNIT_SCALE = math.log(math.e - 1)  # whose softplus is one
 
 
+@verb
 def amortize(
     model: Fn,
     x: AnyData,

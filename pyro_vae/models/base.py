@@ -9,8 +9,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from ..common.devices import bytes_of_one, planned
+from ..common.memory import check_memory
 from ..common.registry import options_of
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..config import Config
 from ..data.missing import completed
 from ..programs.module import ProgramModule, evaluated
@@ -18,6 +21,8 @@ from ..programs.modules import device_of, takes_missing
 from .parts import Parts
 
 __all__ = ["Model"]
+
+_MANY = 10_000  # draws whose memory is looked at beforehand
 
 
 class Model(ProgramModule):
@@ -45,6 +50,7 @@ class Model(ProgramModule):
         raise NotImplementedError
 
     @classmethod
+    @verb
     def from_config(
         cls,
         config: Config,
@@ -67,6 +73,7 @@ class Model(ProgramModule):
         Raises:
             ValueError: an unknown part, an option that the part does not take, or a config of
                 another program (``build_program`` takes any).
+            NotEnoughMemory: the parameters do not fit.
         """
         foreign_top = config.top_dim is not None and "top_dim" not in options_of(cls.assemble)
         if config.program not in ("vae", *cls.programs) or foreign_top:
@@ -74,13 +81,18 @@ class Model(ProgramModule):
                 f"{cls.__name__} is not what the config says, program={config.program!r}, "
                 f"top_dim={config.top_dim}; use pv.build_program(config, ...), or leave these out."
             )
-        with seeded("initialize", config.seed):
-            model = cls.assemble(Parts(config, event_shape), **options)
-            if data is not None:
-                x, *given = data if isinstance(data, tuple) else (data,)
-                x = completed(x) if takes_missing(model.model) else x
-                model.initialize(x, *given)
-        return model
+        parts = Parts(config, event_shape)
+
+        def make() -> Any:
+            with seeded("initialize", config.seed):
+                model = cls.assemble(parts, **options)
+                if data is not None:
+                    x, *given = data if isinstance(data, tuple) else (data,)
+                    model.initialize(completed(x) if takes_missing(model.model) else x, *given)
+            return model
+
+        cure = "Take smaller layers (hidden), fewer latent dimensions or components."
+        return planned(make, "the model", cure=cure)
 
     def initialize(self, x: Tensor, *given: Tensor) -> None:
         """Start the parts that know how at training data ``(N, *event_shape)``.
@@ -96,6 +108,16 @@ class Model(ProgramModule):
     def device(self) -> torch.device:
         """Device of the parameters."""
         return device_of(self) or torch.device("cpu")
+
+    @evaluated
+    def baseline(self, x: Tensor) -> Tensor | None:
+        """Return log p of each datum without latents, shape ``(N,)``, for x ``(N, *event_shape)``.
+
+        See :meth:`pyro_vae.likelihoods.Likelihood.baseline`; ``None`` for a likelihood of another
+        kind.
+        """
+        of_likelihood = getattr(self.likelihood, "baseline", None)
+        return of_likelihood(x) if callable(of_likelihood) else None
 
     def reconstruct(self, x: Tensor, *given: Tensor) -> Tensor:
         """Return ``decode(encode(x))``, the decoder's mean at the means of the guide.
@@ -120,12 +142,24 @@ class Model(ProgramModule):
 
         Raises:
             ValueError: n is less than one.
+            NotEnoughMemory: n draws do not fit.
         """
         if isinstance(given, int) and given < 1:
             raise ValueError(f"number of samples must be at least 1; got {given}.")
+        self._check_size(given)
         with nullcontext() if seed is None else seeded("sample", seed):
             likelihood = self.generate(given)
             return likelihood.mean if mean else likelihood.sample()
+
+    def _check_size(self, given: Any) -> None:
+        """Check that so many draws fit into memory, by the largest tensor of a few."""
+        number = given if isinstance(given, int) else len(given)
+        if number <= _MANY:
+            return
+        few: Any = (lambda n: n) if isinstance(given, int) else (lambda n: given[:n])
+        with seeded("sizes", 0):
+            one = bytes_of_one(lambda n: self.generate(few(n)).sample())
+        check_memory(one * number, f"drawing {number:,} data", cure="Draw fewer at a time.")
 
     def generate(self, given: Any) -> Any:
         """Draw latents from their prior and return the distribution of x given these.

@@ -180,6 +180,10 @@ class SemiSupervisedVAE(Model):
         """
         return self.likelihood(z, self._one_hot(y, z)).mean
 
+    def baseline(self, x: Tensor) -> Tensor | None:
+        """Return ``None``: the ELBO is of data with their labels."""
+        return None
+
     def generate(self, given: Tensor) -> Any:
         """Draw one z from the prior for each label y ``(N,)``, all known, and return p(x|z, y)."""
         z = self.prior().sample((len(given),))

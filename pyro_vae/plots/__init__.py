@@ -8,13 +8,14 @@ clipped to [0, 1].
 
 from .charts import comparison, evidence_diagnostics, latent_space, learning_curves
 from .checks import calibration_curves, predictive_checks
-from .pictures import images, interpolation, manifold, picture_rows, reconstructions
+from .pictures import are_pictures, images, interpolation, manifold, picture_rows, reconstructions
 from .style import Figure, save
 from .tables import marginals
 from .values import evidence_by_value
 
 __all__ = [
     "Figure",
+    "are_pictures",
     "calibration_curves",
     "comparison",
     "evidence_by_value",

@@ -60,7 +60,9 @@ def learning_curves(
     require(bool(histories) and known.keys() <= histories.keys(), expected, list(known))
     curves = {name: _curves(name, columns) for name, columns in histories.items()}
     late = [y[int(0.2 * len(y)) :] for pair in curves.values() for _, y in pair]
-    shown = np.concatenate([*late, *(m + e * np.array([-2, 2]) for m, e, _ in known.values())])
+    shown = np.concatenate(
+        [*late, *(np.array([m - 2 * e, m + 2 * e, elbo]) for m, e, elbo in known.values())]
+    )
     room = 0.08 * float(np.ptp(shown)) or 1.0
     columns, rows = min(len(curves), 3), math.ceil(len(curves) / 3)
     one = len(curves) == 1
@@ -296,6 +298,8 @@ def _elbo_panel(axes: Axes, pair: list[tuple[Floats, Floats]], known: Floats | N
         place = (end + edge) / 2
         arrow = {"arrowstyle": "<->", "color": ORANGE, "shrinkA": 0, "shrinkB": 0, "linewidth": 1.5}
         axes.annotate("", (place, mean), (place, elbo), arrowprops=arrow)
+        axes.plot([end, edge], [elbo, elbo], color=ORANGE, linewidth=1.2)
+        ends.append((elbo, f"test ELBO {nats(elbo)}", ORANGE))
         ends.append(((mean + elbo) / 2, f"gap {nats(mean - elbo)} nats", ORANGE))
     ends.sort()
     heights = np.array([value for value, _, _ in ends])

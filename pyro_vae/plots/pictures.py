@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -13,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from .charts import latent_space
 from .style import (
     BLUE,
+    CLASSES,
     INK,
     LATENT,
     MUTED,
@@ -21,15 +23,16 @@ from .style import (
     Floats,
     Labels,
     as_array,
-    beside,
     require,
     styled,
     tick_places,
     titled,
 )
 
-__all__ = ["images", "interpolation", "manifold", "picture_rows", "reconstructions"]
+__all__ = ["are_pictures", "images", "interpolation", "manifold", "picture_rows", "reconstructions"]
 
+_NOISE = 0.5  # by which pixels may leave [0, 1]
+_PANELS, _MOST_FEATURES, _FEW = 12, 6, 3
 _HOLE = (0.80, 0.86, 0.92)  # pale blue
 
 
@@ -37,11 +40,12 @@ _HOLE = (0.80, 0.86, 0.92)  # pale blue
 def images(
     x: Data, *, columns: int | None = None, title: str | None = None, labels: Labels = None
 ) -> Figure:
-    """Show data as a tight grid of pictures, or else as profiles or distributions.
+    """Show data as a tight grid of pictures, or else as series or distributions.
 
     Args:
-        x: Pictures ``(N, H, W)``. Other data, and flat integers beyond 1, are shown as profiles
-            (more than two features), a scatter plot (two) or a histogram (one).
+        x: Pictures ``(N, H, W)``. Other data are shown as they are: series ``(N, T, C)`` with
+            values beyond [0, 1] as lines, tables (and flat integers beyond 1) as the distributions
+            of their first six features and of each pair of them.
         columns: Pictures per row; by default a grid a little wider than it is high.
         title: Title.
         labels: One label per picture, written beneath it.
@@ -53,6 +57,8 @@ def images(
     require(columns is None or columns > 0, "columns: at least 1", columns)
     pictures = _pictures(data, "x")
     if not pictures.size:
+        if data.ndim == 3:
+            return _series(data, title)
         return _features(data.reshape(len(data), -1), title)
     count, height, width = pictures.shape[:3]
     columns = min(count, columns or math.ceil(math.sqrt(1.7 * count * height / width)))
@@ -64,6 +70,13 @@ def images(
         bottom = index // columns * (height + below) + 1.03 * height - 0.5
         axes.text(centre, bottom, str(text), size=9, color=MUTED, ha="center", va="top")
     return titled(axes.figure, title, f"{count} picture" + "s" * (count > 1))
+
+
+def are_pictures(x: Data) -> bool:
+    """Return whether data ``(N, ...)`` are shown as pictures by :func:`images`."""
+    data = as_array(x, "x")
+    whole = data.max() > 1 and bool((data == data.round()).all())
+    return not whole and _pictures(data, "x").size > 0
 
 
 @styled()
@@ -157,10 +170,17 @@ def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
     if side >= 4 and side**2 == event[0] and not whole:
         event = (side, side)
     event = (1, *event) if len(event) == 2 else event
-    if len(event) != 3 or event[0] not in (1, 3):
+    few = len(data.shape) - lead == 2 and event[-1] <= _FEW  # channels of a series of counts
+    if len(event) != 3 or event[0] not in (1, 3) or (few if whole else _beyond(data)):
         return np.empty(0)
     require(not whole, f"{name}: pictures in [0, 1]", f"whole numbers up to {data.max():g}")
     return np.moveaxis(data.reshape(*data.shape[:lead], *event), lead, -1).clip(0, 1)
+
+
+def _beyond(data: Floats) -> bool:
+    """Whether values lie so far outside [0, 1] that they are none of pixels, even noisy ones."""
+    low, high = np.quantile(data, [0.05, 0.95])
+    return bool(low < -_NOISE or high > 1 + _NOISE)
 
 
 def _mosaic(pictures: Floats, columns: int, below: int, beside: int) -> Axes:
@@ -193,22 +213,64 @@ def _show(axes: Axes, canvas: Floats) -> None:
     axes.tick_params(length=0)
 
 
+def _series(data: Floats, title: str | None) -> Figure:
+    """Draw series (N, T, C), a panel each, with a line for each channel."""
+    shown, steps = data[:_PANELS], np.arange(1, data.shape[1] + 1)
+    columns = min(len(shown), 4)
+    rows = math.ceil(len(shown) / columns)
+    figure = Figure((2.9 * columns, 0.8 + 1.8 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, one in zip(panels, shown, strict=False):
+        for channel, values in enumerate(one.T):
+            axes.plot(steps, values, color=CLASSES[channel % len(CLASSES)], linewidth=1.4)
+        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+        axes.grid(axis="y")
+    for empty in panels[len(shown) :]:
+        empty.set_visible(False)
+    figure.supxlabel("step", color=MUTED, size=11)
+    named = f"{len(shown)} of {len(data)} series of {data.shape[2]} channel"
+    return titled(figure, title, named + "s" * (data.shape[2] > 1))
+
+
 def _features(data: Floats, title: str | None) -> Figure:
-    """Draw data (N, D) that are not pictures."""
+    """Draw data (N, D) that are not pictures: each feature, and each pair of them."""
     count, size = data.shape
-    title = f"{count} data, {size} feature" + "s" * (size > 1) if title is None else title
+    shown = min(size, _MOST_FEATURES)
+    some = f"{shown} of {size}" if shown < size else f"{size}"
+    title = f"{count} data, {some} feature" + "s" * (size > 1) if title is None else title
     if size == 2:
         return latent_space(data, title=title, axis_names=("$x_1$", "$x_2$"))
-    axes = Figure((8.4, 4.2), layout="constrained").add_subplot()
     if size == 1:
-        axes.hist(data[:, 0], bins="auto")
-        axes.set(xlabel="$x$", ylabel="number of data")
-    else:
-        features, alpha = np.arange(1, size + 1), float(np.clip(12 / count, 0.03, 0.7))
-        axes.plot(features, data.T, color=BLUE, linewidth=1, alpha=alpha)
-        axes.plot(features, data.mean(0), color=INK)
-        beside(axes, data[:, -1].mean(), "mean", INK)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="feature", ylabel="value", xlim=(1, size))
-        axes.grid(axis="y")
-    return titled(axes.figure, title, "")
+        only = Figure((8.4, 4.2), layout="constrained").add_subplot()
+        only.hist(data[:, 0], bins=_bins(data[:, 0]))
+        only.set(xlabel="$x$", ylabel="number of data")
+        return titled(only.figure, title, "")
+    figure = Figure((1.7 * shown + 0.6, 1.7 * shown + 0.6), layout="constrained")
+    grid: Any = figure.subplots(shown, shown, sharex="col", squeeze=False)
+    marks = float(np.clip(4000 / count, 2, 14))
+    for row, column in np.ndindex(shown, shown):
+        axes = grid[row, column]
+        if column > row:
+            axes.set_visible(False)
+        elif column == row:
+            axes.hist(data[:, row], bins=_bins(data[:, row]))
+            axes.set_yticks([])
+            axes.spines["left"].set_visible(False)
+        else:
+            axes.scatter(data[:, column], data[:, row], marks, BLUE, alpha=0.4, linewidths=0)
+            axes.yaxis.set_major_locator(MaxNLocator(3))
+            axes.tick_params(labelleft=column == 0)
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        if row == shown - 1:
+            axes.set_xlabel(f"$x_{{{column + 1}}}$")
+        if column == 0 and row > 0:
+            axes.set_ylabel(f"$x_{{{row + 1}}}$")
+    return titled(figure, title, "")
+
+
+def _bins(values: Floats) -> Any:
+    """Edges of a histogram's bars: a bar for each of a few whole numbers."""
+    low, high = values.min(), values.max()
+    if high - low <= 60 and bool((values == values.round()).all()):
+        return np.arange(low - 0.5, high + 1)
+    return "auto"

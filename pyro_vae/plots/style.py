@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, TypeAlias, TypeVar, cast
 
 import matplotlib
 import numpy as np
@@ -17,6 +17,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from ..common.files import write_atomically
+from ..common.verbs import verb
 
 __all__ = [
     "BLUE",
@@ -53,6 +54,7 @@ Labels: TypeAlias = Data | Sequence[object] | None
 Means: TypeAlias = Mapping[str, tuple[float, float, float]] | None
 Pair: TypeAlias = tuple[str, str]
 Floats: TypeAlias = npt.NDArray[np.float64]
+F = TypeVar("F", bound=Callable[..., Any])
 
 INK, MUTED, EDGE, LIGHT = "#1f2933", "#5f6b78", "#c5ccd4", "#e9edf1"
 BLUE, SKY, ORANGE, TEAL, GREY = "#2a6fbb", "#7fb8e6", "#d9541e", "#0b8a74", "#86919d"
@@ -63,7 +65,7 @@ PARETO_LIMIT = 0.7
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def _style() -> Iterator[None]:
     """Draw in one style whatever the caller's settings, and leave those unchanged."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
@@ -81,6 +83,15 @@ def styled() -> Iterator[None]:
         matplotlib.rc("axes", prop_cycle=f"cycler(color=['{SKY}'])")
         matplotlib.rc("patch", edgecolor="white", force_edgecolor=True, linewidth=0.6)
         yield
+
+
+def styled() -> Callable[[F], F]:
+    """Make a function draw in the package's style, and alone, as settings are the process's."""
+
+    def decorate(draw: F) -> F:
+        return cast(F, verb(_style()(draw)))
+
+    return decorate
 
 
 @styled()

@@ -12,12 +12,12 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..common.checks import check_data, reading
 from ..common.devices import sent
 from ..common.host import threads_worth, use_threads
 from ..common.processes import Processes
+from ..common.progress import Progress
 from ..data import AnyData, Source, as_source, fingerprint_of
 from .arguments import bound, of_fewer
 from .autoguides import density_of, of_each_datum
@@ -173,8 +173,8 @@ class Evaluation:
             work: the function; what it returns is sent to the other processes.
             rows: data in a block.
             index: positions of the data, if not all.
-            desc: what the progress bar says.
-            progress: show a progress bar; ``None`` if the output is a terminal.
+            desc: what is done, in words.
+            progress: show a bar (true), nothing (false), or what suits the output (``None``).
 
         Returns:
             The results in the order of the data, in every process.
@@ -184,12 +184,12 @@ class Evaluation:
         """
         total = len(self) if index is None else len(index)
         rank, world = self.processes.rank, self.processes.world
-        hidden = rank > 0 or (None if progress is None else not progress)
+        shown = False if rank > 0 else progress
         mine = []
-        with tqdm(total=total, desc=desc, unit="datum", disable=hidden, leave=False) as bar:
+        with Progress(total, desc, "data", show=shown) as bar:
 
             def show(done: int) -> None:  # the other processes do about as much
-                bar.update(min(done * world, total - bar.n))
+                bar.update(min(done * world, total - bar.done))
 
             for block in itertools.islice(self.blocks(rows, index=index), rank, None, world):
                 if index is None:  # of selected data the numbers are not known
@@ -197,12 +197,12 @@ class Evaluation:
                     hold = partial(check_support, model, guide, first=block.first, masks=True)
                     for given in self.pair.arguments(block.batch):
                         hold(given, observations=self.checked)
-                before = bar.n
+                before = bar.done
                 try:
                     mine.append(work(replace(block, done=show)))
                 except NonFiniteDensity as error:
                     raise self._named(error, block, index) from None
-                show(block.count - (bar.n - before) // world)
+                show(block.count - (bar.done - before) // world)
         parts = self.processes.gather(mine)
         return [parts[i % world][i // world] for i in range(sum(map(len, parts)))]
 

@@ -11,6 +11,7 @@ from pyro.poutine.runtime import Message, am_i_wrapped, apply_stack
 from torch import Tensor, nn
 
 from ..common.devices import exact_convolutions
+from ..common.verbs import verb
 from .modules import device_of
 
 __all__ = ["ProgramModule", "evaluated"]
@@ -20,8 +21,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def evaluated(method: F) -> F:
-    """Make a module's method compute without gradients, with tensors on the model's device."""
+    """Make a module's method compute alone, without gradients, with tensors on its device."""
 
+    @verb
     @wraps(method)
     def wrapped(self: nn.Module, *args: Any, **options: Any) -> Any:
         device = device_of(self)
@@ -49,6 +51,10 @@ class ProgramModule(nn.Module):
 
     model: Callable[..., Any]
     guide: Callable[..., Any]
+
+    def baseline(self, x: Tensor) -> Tensor | None:
+        """Return log p of each datum ``(N, *event_shape)`` without latents; ``None`` if unknown."""
+        return None
 
     def _show_parameters(self, *parts: str) -> None:
         """Show parameters to Pyro's handlers, as ``pyro.module`` does but without the store.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints, transform_to
 
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data.signatures import signature_of
 from .module import ProgramModule
 from .modules import modules_of
@@ -22,6 +23,7 @@ from .traces import Fn
 __all__ = ["as_program"]
 
 
+@verb
 def as_program(model: Fn, guide: Fn, *args: Any) -> nn.Module:
     """Make one module of two Pyro functions, as :func:`fit` and ``CompiledStep`` take it.
 

@@ -9,6 +9,7 @@ from .. import plots
 from ..check import Calibration, Predictive, calibration, predictive
 from ..common.files import write_json
 from ..common.settings import CheckSettings
+from ..common.verbs import verb
 from .figures import FIGURES
 from .folder import load_run
 from .run import arguments, check_method, load_data
@@ -18,6 +19,7 @@ __all__ = ["CHECK", "check_figures", "check_run"]
 CHECK = "check.json"
 
 
+@verb
 def check_run(
     folder: str | Path,
     settings: CheckSettings | None = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..common.errors import CheckpointError
 from ..common.files import read_json, write_json, write_text
+from ..common.verbs import verb
 from ..evidence import Evidence
 from ..training import checkpoint
 from .card import model_card
@@ -19,6 +20,7 @@ __all__ = ["CARD", "export_run"]
 CARD = "README.md"
 
 
+@verb
 def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     """Write a run's weights, config and model card into a folder that stands alone.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
+from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, decoded
 from ..data.frames import write_frame
@@ -29,6 +30,7 @@ _SHOWN = 2000  # data in a scatter plot
 _MOST_COLUMNS = 20
 
 
+@verb
 def sample_run(
     folder: str | Path, *, number: int = 100, seed: int = 0, device: str = "auto"
 ) -> tuple[Path, Path]:
@@ -70,7 +72,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     yield plots.save(_latent_figure(run, test), out / "latent.png")
     # A program that can interpolate can decode any point of its one latent space.
     line = hasattr(run.vae, "interpolate")
-    if line and run.config.latent_dim == 2 and len(test.event_shape) == 2:
+    if line and run.config.latent_dim == 2 and plots.are_pictures(test.head(_SHOWN).x):
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
     if evidence is not None and evidence.corrected().isfinite().all():
         given = " given labels" if run.config.program == "conditional" else ""
@@ -211,6 +213,7 @@ def _title(run: Run) -> str:
     return f"{data}, {prior} prior{program}"
 
 
+@verb
 def encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """Codes of data, the lower layer first, and what encoder and decoder take beside them."""
     vae: Any = run.vae
@@ -229,7 +232,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     codes, given = encode(run, shown)
     figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
-    pairs = min(6, len(test) // 2)
+    pairs = min(6, len(test) // 2) if plots.are_pictures(test.head(_SHOWN).x) else 0
     if pairs and hasattr(vae, "interpolate"):
         a, b = test.x[:pairs], test.x[pairs : 2 * pairs]
         figure = plots.interpolation(vae.interpolate(a, b, steps=10))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError, PyroVAEWarning
+from ..common.errors import CheckpointError, PyroVAEWarning, warn
 from ..common.files import read_json
+from ..common.verbs import verb
 from ..config import Config
 from ..models import Model, build_program
 from ..training.checkpoint import (
@@ -77,6 +77,7 @@ class Run:
             )
 
 
+@verb
 def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     """Load the model that a run folder's config describes, with its trained parameters.
 
@@ -172,9 +173,7 @@ def _say_differences(folder: Path, config: Config) -> None:
             if getattr(written, field.name) != getattr(config, field.name)
         ]
         words = f"{path} was changed: {', '.join(differ)}"
-    warnings.warn(
-        f"{words}. It is ignored: the checkpoint has the config, too.", PyroVAEWarning, stacklevel=4
-    )
+    warn(f"{words}. It is ignored: the checkpoint has the config, too.", PyroVAEWarning)
 
 
 def _check_sizes(config: Config, state: dict[str, Any], path: Path) -> None:

@@ -18,6 +18,7 @@ from ..common.files import sweep, write_json
 from ..common.locks import take_turns, writes_to
 from ..common.options import Method, check_taken, takes
 from ..common.settings import EvaluationSettings
+from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
 from ..data.exposure import with_exposure
@@ -49,6 +50,7 @@ EVIDENCE, METRICS = "evidence.json", "metrics.json"
 _MONITORED = 200
 
 
+@verb
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     """Load the data that a config names, with the exposures that its program takes."""
     splits = load(
@@ -95,6 +97,7 @@ def complete(config: Config, splits: Splits) -> Config:
     return replace(config, classes=classes)
 
 
+@verb
 @writes_to("out")
 def train_run(
     config: Config,
@@ -163,6 +166,7 @@ def train_run(
     )
 
 
+@verb
 def evaluate_run(
     folder: str | Path,
     settings: EvaluationSettings | None = None,
@@ -233,6 +237,7 @@ def check_method(config: Config, method: Method) -> None:
         )
 
 
+@verb
 def compare_runs(folders: Sequence[str | Path]) -> Comparison:
     """Compare evaluated runs.
 

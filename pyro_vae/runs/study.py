@@ -13,6 +13,7 @@ from ..common.host import use_threads
 from ..common.locks import writes_to
 from ..common.options import Method
 from ..common.settings import EvaluationSettings
+from ..common.verbs import verb
 from ..config import Config
 from ..data import Splits
 from ..evidence import Evidence, compare, compare_seeds
@@ -38,6 +39,7 @@ _DEMO = Config(
 )
 
 
+@verb
 @writes_to("out")
 def study(
     setting: str | Mapping[str, Sequence[Any]],
@@ -151,6 +153,7 @@ def study(
     return result
 
 
+@verb
 def demo(
     out: Path, *, samples: int, epochs: int | None, say: Callable[[str], None]
 ) -> tuple[Study, list[Path], Path]:

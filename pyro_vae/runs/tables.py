@@ -9,6 +9,7 @@ from typing import Any
 
 from ..common.options import Method
 from ..common.schema import Schema, parse_columns
+from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, describe, load_table
 from ..data.frames import write_frame
@@ -53,6 +54,7 @@ def show_table(splits: Splits) -> str | None:
     return describe(schema, whole.x)
 
 
+@verb
 def impute_run(
     folder: str | Path,
     table: str | Path | Any,

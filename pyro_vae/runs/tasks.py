@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..common.errors import Interrupted, PyroVAEWarning, UnreliableEvidence
+from ..common.errors import Interrupted, PyroVAEWarning, UnreliableEvidence, warn
 from ..common.host import use_threads
 from ..common.settings import EvaluationSettings
 from ..config import Config
@@ -98,7 +98,7 @@ class Task:
         try:
             found = Evidence.load(path)
         except ValueError as error:
-            warnings.warn(f"{error} That is done now.", PyroVAEWarning, stacklevel=4)
+            warn(f"{error} That is done now.", PyroVAEWarning)
             return None
         stored = (found.samples, found.method, found.search.done, found.seed, found.data_sha256)
         some = test if wanted.number is None else test.head(wanted.number)
@@ -233,7 +233,7 @@ class _Process:
         self.out.seek(0)
         said = [json.loads(line) for line in self.out]
         for text in (one["warning"] for one in said if "warning" in one):
-            warnings.warn(f"{self.task.label}: {text}", PyroVAEWarning, stacklevel=4)
+            warn(f"{self.task.label}: {text}", PyroVAEWarning)
         causes = [one["error"] for one in said if "error" in one]
         code = self.popen.returncode
         if code < 0:

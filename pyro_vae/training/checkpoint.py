@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..common.errors import CheckpointError
 from ..common.files import write_atomically
 from ..common.plain import misfits
+from ..common.verbs import verb
 
 __all__ = [
     "CHECKPOINT",
@@ -98,6 +99,7 @@ def write(path: str | Path, state: Mapping[str, Any]) -> Path:
         return write_atomically(path, lambda file: torch.save(content, file), keep=keep)
 
 
+@verb
 def read(path: str | Path, *, device: str | torch.device = "cpu") -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``, so that no code in it can run.
 
@@ -214,6 +216,7 @@ def copy_of(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
 
+@verb
 def load_parameters(module: nn.Module, parameters: Mapping[str, Any], *, source: str) -> None:
     """Load parameters: all, or none.
 

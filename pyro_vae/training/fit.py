@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,17 @@ import pyro
 import torch
 from torch import Tensor
 
-from ..common.devices import exact_convolutions, resolve_device
-from ..common.errors import PyroVAEWarning
+from ..common.devices import bytes_of_one, exact_convolutions, resolve_device
+from ..common.errors import PyroVAEWarning, warn
 from ..common.files import sweep
 from ..common.host import use_threads
 from ..common.locks import held, writes_to
+from ..common.memory import check_memory
 from ..common.options import Precision, Schedule, WarmupUnit
 from ..common.processes import Processes
 from ..common.seeding import seeded
 from ..common.settings import TrainingSettings
+from ..common.verbs import verb
 from ..config import Config
 from ..data import AnyData, Source
 from ..objectives import ELBO, EnumeratedELBO, Objective
@@ -28,6 +30,7 @@ from ..programs.checks import check_parameters
 from ..programs.enumeration import left_out
 from ..programs.inputs import source_for
 from ..programs.masks import check_hidden
+from ..programs.module import ProgramModule
 from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support, say_rounded
 from ..programs.traces import Batch, run_both
@@ -40,8 +43,10 @@ from .signals import stop_on_signal
 __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
+_MANY = 2**16  # rows and particles of a step whose memory is looked at beforehand
 
 
+@verb
 @writes_to("out")
 def fit(
     program: Any,
@@ -146,8 +151,12 @@ def fit(
             kept.
         FileExistsError: ``out`` holds a run and ``resume`` is false.
         Interrupted: Ctrl-C; with ``out``, the state at that step was saved.
+        NotEnoughMemory: a step does not fit.
         OSError: ``out`` cannot be written; the last checkpoint is kept. Or another process trains
             into ``out`` (``BlockingIOError``), or ``out`` was deleted meanwhile.
+
+    Warns:
+        PyroVAEWarning: the run ended far worse than it started, or worse than no model at all.
     """
     settings = TrainingSettings(
         epochs=epochs,
@@ -193,10 +202,13 @@ def fit(
     validation = None
     if valid is not None:
         validation = source_for(valid, *programs, what="validation data").to(target)
+    rows = training.largest(settings.batch_size)
     with use_threads(1), seeded("check", settings.seed), evaluation_mode(*programs):
+        _check_size(program, objective, training, own, rows or settings.batch_size)
         goal = _check_source(program, objective, training, own, what="training data")
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
+        baseline = _baseline(program, training)
     loop = Loop(program, training, validation, goal, settings, target, processes, callbacks)
     if folder is not None:
         if resume and (found := checkpoint.newest(folder)) is not None:
@@ -208,6 +220,8 @@ def fit(
         if lock is not None:  # what a run that was killed while it wrote has left
             sweep(folder, *checkpoint.FILES)
     saver = Saver(loop, folder, config, checkpoint_seconds, lock=lock)
+    if math.isnan(loop.history.baseline):
+        loop.history.baseline = baseline
     if loop.finished:
         saver.describe()
         if loop.changed:  # more epochs, which a run that stopped early does not need
@@ -230,7 +244,52 @@ def fit(
     finally:
         for module, flag in flags.items():
             module.training = flag
+    if settings.beta >= 1 and (failure := loop.history.failure()):  # else it was not maximized
+        warn(failure)
     return loop.history
+
+
+def _check_size(module: Any, objective: Any, source: Source, own: list[Tensor], rows: int) -> None:
+    """Check that a step fits into memory, by what surely has to be there at once.
+
+    Of each parameter its gradient and the optimizer's two moments; of the largest tensor of a step
+    also its gradient.
+    """
+    learned = sum(p.nbytes for p in own if p.requires_grad)
+    device = own[0].device if own else None
+    check_memory(3 * learned, "training", cure="Take smaller layers.", device=device)
+    particles = getattr(objective, "num_particles", 1)
+    if rows * particles <= _MANY:
+        return
+    batch = next(source.batches(8))
+
+    def run(number: int) -> None:
+        run_both(module.model, module.guide, tuple(a[:number] for a in batch))
+
+    try:
+        with pyro.validation_enabled(False):
+            one = bytes_of_one(run)
+    except Exception:  # what is wrong with the programs is said where they are checked
+        return
+    said = f"a step of {rows:,} data" + (f" and {particles:,} particles" * (particles > 1))
+    cure = "Take fewer particles, or a smaller batch_size."
+    check_memory(2.0 * one * rows * particles, said, cure=cure, device=device)
+
+
+def _baseline(module: Any, source: Source) -> float:
+    """Mean log p of some of the training data without latents; NaN where nobody knows it."""
+    if not isinstance(module, ProgramModule):
+        return math.nan
+    if source.in_memory:
+        index = torch.linspace(0, len(source) - 1, min(len(source), _CHECKED_AT_ONCE)).long()
+        batch = next(source.select(index, len(index)))
+    else:
+        batch = next(source.batches(_CHECKED_AT_ONCE))
+    try:
+        found = module.baseline(batch[0])
+    except Exception:  # a likelihood need not know; training does not depend on it
+        return math.nan
+    return math.nan if found is None else found.double().mean().item()
 
 
 def _say_previous(folder: Path, path: Path, loop: Loop) -> None:
@@ -239,11 +298,10 @@ def _say_previous(folder: Path, path: Path, loop: Loop) -> None:
     if (folder / checkpoint.CHECKPOINT).exists():
         lost = f"is damaged (it is kept as {checkpoint.DAMAGED})"
         checkpoint.set_aside(folder)
-    warnings.warn(
+    warn(
         f"{folder / checkpoint.CHECKPOINT} {lost}; the run goes on from {path.name}, epoch "
         f"{loop.epoch + 1} after step {loop.step}, and ends with the same numbers.",
         PyroVAEWarning,
-        stacklevel=4,
     )
 
 
@@ -303,8 +361,7 @@ def _say_sampled_kl(module: Any, objective: Objective, batch: tuple[Tensor, ...]
     used = objective.kl_used(module.model, module.guide, *batch)
     sampled = [name for name, how in used.items() if how == "sampled"]
     if sampled:
-        warnings.warn(
+        warn(
             f"the KL term of {', '.join(sampled)} has no closed form here and is sampled.",
             PyroVAEWarning,
-            stacklevel=5,
         )

@@ -51,11 +51,16 @@ class History:
         epochs: the rows.
         stopped_early: whether early stopping ended the run.
         restored_epoch: epoch whose parameters the model has, if not the last.
+        start: ELBO of the first step, before any update, in nats per datum; NaN if not known.
+        baseline: log p(x) of the training data without latents, their values independent, in nats
+            per datum; NaN for programs of which nobody knows it.
     """
 
     epochs: list[Epoch] = field(default_factory=list)
     stopped_early: bool = False
     restored_epoch: int | None = None
+    start: float = math.nan
+    baseline: float = math.nan
 
     def __len__(self) -> int:
         return len(self.epochs)
@@ -71,6 +76,29 @@ class History:
         rows = [e for e in self.epochs if e.epoch > after and not math.isnan(e.valid_elbo)]
         return max(rows, key=lambda row: row.valid_elbo, default=None)
 
+    def failure(self) -> str | None:
+        """Say in a sentence how a run failed that ended worse than it began, or than no model.
+
+        That is judged of the ELBO whose parameters the model has, if it was what was maximized.
+        """
+        if not self.epochs:
+            return None
+        last = self.epochs[(self.restored_epoch or 0) - 1]
+        elbo, lost = last.train_elbo, self.start - last.train_elbo
+        cure = "Try a smaller learning rate, or a KL warm-up."
+        if lost > 1 + abs(self.start):
+            return (
+                f"training ended far worse than it started: the ELBO is {elbo:.4g} nats per datum, "
+                f"and was {self.start:.4g} before the first step. {cure}"
+            )
+        if elbo < self.baseline and lost > 0:
+            return (
+                f"training made the model worse than none: the ELBO is {elbo:.4g} nats per datum, "
+                f"and was {self.start:.4g} before the first step; independent values without "
+                f"latents have {self.baseline:.4g}. {cure}"
+            )
+        return None
+
     def to_state(self) -> dict[str, Any]:
         """Return the history as plain values, as a checkpoint keeps it."""
         state = asdict(self)
@@ -80,7 +108,8 @@ class History:
     def from_state(cls, state: Mapping[str, Any]) -> History:
         """Build a history from the values of :meth:`to_state`, among others."""
         rows = [Epoch(**row) for row in state["history"]]
-        return cls(rows, state["stopped_early"], state["restored_epoch"])
+        rest = {name: state[name] for name in ("start", "baseline") if name in state}
+        return cls(rows, state["stopped_early"], state["restored_epoch"], **rest)
 
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""

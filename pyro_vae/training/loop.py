@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
-from tqdm.auto import tqdm
 
 from ..common.errors import CheckpointError, Interrupted, NonFiniteLoss
 from ..common.files import write_json, write_text
 from ..common.host import threads_worth
 from ..common.locks import FolderLock
 from ..common.processes import Processes
+from ..common.progress import Progress, part_done
 from ..common.seeding import derive, seeded
 from ..common.settings import TrainingSettings
 from ..compiled.step import NOTHING_TO_LEARN, CompiledGradients, Gradients
@@ -109,15 +109,13 @@ class Loop:
         """Train from the present state to the end."""
         total = self.settings.epochs
         started = time.perf_counter() - self.seconds
-        hidden = not self.processes.is_first or (None if progress is None else not progress)
-        bar = tqdm(total=total, initial=self.epoch, desc="training", unit="epoch", disable=hidden)
-        with bar:
+        shown = progress if self.processes.is_first else False
+        with Progress(total, "training", "epochs", show=shown, done=self.epoch, keep=True) as bar:
             while self.epoch < total and not self._should_stop():
                 self._train_epoch(saver, stop, started)
                 self.seconds = time.perf_counter() - started
                 self._finish_epoch()
-                bar.set_postfix_str(str(self.history.epochs[-1]))
-                bar.update()
+                bar.update(note=str(self.history.epochs[-1]))
                 self.seconds = time.perf_counter() - started
                 self.callbacks(self.program, self.history, self.settings.seed, self.processes)
                 started = time.perf_counter() - self.seconds  # of training alone
@@ -157,6 +155,7 @@ class Loop:
         for batch in data:
             self._train_step(batch)
             self.seconds = time.perf_counter() - started
+            part_done(self.step / max(self.steps_per_epoch, 1), 1, "epochs")
             if self.processes.world > 1 and self.steps % _ASK_EVERY.get(
                 self.device.type, _ASK_EVERY_ELSE
             ):
@@ -216,6 +215,8 @@ class Loop:
                     "a KL warm-up."
                 )
             self.epoch_elbo += value
+            if place == 1 and self.epoch == 0:
+                self.history.start = value / max(int(unread[0][1]), 1)
         self.epoch_data += int(sum(rows for _, rows in unread))
 
     def _kl_weight(self) -> float:

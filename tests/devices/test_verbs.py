@@ -95,7 +95,7 @@ VERBS = {
     "sample of labels": lambda digits, device: (
         build(digits, program="semi-supervised")[1].to(device).sample(digits.test.y[:3], seed=1)
     ),
-    "impute": lambda digits, device: pv.Masked(build(digits)[1].to(device)).impute(
+    "impute by a program": lambda digits, device: pv.Masked(build(digits)[1].to(device)).impute(
         digits.test.x[:5], digits.test.x[:5] > 0.1
     ),
     "build_program": lambda digits, device: list(build(digits)[1].to(device).parameters()),
@@ -151,6 +151,11 @@ VERBS = {
     "compare": lambda digits, device: pv.compare(
         {"a": _evidence(digits, device), "b": _evidence(digits, device, prior="laplace")}
     ).to_dict(),
+    "impute": lambda digits, device: (
+        pv.impute(
+            *_pair(digits, device), 3, mask=torch.arange(64).reshape(8, 8) % 3 > 0, samples=30
+        ).draws
+    ),
     "to_csv": lambda digits, device: [
         float(word)
         for word in pv.evidence.to_csv(_evidence(digits, device)).split("\n")[1].split(",")[1:3]
@@ -195,6 +200,7 @@ VERBS = {
 
 # What is looked at in other files of this folder, or has no tensors of a device.
 ELSEWHERE = {
+    "are_pictures",
     "as_program as_source attempt bound bridge build_objective calibration_curves certify",
     "compile_function convergence delta_corrected effective_sample_size exposed fit jackknife",
     "holds_run kl_weight load load_parameters load_run log_evidence log_predictive objective_of",
@@ -202,7 +208,7 @@ ELSEWHERE = {
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
     "coded decoded describe imputed impute_run infer load_rows load_table marginals",
-    "to_datatree unbiased_log_evidence write write_csv",
+    "to_datatree unbiased_log_evidence warn write write_csv",
 }
 
 

@@ -47,7 +47,8 @@ CALLS = {
     "images": lambda: plots.images(PICTURES, labels=list("abcde")),
     "histogram": lambda: plots.images(RNG.normal(size=(30, 1))),
     "scatter": lambda: plots.images(RNG.normal(size=(30, 2))),
-    "profiles": lambda: plots.images(RNG.normal(size=(30, 7))),
+    "table": lambda: plots.images(RNG.normal(size=(30, 7))),
+    "series": lambda: plots.images(RNG.normal(size=(3, 9, 2))),
     "reconstructions": lambda: plots.reconstructions(PICTURES, PICTURES),
     "learning_curves": lambda: plots.learning_curves(
         {"a": HISTORY}, evidence={"a": (-89.0, 0.1, -91.0)}
@@ -121,7 +122,7 @@ def test_images_takes_half_precision():
 
 
 def test_images_shows_colour_and_clips():
-    x = RNG.normal(size=(2, 3, 14, 14))
+    x = RNG.uniform(-0.4, 1.4, size=(2, 3, 14, 14))
     shown = canvas(plots.images(x, columns=2))
     assert shown.shape == (14, 29, 3)
     np.testing.assert_array_equal(shown[:, 15:], x[1].transpose(1, 2, 0).clip(0, 1))
@@ -144,8 +145,36 @@ def test_images_without_pictures_draws_the_data():
     assert sum(bar.get_height() for bar in plots.images(one).axes[0].patches) == 30
     points = plots.images(two).axes[0].collections[0].get_offsets()
     assert set(map(tuple, points)) == set(map(tuple, two))
-    lines = plots.images(many).axes[0].lines
-    np.testing.assert_array_equal([line.get_ydata() for line in lines], [*many, many.mean(0)])
+    grid = np.reshape(plots.images(many).axes, (6, 6))
+    assert not any(axes.lines for axes in grid.ravel())
+    for row, column in np.ndindex(6, 6):
+        axes = grid[row, column]
+        assert axes.get_visible() == (column <= row)
+        if row == column:
+            assert sum(bar.get_height() for bar in axes.patches) == 30
+        elif column < row:
+            shown = axes.collections[0].get_offsets()
+            np.testing.assert_array_equal(shown, many[:, [column, row]])
+
+
+def test_series_are_lines_and_no_pictures():
+    x = RNG.normal(size=(5, 20, 2)).cumsum(1)
+    panels = [axes for axes in plots.images(x).axes if axes.get_visible()]
+    assert len(panels) == 5
+    for one, axes in zip(x, panels, strict=True):
+        assert not axes.images
+        np.testing.assert_array_equal([line.get_ydata() for line in axes.lines], one.T)
+    assert plots.images(RNG.poisson(9, size=(2, 20, 3))).axes[0].lines
+    assert plots.images(RNG.normal(0.5, 0.2, size=(2, 20, 20))).axes[0].images  # noisy pixels
+    assert plots.are_pictures(PICTURES)
+    assert not plots.are_pictures(x)
+
+
+def test_whole_numbers_have_a_bar_each():
+    counts = RNG.poisson(3, size=(200, 1))
+    bars = plots.images(counts).axes[0].patches
+    heights = np.bincount(counts[:, 0], minlength=int(counts.max()) + 1)[counts.min() :]
+    assert [bar.get_height() for bar in bars] == heights.tolist()
 
 
 def test_flat_whole_numbers_beyond_one_are_features_and_binary_ones_pixels():
@@ -190,12 +219,15 @@ def test_learning_curves_mark_band_and_gap():
         "log p(x) −88.50 ± 0.20",
         "train −90.00",
         "validation −92.00",
+        "test ELBO −91.50",
     }
     (band,) = [patch for patch in axes.patches if isinstance(patch, Rectangle)]
     assert (band.get_y(), band.get_height()) == pytest.approx((-88.7, 0.4))
     (arrow,) = [text for text in axes.texts if text.get_text() == ""]
     ends = arrow.xy[1], arrow.get_position()[1]
     assert ends == pytest.approx((-88.5, -91.5), abs=1e-6)
+    (level,) = {tuple(line.get_ydata()) for line in axes.lines if line.get_color() == "#d9541e"}
+    assert level == (-91.5, -91.5)  # where the arrow ends
     epochs, values = axes.lines[2].get_data()
     np.testing.assert_array_equal(epochs, range(2, 101, 2))
     np.testing.assert_array_equal(values, HISTORY["valid_elbo"][1::2])
@@ -214,7 +246,7 @@ def test_learning_curves_keep_labels_apart():
     axes = plots.learning_curves({"a": history}, evidence={"a": (-0.99, 0.001, -1.0)}).axes[0]
     low, high = axes.get_ylim()
     heights = sorted(text.get_position()[1] for text in axes.texts if text.get_text())
-    assert len(heights) == 4
+    assert len(heights) == 5
     assert np.diff(heights).min() > 0.07 * (high - low)
 
 
