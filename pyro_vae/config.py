@@ -16,6 +16,7 @@ from .common.options import (
     Activation,
     Binarize,
     Gradient,
+    Layout,
     LikelihoodName,
     NetworkName,
     ObjectiveName,
@@ -46,8 +47,11 @@ class ModelSettings:
     """What is trained: data, model and objective."""
 
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file, or of a table,
-    .csv or .parquet."""
+    """Data set: digits, mnist, fashion-mnist, or the path of a .npy or .npz file, of a table,
+    .csv or .parquet, or of a folder of pictures (folders in it are classes)."""
+    layout: Layout | None = None
+    """Where the channels of pictures in a file are: channels-first, (N, C, H, W), or channels-last,
+    (N, H, W, C). By default found from the shape."""
     columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
         None
     )
@@ -58,7 +62,7 @@ class ModelSettings:
     """How gray pixels become 0/1: dynamic (drawn anew every epoch; validation and test drawn once),
     static or threshold; or stay gray: in [0, 1] (gray), with noise that makes them continuous
     (dequantized), or unchanged (none). By default dynamic for the named data sets, none for
-    files."""
+    files, gray for pictures."""
     data_seed: int = 0
     """Seed of the binarization and of the choice of --labels; kept apart from --seed so that all
     runs share their data."""

@@ -20,6 +20,7 @@ __all__ = [
     "ColumnLikelihood",
     "Gradient",
     "Latents",
+    "Layout",
     "LikelihoodName",
     "Method",
     "Must",
@@ -89,6 +90,7 @@ Start = Literal["data", "random"]
 ScaleOf = Literal["shared", "value", "network"]
 Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
+Layout = Literal["channels-first", "channels-last"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 WarmupUnit = Literal["epochs", "steps"]
 KL = Literal["sampled", "analytic"]

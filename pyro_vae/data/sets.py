@@ -128,7 +128,7 @@ def fingerprint(*tensors: Tensor | Stored) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for rows in tensor.split(_ROWS) if len(tensor.shape) else (tensor,):
+        for rows in tensor.split(_ROWS) if tensor.shape else (tensor,):
             digest.update(as_bytes(rows))
     return digest.hexdigest()
 

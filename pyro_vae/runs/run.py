@@ -39,8 +39,11 @@ __all__ = [
     "evaluate_run",
     "identity",
     "load_data",
+    "some_of",
     "train_run",
 ]
+
+_SOME = 10_000  # data that are in memory at once, of those on disk
 
 EVIDENCE, METRICS = "evidence.json", "metrics.json"
 
@@ -51,10 +54,16 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
         config.data,
         columns=columns_of(config),
         binarize=config.binarize,
+        layout=config.layout,
         seed=config.data_seed,
         validation=config.validation,
         root=root,
     )
+
+
+def some_of(train: Data) -> Tensor:
+    """Training data in memory, to start a model from: all, or ten thousand of those on disk."""
+    return train.x if isinstance(train.x, Tensor) else train.x[:_SOME]
 
 
 def complete(config: Config, splits: Splits) -> Config:
@@ -123,7 +132,7 @@ def train_run(
     if say is not None and (table := show_table(splits)) is not None:
         say(f"{table}\n")
     train, valid, _ = splits
-    vae = build_program(config, event_shape=train.event_shape, data=train.x)
+    vae = build_program(config, event_shape=train.event_shape, data=some_of(train))
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
     if resume and not _finished(out, config):  # results of the old parameters
@@ -176,7 +185,9 @@ def evaluate_run(
     if takes(run.config, "labels") and test.y is not None and (test.y != UNKNOWN).all():
         there = test.to(resolve_device(device))
         vae: Any = run.vae
-        metrics["accuracy"] = vae.accuracy(there.x, there.y)
+        pairs = zip(there.x.split(_SOME), there.y.split(_SOME), strict=True)
+        right = sum(round(vae.accuracy(x, y) * len(y)) for x, y in pairs)
+        metrics["accuracy"] = right / len(test)
     with take_turns(run.folder):
         run.check_folder()
         sweep(run.folder, METRICS, EVIDENCE)
