@@ -51,18 +51,18 @@ def measure(verb: str, path: Path) -> None:
     shape, kind = mapped.shape, mapped.dtype
     config = pv.Config(latent_dim=2, hidden=(4,), likelihood="normal")
     vae = pv.VAE.from_config(config, event_shape=shape[1:])
-    few = torch.randn(500, *shape[1:])
-    pv.fit(vae, few, epochs=1, batch_size=500, device="cpu", progress=False)
+    few = torch.randn(200, *shape[1:])
+    pv.fit(vae, few, epochs=1, batch_size=200, device="cpu", progress=False)
     pv.log_evidence(vae.model, vae.guide, few[:64], samples=1, search=False, progress=False)
     before, started = peak(), time.process_time()
     size = mapped.nbytes / 1e6
     if verb == "load":
         pv.load(path)
     elif verb == "fit":
-        pv.fit(vae, mapped, epochs=1, batch_size=500, device="cpu", progress=False)
+        pv.fit(vae, mapped, epochs=1, batch_size=200, device="cpu", progress=False)
     elif verb == "fit-tensor":
         x = torch.from_numpy(np.load(path))
-        pv.fit(vae, x, epochs=1, batch_size=500, device="cpu", progress=False)
+        pv.fit(vae, x, epochs=1, batch_size=200, device="cpu", progress=False)
     else:
         evidence = pv.log_evidence(
             vae.model, vae.guide, mapped, samples=1, search=False, progress=False

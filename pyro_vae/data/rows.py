@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,8 @@ from .sets import Data
 from .stored import Stored
 
 __all__ = ["of_rows"]
+
+_AT_ONCE = 2**25  # values that are read at once, where any number of rows will do
 
 
 def of_rows(arguments: tuple[Tensor | Stored, ...], data: Data | None = None) -> Source:
@@ -100,7 +103,9 @@ class _OnDisk(_InMemory):
             yield batch if self.change is None else self.change(batch, first)
             first += len(batch[0])
 
-    batches = blocks
+    def batches(self, rows: int) -> Iterator[Batch]:
+        values = max(math.prod(tensor.shape[1:]) for tensor in self.tensors)
+        return self.blocks(min(rows, max(1, _AT_ONCE // max(1, values))))
 
     def select(self, index: Tensor, rows: int) -> Iterator[Batch]:
         return super().select(index, rows) if self.change is None else chosen(self, index, rows)
