@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,8 +14,6 @@ from .sets import Data
 from .stored import Stored
 
 __all__ = ["of_rows"]
-
-_AT_ONCE = 2**25  # values that are read at once, where any number of rows will do
 
 
 def of_rows(arguments: tuple[Tensor | Stored, ...], data: Data | None = None) -> Source:
@@ -103,9 +100,7 @@ class _OnDisk(_InMemory):
             yield batch if self.change is None else self.change(batch, first)
             first += len(batch[0])
 
-    def batches(self, rows: int) -> Iterator[Batch]:
-        values = max(math.prod(tensor.shape[1:]) for tensor in self.tensors)
-        return self.blocks(min(rows, max(1, _AT_ONCE // max(1, values))))
+    batches = blocks
 
     def select(self, index: Tensor, rows: int) -> Iterator[Batch]:
         return super().select(index, rows) if self.change is None else chosen(self, index, rows)
