@@ -134,7 +134,8 @@ def fingerprint(*tensors: Tensor | Stored) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for rows in tensor.split(_ROWS) if len(tensor.shape) else (tensor,):
+        parts: Iterable[Any] = tensor.split(_ROWS) if tensor.shape else (tensor,)
+        for rows in parts:
             digest.update(as_bytes(rows))
     return digest.hexdigest()
 

@@ -87,6 +87,7 @@ def read_new(
         data,
         like=config.data,
         columns=columns_of(config),
+        layout=config.layout,
         binarize=config.binarize,
         seed=config.data_seed,
         root=root,

@@ -44,6 +44,7 @@ __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
 _MANY = 2**16  # rows and particles of a step whose memory is looked at beforehand
+_CHECKED_FIRST = 256  # of data that are not in memory
 
 
 @verb
@@ -335,7 +336,7 @@ def _check_source(
     Returns the objective, or one in its place if there is none.
     """
     first = 0
-    for batch in source.batches(_CHECKED_AT_ONCE):
+    for batch in source.batches(_CHECKED_AT_ONCE if source.in_memory else _CHECKED_FIRST):
         check_type(batch[0], module)
         check_support(module.model, module.guide, batch, first=first, what=what)
         if first == 0:
