@@ -159,11 +159,16 @@ def reconstruct_run(
 ) -> tuple[Reconstruction, NewData]:
     """Reconstruct new data by a run, E[x|z] over q(z|x), written to a file.
 
-    Arguments and errors are those of :func:`encode_run`.
+    Arguments and errors are those of :func:`encode_run`; tables are refused.
     """
     check_columns_file(out)
     given = asdict(settings or ReconstructionSettings())
     new = read_new(folder, data, root=root, device=device)
+    if new.data.schema is not None:  # a mean of codes of categories says nothing
+        raise ValueError(
+            f"{data} is a table, whose columns have no mean of one kind; pyro-vae impute fills its "
+            "missing cells, and encode and score take it."
+        )
     model, guide = new.run.vae.model, new.run.vae.guide
     found = reconstruct(model, guide, new.arguments, **given, progress=progress)
     write_columns(out, {**new.columns(), **found.columns()}, new.about(**given))

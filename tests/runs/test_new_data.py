@@ -188,3 +188,21 @@ def test_rows_outside_the_support_and_runs_that_are_not_there(tmp_path, capsys):
         assert run(command, tmp_path / "nowhere", tmp_path / "half.npy", "--out", file) == 1
         assert "no checkpoint" in capsys.readouterr().err
         assert not file.exists()
+
+
+def test_tables_are_coded_by_the_runs_columns(tmp_path, capsys):
+    pytest.importorskip("pandas")
+    lines = ["size,kind", *(f"{n / 7:.3f},{'abc'[n % 3]}" for n in range(60)), ",a"]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    (tmp_path / "new.csv").write_text("size,kind\n1.5,b\n,c\n")
+    options = ["--data", tmp_path / "t.csv", "--likelihood", "columns", "--out", tmp_path / "r"]
+    assert run("fit", *options, *_SMALL) == 0
+    given = tmp_path / "r", tmp_path / "new.csv", "--out", tmp_path / "o.npz"
+    for command in ("encode", "score"):
+        assert run(command, *given, "--samples", 30) == 0
+        assert len(np.load(tmp_path / "o.npz")["row"]) == 2
+    assert run("reconstruct", *given) == 1
+    assert "pyro-vae impute" in capsys.readouterr().err
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    assert run("score", tmp_path / "r", tmp_path / "x.npy", "--out", tmp_path / "o.npz") == 1
+    assert "is no table" in capsys.readouterr().err
