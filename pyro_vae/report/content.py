@@ -104,8 +104,8 @@ def _live(
     """Describe a model, with densities at one point for the page to check itself by."""
     if type(model) is not VAE:
         raise UnknownPart(
-            "the page computes models of one latent vector that take the data alone, and this is a "
-            f"{type(model).__name__}."
+            "the page computes models of one latent vector that take the data alone, and this is "
+            f"a {type(model).__name__}."
         )
     networks = Pack(weights)
     likelihood: Any = model.likelihood
