@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
 
-_ROWS = 4096
+_VALUES = 2**20  # that are hashed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +129,8 @@ def fingerprint(*tensors: Tensor | Stored) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for rows in tensor.split(_ROWS) if tensor.shape else (tensor,):
+        at_once = max(1, _VALUES // max(1, math.prod(tensor.shape[1:])))
+        for rows in tensor.split(at_once) if tensor.shape else (tensor,):
             digest.update(as_bytes(rows))
     return digest.hexdigest()
 
