@@ -17,6 +17,7 @@ import pyro_vae as pv
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence"),
     pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning"),
+    pytest.mark.filterwarnings("ignore:training made the model worse"),  # in two epochs
 ]
 
 _SMALL = {"epochs": 2, "latent_dim": 2, "hidden": (8,), "samples": 20, "search": False}

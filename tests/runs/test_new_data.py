@@ -10,7 +10,10 @@ import torch
 import pyro_vae as pv
 from pyro_vae import cli
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence"),
+    pytest.mark.filterwarnings("ignore:training made the model worse"),  # in two epochs
+]
 
 _SMALL = ["--hidden", "16", "--latent-dim", "2", "--epochs", "2"]
 
