@@ -143,10 +143,10 @@ def _test(with_holes: pd.DataFrame, schema: object, train: pv.Data, valid: pv.Da
 LATENTS = {"wine": 4, "diabetes": 4, "breast-cancer": 8}
 SETTINGS = {
     "hidden": (32,),
-    "epochs": 400,
-    "batch_size": 256,
+    "epochs": 300,
+    "batch_size": 128,
     "learning_rate": 1e-2,
-    "patience": 40,
+    "schedule": "one-cycle",
 }
 
 

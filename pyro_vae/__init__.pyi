@@ -28,6 +28,7 @@ from .common.errors import (
 from .compiled import CompiledStep
 from .config import Config
 from .data import Data, load
+from .estimator import VAEDensity
 from .evidence import (
     Annealing,
     Certificate,
@@ -91,6 +92,7 @@ __all__ = [
     "SemiSupervisedVAE",
     "Study",
     "UnreliableEvidence",
+    "VAEDensity",
     "amortize",
     "analysis",
     "as_program",

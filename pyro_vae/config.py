@@ -17,6 +17,7 @@ from .common.options import (
     Binarize,
     Exposure,
     Gradient,
+    Layout,
     LikelihoodName,
     NetworkName,
     ObjectiveName,
@@ -59,14 +60,18 @@ class DataSettings:
     """What a model is trained on."""
 
     data: str = "digits"
-    """Data set: digits, mnist, fashion-mnist, or the path of a .npy, .npz or .h5ad file, or of a
-    table, .csv or .parquet."""
+    """Data set: digits, mnist, fashion-mnist, or the path of a .npy, .npz or .h5ad file, of a
+    table, .csv or .parquet, or of a folder of pictures (folders in it are classes)."""
+    layout: Annotated[Layout | None, otherwise("found from the shape")] = None
+    """Where pictures in a file have channels: channels-first, (N, C, H, W), or channels-last."""
     columns: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME=LIKELIHOOD [...]")] = (
         None
     )
     """Columns of a table whose likelihood is not chosen from their values (or ignore);
     share=beta:0:100 has bounds."""
-    binarize: Annotated[Binarize | None, otherwise("dynamic if named, none if a file")] = None
+    binarize: Annotated[
+        Binarize | None, otherwise("dynamic if named, none if a file, gray if pictures")
+    ] = None
     """How gray pixels become 0/1: dynamic (anew every epoch), static or threshold; or stay gray: in
     [0, 1] (gray), with noise (dequantized), or unchanged (none)."""
     data_seed: int = 0

@@ -12,7 +12,7 @@ _ROOT = Path(pyro_vae.__file__).parent
 # From top to bottom; a room may import only from lines below its own.
 _FLOORS = """cli
 runs
-analysis check report
+analysis check estimator report
 training models evidence
 objectives
 priors

@@ -21,6 +21,7 @@ from ..config import Config
 from .base import Command, Training
 from .help import command_help
 from .imputation import Impute
+from .new_data import Encode, Reconstruct, Score
 from .published import Reproduce
 from .report import Report
 from .results import Check, Compare, Evaluate, Export, Plot, Sample
@@ -34,6 +35,9 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "check": Check,
     "compare": Compare,
+    "encode": Encode,
+    "score": Score,
+    "reconstruct": Reconstruct,
     "study": Study,
     "reproduce": Reproduce,
     "sample": Sample,

@@ -51,6 +51,9 @@ class Fit(Training):
     """Run folder: config, checkpoint, history."""
     resume: bool = False
     """Resume the run in --out, with its own settings."""
+    monitor: bool = False
+    """Add rate, mutual information and active units to the history, epoch by epoch: do the latents
+    collapse?"""
 
     def source(self) -> Path | None:
         """Run that supplies the options which are not given: the one to resume, if any."""
@@ -62,7 +65,14 @@ class Fit(Training):
         """Run the command."""
         from ..runs.run import train_run
 
-        history = train_run(self.config, self.out, resume=self.resume, say=say, **vars(self.place))
+        history = train_run(
+            self.config,
+            self.out,
+            resume=self.resume,
+            monitor=self.monitor,
+            say=say,
+            **vars(self.place),
+        )
         last, baseline = history.epochs[-1], history.baseline
         print(
             f"{len(history)} epochs in {last.seconds:.0f} s: ELBO {_nats(last.train_elbo)} nats"

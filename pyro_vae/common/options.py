@@ -21,6 +21,7 @@ __all__ = [
     "Exposure",
     "Gradient",
     "Latents",
+    "Layout",
     "LikelihoodName",
     "Method",
     "Must",
@@ -93,6 +94,7 @@ ScaleOf = Literal["shared", "value", "network"]
 Activation = Literal["tanh", "relu", "softplus", "gelu", "silu"]
 Binarize = Literal["dynamic", "static", "threshold", "gray", "dequantized", "none"]
 Exposure = Literal["file", "library", "none"]
+Layout = Literal["channels-first", "channels-last"]
 Schedule = Literal["constant", "one-cycle", "cosine"]
 WarmupUnit = Literal["epochs", "steps"]
 KL = Literal["sampled", "analytic"]

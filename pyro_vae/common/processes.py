@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +16,9 @@ from torch import Tensor, distributed, nn
 
 from .devices import own_gpu
 
-__all__ = ["Processes"]
+__all__ = ["Processes", "alone"]
+
+_ALONE = ContextVar("alone", default=False)
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,11 @@ class Processes:
 
     @classmethod
     def join(cls) -> Processes:
-        """Return the group that torch knows, or form the one that ``torchrun`` started."""
-        if not distributed.is_available():
+        """Return the group that torch knows, or form the one that ``torchrun`` started.
+
+        Inside :func:`alone` this is a group of one.
+        """
+        if _ALONE.get() or not distributed.is_available():
             return cls()
         if not distributed.is_initialized():
             if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
@@ -115,6 +122,16 @@ class Processes:
         for parameter, piece in zip(parameters, pieces, strict=True):
             parameter.grad = piece.view_as(parameter)
         return total, count
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let one process work for itself for a while: what it calls shares nothing with the others."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
 
 
 def _backend() -> str:

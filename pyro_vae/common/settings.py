@@ -19,7 +19,15 @@ from .options import (
     check_values,
 )
 
-__all__ = ["CheckSettings", "EvaluationSettings", "Sampling", "TrainingSettings", "otherwise"]
+__all__ = [
+    "CheckSettings",
+    "EncodingSettings",
+    "EvaluationSettings",
+    "ReconstructionSettings",
+    "Sampling",
+    "TrainingSettings",
+    "otherwise",
+]
 
 
 def otherwise(words: str) -> Any:
@@ -92,7 +100,7 @@ class Sampling:
     """Proposal, a rung of the ladder guide (the literature's protocol), refined, laplace, modes
     (of several), annealed; or auto: as far up as each datum needs."""
     number: Annotated[int | None, otherwise("all"), at_least(1)] = None
-    """Evaluate the first N test data only."""
+    """Evaluate the first N data only."""
     search: bool = True
     """Look for posterior mass that the proposal misses, which takes a second or two."""
 
@@ -112,6 +120,28 @@ class EvaluationSettings(Sampling):
     """Compile log p(x, z) first: pays off from millions of samples on."""
     precision: Precision = "float32"
     """Precision of matrix products, if compiled: float32, or bfloat16 with its measured bias."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconstructionSettings:
+    """How new data are reconstructed."""
+
+    samples: Annotated[int, at_least(2)] = 100
+    """Draws of the latents for each datum, of which averages are taken where there is no closed
+    form."""
+    seed: Annotated[int, at_least(0)] = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodingSettings(ReconstructionSettings):
+    """How new data are encoded."""
+
+    draws: Annotated[int, at_least(0)] = 0
+    """Draws to write for each datum."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """Data sets by name or path, and batches of whatever data a user passes in."""
 
 from .columns import infer
-from .loading import load, load_table
+from .loading import load, load_rows, load_table
 from .named import DATASETS
 from .sets import Data, Splits, fingerprint
 from .sources import AnyData, Source, as_source, fingerprint_of
@@ -22,5 +22,6 @@ __all__ = [
     "imputed",
     "infer",
     "load",
+    "load_rows",
     "load_table",
 ]

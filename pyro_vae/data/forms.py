@@ -37,15 +37,15 @@ class Form:
         return tuple(self._tensor(argument, place) for place, argument in enumerate(arguments))
 
     def _tensor(self, argument: Any, place: int) -> Any:
-        floating = self.floating and self.dtype is not None and place == 0
+        floating = self.floating and place == 0
         if is_stored(argument):
             if not isinstance(argument, Stored):
                 argument = Stored(argument).as_type(self.dtype, integers=False)
-            if floating and not argument.dtype.is_floating_point:
+            if floating and self.dtype is not None and not argument.dtype.is_floating_point:
                 argument = argument.as_type(self.dtype, integers=True)
             return argument
         if is_array(argument):
             argument = as_tensor(argument, what=self.what, dtype=self.dtype)
-        if floating and isinstance(argument, Tensor):
+        if floating and self.dtype is not None and isinstance(argument, Tensor):
             return to_floating(argument, self.dtype, what=self.what)
         return argument

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.checks import check_data
-from ..common.options import Binarize
+from ..common.options import Binarize, Layout
 from ..common.registry import suggestion
 from ..common.schema import Schema
 from ..common.seeding import derive
@@ -20,13 +20,15 @@ from ..common.verbs import verb
 from .arrays import to_floating
 from .columns import infer
 from .exposure import check_splits
-from .files import READERS
+from .files import READERS, reader_of
 from .frames import is_frame
 from .named import DATASETS
+from .pictures import channels_first
 from .sets import Data, Splits, draw
+from .stored import LARGE, Stored, check_rows
 from .tables import coded
 
-__all__ = ["load", "load_table"]
+__all__ = ["load", "load_rows", "load_table"]
 
 Columns = Mapping[str, str] | Schema | None
 
@@ -37,6 +39,7 @@ def load(
     *,
     columns: Columns = None,
     binarize: Binarize | None = None,
+    layout: Layout | None = None,
     seed: int = 0,
     validation: int | None = None,
     root: str | Path | None = None,
@@ -55,6 +58,10 @@ def load(
     - a table: a path, ``.csv`` or ``.parquet``, or a frame of pandas or polars. Its columns get a
       likelihood each (``train.schema``; see :func:`~pyro_vae.data.columns.infer`), and missing
       cells are NaN.
+    - a folder of pictures, PNG or JPEG: gray ``(N, H, W)`` or colours ``(N, C, H, W)``. Folders in
+      it are classes, whose numbers are the labels; or ``train`` and perhaps ``valid`` and ``test``.
+
+    Data of more than a gigabyte (as float32) stay on disk, and are read as they are used.
 
     For binarization, integer images are first divided by 255, or by their largest value if they
     are not 8-bit.
@@ -74,7 +81,11 @@ def load(
         columns: of a table, likelihoods by column in place of those chosen from the values
             (``{"age": "student-t", "id": "ignore"}``), or the schema of another table, by which
             this one is read.
-        binarize: by default ``dynamic`` for named data sets and ``none`` for files.
+        binarize: by default ``dynamic`` for named data sets, ``gray`` for folders of pictures and
+            ``none`` for files.
+        layout: where the channels of pictures in a file are, ``"channels-first"`` or
+            ``"channels-last"``: these are moved to the front. By default that is found from the
+            shape, and said.
         seed: seed of the binarization.
         validation: number of training data set aside for validation, from their end.
         root: folder of downloaded data; by default the environment variable ``PYRO_VAE_DATA``, else
@@ -95,14 +106,14 @@ def load(
     reader = None if frame else DATASETS.get(str(name))
     if reader is None:
         title = "table" if frame else Path(name).name
-        found = _split(_read(name, columns), str("table" if frame else name))
+        found = _split(_read(name, columns, layout), str("table" if frame else name))
     else:
         title, found = str(name), reader(root, download)
     if found["train"].schema is None:
         _refuse_columns(columns, title)
     elif binarize not in (None, "none"):
         raise ValueError(f"{title!r} is a table; binarization is for gray values.")
-    binarize = binarize or ("none" if reader is None else "dynamic")
+    binarize = binarize or (found["train"].binarization if reader is None else "dynamic")
     if validation is not None or "valid" not in found:
         found = _set_aside(found, "valid", validation)
     shapes = {split: tuple(data.event_shape) for split, data in found.items()}
@@ -119,7 +130,7 @@ def load(
         if split == "valid" and len(data) == 0:
             pass  # validation=0 was asked for
         else:
-            check_data(data.x, what=what, finite=data.schema is None)
+            check_rows(data.x, what=what, finite=data.schema is None)
         exposure = None if data.exposure is None else data.exposure.float()
         data = replace(
             data,
@@ -131,6 +142,78 @@ def load(
         )
         splits[split] = _binarized(data, index, what, largest)
     return Splits(**splits)
+
+
+def load_rows(
+    name: str | Path | Any,
+    *,
+    like: str | Path | None = None,
+    columns: Columns = None,
+    layout: Layout | None = None,
+    binarize: Binarize | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    download: bool = True,
+) -> Data:
+    """Load all rows of a data set in their order, none set aside, prepared like others.
+
+    Splits follow one another: training, validation, test. What :func:`load` draws is drawn once.
+
+    Args:
+        name: name, path or frame, as for :func:`load`.
+        like: data set that the rows are prepared like, by default this one: its usual binarization,
+            and the value that its integers are divided by.
+        columns: of a table, see :func:`load`.
+        layout: of pictures, see :func:`load`.
+        binarize: binarization.
+        seed: seed of the binarization.
+        root: folder of downloaded data.
+        download: whether missing data may be downloaded.
+
+    Raises:
+        ValueError: what :func:`load` refuses.
+        FileNotFoundError: a path that is not there; or ``like``, where its largest value counts.
+    """
+    like = name if like is None else like
+    found = _parts(name, columns, layout, root, download)
+    named = str(name) in DATASETS
+    title = "table" if is_frame(name) else str(name) if named else Path(name).name
+    parts = [found[split] for split in ("x", "train", "valid", "test") if split in found]
+    data = parts[0]
+    for part in parts[1:]:
+        if part.event_shape != data.event_shape:
+            raise ValueError(f"the splits of {title!r} hold data of different shapes.")
+        data = data.joined(part)
+    _check_labels(data, repr(title))
+    check_splits(found, repr(title))
+    check_rows(data.x, what=repr(title) if named else str(name), finite=data.schema is None)
+    binarize = binarize or ("dynamic" if str(like) in DATASETS else data.binarization)
+    largest = 1.0
+    if binarize != "none" and not (data.x.is_floating_point() or data.x.dtype == torch.bool):
+        try:
+            others = found if like == name else _parts(like, None, layout, root, download)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f"{error} Integers are divided by the largest value of the data that the model was "
+                f"trained on, {like}; give gray values in [0, 1], or put that file there."
+            ) from error
+        largest = _largest([part.x for part in others.values()])
+    exposure = None if data.exposure is None else data.exposure.float()
+    data = replace(data, name=title, split="all rows", binarization=binarize, seed=seed)
+    return _binarized(replace(data, exposure=exposure), 3, repr(title), largest)
+
+
+def _parts(
+    name: Any,
+    columns: Columns,
+    layout: Layout | None,
+    root: str | Path | None,
+    download: bool,
+) -> dict[str, Data]:
+    """A data set as it is: what its file holds, or its usual splits."""
+    if not is_frame(name) and str(name) in DATASETS:
+        return DATASETS[str(name)](root, download)
+    return _read(name, columns, layout)
 
 
 def _check_labels(data: Data, what: str) -> None:
@@ -150,37 +233,47 @@ def load_table(table: str | Path | Any, columns: Columns = None) -> Data:
         ValueError: no table, or values that its columns do not take.
         FileNotFoundError: a path that is not there.
     """
-    data = _read(table, columns).get("x")
+    data = _read(table, columns, None).get("x")
     if data is None or data.schema is None:
         raise ValueError(f"{table} is no table, .csv or .parquet.")
     return data
 
 
-def _read(name: Any, columns: Columns) -> dict[str, Data]:
+def _read(name: Any, columns: Columns, layout: Layout | None) -> dict[str, Data]:
     """Data of a file or frame, under their names in it."""
     if is_frame(name):
         found, title = name, "the table"
     else:
         path, title = Path(name), str(name)
-        if path.suffix not in READERS:
+        reader = reader_of(path)
+        if reader is None:
             raise ValueError(
                 f"unknown data set {title!r}; there are {', '.join(DATASETS)}, or the path of a "
-                f"file ({', '.join(READERS)}).{suggestion(title, DATASETS)}"
+                f"file ({', '.join(READERS)}) or of a folder of pictures."
+                f"{suggestion(title, DATASETS)}"
             )
         if not path.exists():
             raise FileNotFoundError(f"no file {path}.")
-        found = READERS[path.suffix](path)
+        found = reader(path)
     if not is_frame(found):
-        return found
+        known: Layout | None = "channels-first" if path.is_dir() else layout
+        return {key: _placed(data, known, f"{title}:{key}") for key, data in found.items()}
     schema = columns if isinstance(columns, Schema) else infer(found, columns, what=title)
     name = "table" if is_frame(name) else Path(name).name
     return {"x": Data(coded(found, schema, what=title), name=name, schema=schema)}
 
 
+def _placed(data: Data, layout: Layout | None, what: str) -> Data:
+    """Data with the channels of pictures first, in memory unless they are large."""
+    x = channels_first(data.x, layout, what)
+    small = isinstance(x, Stored) and 4 * math.prod(x.shape) <= LARGE
+    return replace(data, x=x[:] if small else x)
+
+
 def _split(found: dict[str, Data], title: str) -> dict[str, Data]:
     """Training data and test data, of which a file may hold only the one."""
     for key in {"x", "train"} & set(found):  # before shuffling, so that rows are the file's
-        check_data(found[key].x, what=f"{title}:{key}", finite=found[key].schema is None)
+        check_rows(found[key].x, what=f"{title}:{key}", finite=found[key].schema is None)
     check_splits(found, title)
     if "x" in found:
         data = found.pop("x")
@@ -197,15 +290,13 @@ def _refuse_columns(columns: Columns, title: str) -> None:
 
 def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     x, binarize = data.x, data.binarization
+    if isinstance(x, Stored):
+        return replace(data, x=_read_later(x, binarize, what, largest))
     if binarize == "none":
         return replace(data, x=to_floating(x, torch.float32, what=what).float())
     gray = x.float() / largest
-    if len(gray) and (gray.min() < 0 or gray.max() > 1):
-        raise ValueError(
-            f"{what} has values in [{gray.min():.4g}, {gray.max():.4g}], but binarization needs "
-            "gray values in [0, 1]; scale the data, or use --binarize none with a likelihood for "
-            "real values."
-        )
+    if len(gray):
+        _check_gray(gray, what)
     if binarize == "gray":
         return replace(data, x=gray)
     if binarize == "threshold":
@@ -219,13 +310,38 @@ def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     return replace(data, x=drawn, intensities=again, levels=levels)
 
 
-def _largest(splits: list[Tensor]) -> float:
+def _read_later(x: Stored, binarize: Binarize, what: str, largest: float) -> Stored:
+    """Data on disk as they are used: as they are, or gray."""
+    if binarize not in ("none", "gray"):
+        raise ValueError(
+            f"{what} is larger than a gigabyte and stays on disk, where binarization is none or "
+            f"gray; got {binarize!r}. Binarize the file, or take fewer data."
+        )
+    if binarize == "none":
+        return x.as_type(torch.float32, integers=True)
+    gray = x.as_type(torch.float32, integers=True, divisor=largest)
+    if x.dtype != torch.uint8:
+        for block in gray.split(1000):
+            _check_gray(block, what)
+    return gray
+
+
+def _check_gray(gray: Tensor, what: str) -> None:
+    if gray.min() < 0 or gray.max() > 1:
+        raise ValueError(
+            f"{what} has values in [{gray.min():.4g}, {gray.max():.4g}], but binarization needs "
+            "gray values in [0, 1]; scale the data, or use --binarize none with a likelihood for "
+            "real values."
+        )
+
+
+def _largest(splits: list[Tensor | Stored]) -> float:
     """Integer that stands for white: 255 for 8-bit data, else the largest of all splits."""
     if splits[0].dtype.is_floating_point:
         return 1.0
     if splits[0].dtype == torch.uint8:
         return 255.0
-    return max([1.0, *(float(x.max()) for x in splits if len(x))])
+    return max([1.0, *(float(some.max()) for x in splits for some in x.split(1000) if len(some))])
 
 
 def _set_aside(found: dict[str, Data], split: str, number: int | None) -> dict[str, Data]:

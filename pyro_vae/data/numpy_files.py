@@ -22,7 +22,7 @@ from .sets import Data
 __all__ = ["read_numpy"]
 
 _SPLITS = ("train", "valid", "test")
-_AT_ONCE = 2**24  # bytes read at once
+_AT_ONCE = 2**20  # bytes read at once
 _LARGEST = 2**63 - 1
 # Types that torch computes with; the others become the next larger one that holds their values.
 _OTHERS = {"u2": "i4", "u4": "i8", "u8": "i8", "f12": "f8", "f16": "f8"}

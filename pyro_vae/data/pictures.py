@@ -1,8 +1,10 @@
-"""Pictures: folders of image files, and their arrays with channels first."""
+"""Pictures: folders of image files, items of data sets of pictures, where their channels are."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,32 +12,166 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-__all__ = ["collated", "to_tensor"]
+from ..common.errors import PyroVAEWarning
+from ..common.options import Layout
+from .sets import Data
+from .stored import Stored
+
+__all__ = ["channels_first", "collated", "read_pictures"]
+
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_CHANNELS = (1, 3, 4)
+# Kinds of Pillow's pictures that are kept, and what some others become.
+_KINDS = {"L": "gray", "RGB": "of 3 colours", "RGBA": "of 3 colours and transparency"}
+_BECOME = {"1": "L", "P": "RGB", "LA": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}
 
 
-def is_picture(value: Any) -> bool:
-    """Whether a value is an image of Pillow."""
-    return hasattr(value, "getbands") and hasattr(value, "convert")
+def read_pictures(folder: Path) -> dict[str, Data]:
+    """Read a folder of PNG or JPEG files as gray values (N, H, W) or colours (N, C, H, W).
 
+    Folders in it are classes, in the order of their names; or ``train`` and perhaps ``valid`` and
+    ``test``, each with pictures or classes. Pictures are read when they are asked for.
 
-def to_tensor(picture: Any) -> Tensor:
-    """Return an image of Pillow as numbers in [0, 1], shape ``(channels, height, width)``.
-
-    They are those of torchvision's ``ToTensor``.
+    Raises:
+        ValueError: no pictures; pictures of several sizes or numbers of channels, or of more than
+            8 bits; pictures beside folders of them; a class without a picture for training.
     """
-    levels = torch.from_numpy(np.array(picture))
-    image = levels[None] if levels.dim() == 2 else levels.movedim(-1, 0)
-    return image / 255 if levels.dtype == torch.uint8 else image.float()
+    splits = [name for name in ("train", "valid", "test") if (folder / name).is_dir()]
+    if "train" not in splits:
+        return {"x": _read(folder, _classes(folder))}
+    classes = _classes(folder / "train")
+    return {name: _read(folder / name, classes) for name in splits}
+
+
+class _Files:
+    """Picture files as an array of bytes, of which rows are read."""
+
+    def __init__(self, paths: list[Path]) -> None:
+        kind, size = _header(paths[0])
+        for path in paths[1:]:
+            if (other := _header(path)) != (kind, size):
+                raise ValueError(
+                    f"{paths[0]} is {_described(kind, size)}, and {path} is {_described(*other)}; "
+                    "all pictures need one size and one number of channels."
+                )
+        self.paths, self.kind = paths, kind
+        channels = {"L": (), "RGB": (3,), "RGBA": (4,)}[kind]
+        self.shape = (len(paths), *channels, size[1], size[0])
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Any) -> np.ndarray[Any, Any]:
+        which = np.arange(len(self.paths))[rows]
+        found = np.empty((len(which), *self.shape[1:]), dtype=np.uint8)
+        for place, number in enumerate(which):
+            levels = np.asarray(_opened(self.paths[number]).convert(self.kind))
+            found[place] = levels if levels.ndim == 2 else np.moveaxis(levels, -1, 0)
+        return found
+
+
+def _classes(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def _read(folder: Path, classes: list[str]) -> Data:
+    loose = _pictures(folder)
+    by_class = {name: _pictures(folder / name) for name in classes if (folder / name).is_dir()}
+    paths = [path for name in by_class for path in by_class[name]]
+    if loose and paths:
+        raise ValueError(
+            f"{folder} holds pictures ({loose[0].name}, ...) beside folders of pictures "
+            f"({paths[0].parent.name}, ...); a folder is a class, so put every picture in one."
+        )
+    if unknown := sorted(set(_classes(folder)) - set(classes)):
+        raise ValueError(f"{folder / unknown[0]} is a class that the training data do not have.")
+    if not loose and not paths:
+        raise ValueError(
+            f"{folder} holds no pictures ({', '.join(_SUFFIXES)}), nor folders of them."
+        )
+    labels = [classes.index(path.parent.name) for path in paths]
+    y = torch.tensor(labels) if paths else None
+    return Data(Stored(_Files(loose or paths)), y, binarization="gray")
+
+
+def _pictures(folder: Path) -> list[Path]:
+    files = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+
+
+def _opened(path: Path, *, whole: bool = True) -> Any:
+    """A picture of Pillow; whatever is wrong with the file is said with its name."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            if whole:
+                picture.load()
+            return picture
+    except Exception as error:  # a damaged file brings up anything
+        words = str(error).rstrip(".") or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a picture: {words}.") from error
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    """Kind and size of a picture, without its values."""
+    picture = _opened(path, whole=False)
+    kind = _BECOME.get(picture.mode, picture.mode)
+    if picture.mode == "P" and "transparency" in picture.info:
+        kind = "RGBA"
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{path} is a picture of kind {picture.mode}; expected 8 bits for each value, gray or "
+            "colours. Convert it, or give an array (.npy)."
+        )
+    return kind, picture.size
+
+
+def _described(kind: str, size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]} and {_KINDS[kind]}"
+
+
+def channels_first(x: Any, layout: Layout | None, what: str) -> Any:
+    """Return data with their channels first, if they are pictures with 1, 3 or 4 of them last.
+
+    Args:
+        x: data, of which those with four dimensions are pictures.
+        layout: where the channels are, if that is known; else it is said where they were found.
+        what: name of the data in messages.
+
+    Raises:
+        ValueError: channels that may be first or last.
+    """
+    shape = tuple(x.shape)
+    if len(shape) != 4 or layout == "channels-first":
+        return x
+    first, last = shape[1] in _CHANNELS, shape[3] in _CHANNELS
+    if layout is None and first and last and shape[1:].count(1) < 2:
+        raise ValueError(
+            f"{what} has shape {shape}, whose channels may be first or last; say where they are: "
+            "layout='channels-first' or 'channels-last' (--layout)."
+        )
+    if layout is None and (first or not last):
+        return x
+    moved = x.channels_first() if isinstance(x, Stored) else x.movedim(-1, 1)
+    if layout is None:
+        warnings.warn(
+            f"{what} has shape {shape}, pictures with their channels last, and is read as "
+            f"{tuple(moved.shape)}; layout='channels-first' (--layout) leaves it as it is.",
+            PyroVAEWarning,
+            stacklevel=4,
+        )
+    return moved
 
 
 def collated(items: Sequence[Any]) -> Any:
-    """Put data of a data set into one batch; those of Pillow become numbers in [0, 1].
+    """Put data of a data set into one batch; pictures of Pillow become numbers in [0, 1].
 
     Raises:
         ValueError: data of different shapes.
     """
     rows = [item if isinstance(item, list | tuple) else (item,) for item in items]
-    first = [to_tensor(row[0]) if is_picture(row[0]) else row[0] for row in rows]
+    first = [_to_tensor(row[0]) if _is_picture(row[0]) else row[0] for row in rows]
     shapes = [tuple(getattr(x, "shape", ())) for x in first]
     other = next((n for n, shape in enumerate(shapes) if shape != shapes[0]), None)
     if other is not None:
@@ -46,3 +182,14 @@ def collated(items: Sequence[Any]) -> Any:
     if not isinstance(items[0], list | tuple):
         return default_collate(first)
     return default_collate([(x, *row[1:]) for x, row in zip(first, rows, strict=True)])
+
+
+def _is_picture(value: Any) -> bool:
+    return hasattr(value, "getbands") and hasattr(value, "convert")
+
+
+def _to_tensor(picture: Any) -> Tensor:
+    """A picture of Pillow, ``(channels, height, width)``: what torchvision's ToTensor gives."""
+    levels = torch.from_numpy(np.array(picture))
+    image = levels[None] if levels.dim() == 2 else levels.movedim(-1, 0)
+    return image / 255 if levels.dtype == torch.uint8 else image.float()

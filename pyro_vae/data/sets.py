@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +17,7 @@ from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
 
-_ROWS = 4096
+_VALUES = 2**20  # that are hashed at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +136,9 @@ def fingerprint(*tensors: Tensor | Stored) -> str:
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        for rows in tensor.split(_ROWS) if len(tensor.shape) else (tensor,):
+        at_once = max(1, _VALUES // max(1, math.prod(tensor.shape[1:])))
+        parts: Iterable[Any] = tensor.split(at_once) if tensor.shape else (tensor,)
+        for rows in parts:
             digest.update(as_bytes(rows))
     return digest.hexdigest()
 

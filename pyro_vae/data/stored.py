@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +15,12 @@ from ..common.checks import check_data
 from ..common.devices import sent
 from .arrays import as_tensor, to_floating
 
-__all__ = ["Stored", "check_rows", "is_stored"]
+__all__ = ["LARGE", "Stored", "check_rows", "is_stored"]
 
+LARGE = 2**30  # bytes of data, as float32, above which they stay on disk
 _DROPPED = 2**26  # bytes that may be mapped before they are given back
 _NEIGHBOURS = 2**16  # bytes that the system maps around each that is read
-_ROWS = 4096
+_VALUES = 2**20  # that are checked at once
 
 
 def is_stored(value: Any) -> bool:
@@ -106,11 +108,15 @@ class Stored:
         """
         return self._with(_type=dtype, _floating=integers, _divisor=divisor)
 
+    def channels_first(self) -> Stored:
+        """Return the same data with their last dimension before the others of a datum."""
+        return self._with(_array=np.moveaxis(self._array, -1, 1))
+
     def _with(self, **changes: Any) -> Stored:
         new = Stored.__new__(Stored)
         new.__dict__.update({**self.__dict__, **changes})
-        order = new._order
-        new.shape = torch.Size((len(new._array if order is None else order), *self.shape[1:]))
+        rows = len(new._array if new._order is None else new._order)
+        new.shape = torch.Size((rows, *new._array.shape[1:]))
         new.dtype = new[:1].dtype if len(new) else self.dtype
         return new
 
@@ -129,8 +135,9 @@ def check_rows(x: Tensor | Stored, *, what: str = "x", finite: bool = True) -> N
         check_data(x if isinstance(x, Tensor) else x[:], what=what, finite=finite)
         return
     if finite and x.dtype.is_floating_point:
-        for first, block in enumerate(x.split(_ROWS)):
-            check_data(block, what=what, first=first * _ROWS)
+        rows = max(1, _VALUES // max(1, math.prod(x.shape[1:])))
+        for first, block in enumerate(x.split(rows)):
+            check_data(block, what=what, first=first * rows)
 
 
 def _mapping(value: Any) -> mmap.mmap | None:

@@ -73,8 +73,10 @@ class PixelMixture(dist.TorchDistribution):
         """Return the distribution with a larger batch shape."""
         shape, here = torch.Size(batch_shape), len(self.batch_shape)
         parts = (self.logits, self.loc, self.scale, self.links)
-        wide = (part.expand(*shape, *part.shape[here:]) for part in parts)
-        return PixelMixture(*wide, self.event_shape, self.levels, validate_args=False)
+        logits, loc, scale, links = (p.expand(*shape, *p.shape[here:]) for p in parts)
+        return PixelMixture(
+            logits, loc, scale, links, self.event_shape, self.levels, validate_args=False
+        )
 
     @property
     def mean(self) -> Tensor:

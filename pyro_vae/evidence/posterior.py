@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from ..programs.evaluation import evaluating
 from ..programs.pair import Values
 from ..programs.traces import Fn
 from .annealing import Annealing
+from .arviz import labelled
+from .export import to_datatree
 from .importance import estimate, warn_if_unreliable
 from .ladder import Ladder
 from .result import Evidence
@@ -49,6 +53,32 @@ class PosteriorDraws:
     def verdicts(self) -> list[str]:
         """Return for each datum ``"trusted"``, or ``"doubtful: "`` and why."""
         return self.evidence.verdicts()
+
+    def to_datatree(
+        self,
+        *,
+        dims: Mapping[str, Sequence[str]] | None = None,
+        coords: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Return the draws and their evidence as a labelled tree, for xarray and ArviZ.
+
+        The group ``posterior`` has a variable for each latent site, with dimensions ``chain`` (one,
+        as the draws are independent), ``draw``, ``datum`` and those of the site, ``z_dim_0``;
+        ``log_evidence`` is that of :func:`~pyro_vae.evidence.to_datatree`.
+
+        Args:
+            dims: names of a site's own dimensions, by site, in place of ``z_dim_0``, ...
+            coords: labels along dimensions, by the dimension's name (``"datum"``, too).
+
+        Raises:
+            ImportError: xarray is not installed.
+            ValueError: names for a site that is not there, or another number of them; labels of
+                another number, or of no dimension.
+        """
+        tree = to_datatree(self.evidence)
+        lead = ("chain", "draw") if self.evidence.data_set else ("chain", "draw", "datum")
+        named = labelled(self.values, lead, dims or {}, coords or {}, number=len(self.evidence))
+        return tree.from_dict({**tree.to_dict(), "/posterior": named}, name=tree.name)
 
     def __str__(self) -> str:
         shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.values.items())

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..common.files import read_json, write_json
 from ..common.options import Method, Precision
 from ..common.plain import fits
+from .arviz import elpd_data
 from .diagnostics import pareto_k_threshold
 
 __all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
@@ -275,6 +276,14 @@ class Evidence:
             if which.any()
         ]
         return f"doubtful: {', '.join(reasons)}" if reasons else "trusted"
+
+    def to_elpd(self, *, relative_to: Evidence | None = None) -> Any:
+        """Return the result as ArviZ's ``ELPDData``, see :func:`~.arviz.elpd_data`.
+
+        Those of ``relative_to`` are subtracted, so that nothing vanishes below -700 nats.
+        """
+        own, *base = ((e.corrected(), e.data_sha256) for e in (self, relative_to) if e is not None)
+        return elpd_data(own, self.pareto_k, self.samples, self.unreliable(), *base)
 
     def rungs(self) -> dict[str, int]:
         """Number of data that each proposal served, by name."""

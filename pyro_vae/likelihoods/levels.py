@@ -303,7 +303,7 @@ def _check_levels(x: Tensor, levels: int) -> None:
         return
     top = levels - 1
     advice = (
-        f"Divide data of levels 0, 1, ..., {top} by {top}."
+        f"Divide data of levels 0, 1, ..., {top} by {top} (--binarize gray)."
         if x.max() > 1
         else f"Set levels to the number that the data have, or round: (x * {top}).round() / {top}."
     )

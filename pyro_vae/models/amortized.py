@@ -18,7 +18,8 @@ from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..data import AnyData
 from ..distributions import ConstrainedDistribution
-from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork, build_network
+from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork
+from ..networks.named import build_network
 from ..posteriors import POSTERIORS, DiagonalNormal, FullNormal, Posterior
 from ..programs.inputs import source_for
 from ..programs.latents import Latent, Latents, read_latents

@@ -11,8 +11,8 @@ from torch import nn
 from ..common.registry import build, lookup
 from ..config import Config
 from ..likelihoods import LIKELIHOODS, Likelihood
-from ..networks import CellFeatures, Featured, build_network, is_dense
-from ..networks.named import Role
+from ..networks import CellFeatures, Featured
+from ..networks.named import Role, build_network, is_dense
 from ..posteriors import POSTERIORS, Posterior
 from ..priors import PRIORS
 

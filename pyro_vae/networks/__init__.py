@@ -6,7 +6,7 @@ from .cells import CellFeatures, Featured
 from .conv import ConvDecoder, ConvEncoder, ResidualDecoder, ResidualEncoder
 from .dense import MLP, GatedMLP
 from .joint import Joint
-from .named import NETWORKS, NetworkKind, build_network, is_dense
+from .named import NETWORKS, NetworkKind
 
 __all__ = [
     "ACTIVATIONS",
@@ -24,6 +24,4 @@ __all__ = [
     "NetworkKind",
     "ResidualDecoder",
     "ResidualEncoder",
-    "build_network",
-    "is_dense",
 ]

@@ -152,7 +152,7 @@ def picture_rows(axes: Axes, pictures: Data, names: Sequence[str] = ()) -> None:
     require(known.size > 0, "pictures: pictures (rows, columns, H, W)", data.shape)
     missing = _pictures(np.isnan(data).astype(float), "pictures", lead=2)
     if missing.any():
-        known = np.where(missing > 0, _HOLE, known)
+        known = np.where(missing > 0, (*_HOLE, 1.0)[: max(3, known.shape[-1])], known)
     rows, columns, height = known.shape[:3]
     groups = max(1, len(names))
     require(rows % groups == 0, f"names: as many as rows, {rows}, or a divisor of it", groups)
@@ -171,7 +171,7 @@ def _pictures(data: Floats, name: str, lead: int = 1) -> Floats:
         event = (side, side)
     event = (1, *event) if len(event) == 2 else event
     few = len(data.shape) - lead == 2 and event[-1] <= _FEW  # channels of a series of counts
-    if len(event) != 3 or event[0] not in (1, 3) or (few if whole else _beyond(data)):
+    if len(event) != 3 or event[0] not in (1, 3, 4) or (few if whole else _beyond(data)):
         return np.empty(0)
     require(not whole, f"{name}: pictures in [0, 1]", f"whole numbers up to {data.max():g}")
     return np.moveaxis(data.reshape(*data.shape[:lead], *event), lead, -1).clip(0, 1)
@@ -208,7 +208,7 @@ def _canvas(pictures: Floats, columns: int, below: int, beside: int) -> Floats:
 
 def _show(axes: Axes, canvas: Floats) -> None:
     """Show an image without a frame."""
-    axes.imshow(canvas if canvas.shape[2] == 3 else canvas[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.imshow(canvas if canvas.shape[2] > 1 else canvas[..., 0], cmap="gray", vmin=0, vmax=1)
     axes.set(xticks=[], yticks=[], frame_on=False)
     axes.tick_params(length=0)
 

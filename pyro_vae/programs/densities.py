@@ -284,6 +284,13 @@ class Densities(Layout):
         counted = sample_sites if role == "model" else latent_sites
         return self._terms(role, counted(self._at(role, batch, values)), samples, n)
 
+    def trace(self, role: Role, batch: Batch, samples: int, values: Values | None = None) -> Trace:
+        """Trace one program at its own draws, or at those given (as many as ``samples``)."""
+        if values is not None:
+            return self._replay(self.guide if role == "guide" else self.model, batch, values)
+        fn = self.guide if role == "guide" and not self.blind else self.model
+        return self._run(fn, batch, {}, samples)
+
     def _density(self, role: Role, batch: Batch, values: Values, sites: Any) -> Tensor:
         trace = self._at(role, batch, values)
         return self._add_up(role, sites(trace), _number_of_samples(values), batch)

@@ -56,13 +56,14 @@ class Subject:
 
 
 def data_content(data: Data) -> dict[str, Any]:
-    """Return the page's data as plain values."""
+    """Return the page's data as plain values; what is missing is NaN among them."""
+    known = data.x[data.x.isfinite()]
     return {
         "number": len(data),
         "shape": list(data.event_shape),
         "values": packed_data(data.x),
-        "low": data.x.min().item(),
-        "high": data.x.max().item(),
+        "low": known.min().item() if len(known) else 0.0,
+        "high": known.max().item() if len(known) else 1.0,
         "labels": None if data.y is None else data.y.tolist(),
     }
 
@@ -103,8 +104,8 @@ def _live(
     """Describe a model, with densities at one point for the page to check itself by."""
     if type(model) is not VAE:
         raise UnknownPart(
-            f"the page computes models of one latent vector and no labels, and this is a "
-            f"{type(model).__name__}."
+            "the page computes models of one latent vector that take the data alone, and this is "
+            f"a {type(model).__name__}."
         )
     networks = Pack(weights)
     likelihood: Any = model.likelihood
@@ -182,7 +183,7 @@ def _pictures(subject: Subject, data: Data) -> dict[str, Any]:
 
 def _levels(values: Tensor) -> dict[str, Any]:
     """Values in 256 steps between the least and the largest, which is enough for pictures."""
-    values = values.detach().cpu().float()
+    values = values.detach().cpu().float().nan_to_num()
     low, high = values.min().item(), values.max().item()
     steps = ((values - low) / max(high - low, 1e-12) * _LEVELS).round()
     return {"low": low, "high": high, "steps": packed_data(steps)}

@@ -34,6 +34,7 @@ _PROGRAMS = {
     "bottom-up": "hierarchical autoencoder (bottom-up)",
     "top-down": "hierarchical autoencoder (top-down)",
     "conditional": "autoencoder conditional on labels",
+    "counts": "autoencoder of counts given their exposure",
     "semi-supervised": "semi-supervised autoencoder",
 }
 

@@ -228,7 +228,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     if len(test.event_shape) not in (2, 3):
         return
     vae: Any = run.vae
-    shown = test.head(10)
+    shown = test.head(10).in_memory()
     codes, given = encode(run, shown)
     figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
@@ -240,7 +240,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
 
 
 def _latent_figure(run: Run, test: Data) -> plots.Figure:
-    shown = test.head(_SHOWN)
+    shown = test.head(_SHOWN).in_memory()
     codes, title = encode(run, shown)[0][0], f"Posterior means: {_title(run)}"
     if codes.shape[1] == 1:
         return plots.images(codes, title=title)  # a histogram

@@ -40,6 +40,7 @@ class Run:
         history: one row per epoch.
         folder: path of the run folder.
         finished: whether training was completed.
+        event_shape: shape of one datum.
     """
 
     vae: Model
@@ -47,6 +48,7 @@ class Run:
     history: History
     folder: Path
     finished: bool
+    event_shape: tuple[int, ...]
 
     def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """Draw data from the model, going through the classes in turn if it has labels.
@@ -118,6 +120,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         history=history,
         folder=folder,
         finished=state["finished"],
+        event_shape=tuple(state["event_shape"]),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..analysis import collapse
 from ..common.devices import resolve_device
 from ..common.errors import CheckpointError, PyroVAEWarning
 from ..common.files import sweep, write_json
@@ -42,10 +43,14 @@ __all__ = [
     "evaluate_run",
     "identity",
     "load_data",
+    "some_of",
     "train_run",
 ]
 
+_SOME = 10_000  # data that are in memory at once, of those on disk
+
 EVIDENCE, METRICS = "evidence.json", "metrics.json"
+_MONITORED = 200
 
 
 @verb
@@ -55,6 +60,7 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
         config.data,
         columns=columns_of(config),
         binarize=config.binarize,
+        layout=config.layout,
         seed=config.data_seed,
         validation=config.validation,
         root=root,
@@ -62,6 +68,11 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     if takes(config, "exposure"):
         splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
     return splits
+
+
+def some_of(train: Data) -> Data:
+    """Training data in memory, to start a model from: all, or ten thousand of those on disk."""
+    return train if isinstance(train.x, Tensor) else train.head(_SOME).in_memory()
 
 
 def complete(config: Config, splits: Splits) -> Config:
@@ -105,6 +116,7 @@ def train_run(
     device: str = "auto",
     resume: bool = False,
     say: Callable[[str], None] | None = None,
+    monitor: bool = False,
     progress: bool | None = None,
 ) -> History:
     """Train the model that a config describes into a run folder.
@@ -116,6 +128,8 @@ def train_run(
         device: where to train.
         resume: continue the run in ``out``.
         say: is told the columns of a table, before training.
+        monitor: add columns to the history that show whether the latents collapse
+            (:func:`~pyro_vae.analysis.collapse`), of the first validation data.
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
@@ -138,9 +152,12 @@ def train_run(
     if say is not None and (table := show_table(splits)) is not None:
         say(f"{table}\n")
     train, valid, _ = splits
-    vae = build_program(config, event_shape=train.event_shape, data=arguments(config, train))
+    start = arguments(config, some_of(train))
+    vae = build_program(config, event_shape=train.event_shape, data=start)
     if takes(config, "labels"):
         train, valid = _partly_labelled(train, config), _hidden(valid)
+    watched = (valid if len(valid) else train).head(_MONITORED)
+    on_epoch = collapse(vae, arguments(config, watched)) if monitor else None
     if resume and not _finished(out, config):  # results of the old parameters
         for name in (EVIDENCE, METRICS):
             (out / name).unlink(missing_ok=True)
@@ -154,6 +171,7 @@ def train_run(
         out=out,
         resume=resume,
         config=config,
+        on_epoch=on_epoch,
         progress=progress,
     )
 
@@ -193,7 +211,10 @@ def evaluate_run(
     if takes(run.config, "labels") and test.y is not None and (test.y != UNKNOWN).all():
         there = test.to(resolve_device(device))
         vae: Any = run.vae
-        metrics["accuracy"] = vae.accuracy(there.x, there.y)
+        assert there.y is not None
+        pairs = zip(there.x.split(_SOME), there.y.split(_SOME), strict=True)
+        right = sum(round(vae.accuracy(x, y) * len(y)) for x, y in pairs)
+        metrics["accuracy"] = right / len(test)
     with take_turns(run.folder):
         run.check_folder()
         sweep(run.folder, METRICS, EVIDENCE)

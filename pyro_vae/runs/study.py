@@ -26,7 +26,7 @@ from .folder import load_run, read_config
 from .grid import Planned, plan
 from .outcome import Study
 from .report import report_runs
-from .run import EVIDENCE, check_method, complete, load_data, train_run
+from .run import EVIDENCE, arguments, check_method, complete, load_data, some_of, train_run
 from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of
@@ -203,7 +203,11 @@ def _checked(planned: Sequence[Planned], splits: Splits, method: Method) -> list
         if one.model not in known:
             check_method(one.config, method)
             config = complete(one.config, splits)
-            build_program(config, event_shape=splits.train.event_shape, data=splits.train.x)
+            build_program(
+                config,
+                event_shape=splits.train.event_shape,
+                data=arguments(config, some_of(splits.train)),
+            )
             objective_of(config)
             known[one.model] = config
         checked.append(replace(one, config=replace(known[one.model], seed=one.config.seed)))

@@ -46,7 +46,7 @@ def usage_of(run: Run, test: Data) -> Usage:
     spent = rate(model, guide, data)
     if takes(run.config, "labels"):  # of the style, given the likeliest label
         vae: Any = run.vae
-        x = test.head(_ANALYSED).x
+        x = test.head(_ANALYSED).in_memory().x
         data = (x, vae.classify(x).argmax(-1).to(x.device))
         model, guide = map(_given_labels, (model, guide))
     active = active_units(model, guide, data)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from ..programs.modules import check_programs, check_type, evaluation_mode
 from ..programs.observations import check_support, say_rounded
 from ..programs.traces import Batch, run_both
 from . import checkpoint
+from .callbacks import Callbacks, OnEpoch, as_functions
 from .history import History
 from .loop import Loop, Saver
 from .signals import stop_on_signal
@@ -42,6 +44,7 @@ __all__ = ["History", "fit"]
 
 _CHECKED_AT_ONCE = 4096
 _MANY = 2**16  # rows and particles of a step whose memory is looked at beforehand
+_CHECKED_FIRST = 256  # of data that are not in memory
 
 
 @verb
@@ -69,6 +72,7 @@ def fit(
     resume: bool = False,
     config: Config | None = None,
     checkpoint_seconds: float = 10.0,
+    on_epoch: OnEpoch | Sequence[OnEpoch] | None = None,
     progress: bool | None = None,
 ) -> History:
     r"""Train a model and its guide by stochastic variational inference with Adam.
@@ -129,6 +133,13 @@ def fit(
         config: description of the run, kept in the checkpoint so that ``load_run`` can rebuild the
             model.
         checkpoint_seconds: least time between two checkpoints.
+        on_epoch: function of the row of the history, an :class:`Epoch`, called after every epoch
+            (``row.to_dict()`` is what trackers log), or several, in turn. A mapping of numbers by
+            name that it returns becomes columns of the history, which those after it see, such as
+            ``pv.analysis.collapse(vae, valid)``. The training depends on nothing that it draws or
+            switches, and its time is not in ``seconds``. What it raises ends the run after that
+            epoch's state was saved. Of several processes the first calls it, and shares no work in
+            it.
         progress: show a progress bar; by default if the output is a terminal.
 
     Returns:
@@ -167,6 +178,7 @@ def fit(
             f"objective must be one of pyro_vae's, such as pv.ELBO(); got {objective!r}. Those of "
             "Pyro train with pyro.infer.SVI(vae.model, vae.guide, ...)."
         )
+    callbacks = Callbacks(as_functions(on_epoch))
     check_programs(program)
     program, train, valid = of_data(program, train, valid)
     own = list(program.parameters())
@@ -198,7 +210,7 @@ def fit(
         if validation is not None:
             _check_source(program, goal, validation, own, learn=False, what="validation data")
         baseline = _baseline(program, training)
-    loop = Loop(program, training, validation, goal, settings, target, processes)
+    loop = Loop(program, training, validation, goal, settings, target, processes, callbacks)
     if folder is not None:
         if resume and (found := checkpoint.newest(folder)) is not None:
             path, state = found
@@ -324,7 +336,7 @@ def _check_source(
     Returns the objective, or one in its place if there is none.
     """
     first = 0
-    for batch in source.batches(_CHECKED_AT_ONCE):
+    for batch in source.batches(_CHECKED_AT_ONCE if source.in_memory else _CHECKED_FIRST):
         check_type(batch[0], module)
         check_support(module.model, module.guide, batch, first=first, what=what)
         if first == 0:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-__all__ = ["Epoch", "History"]
+__all__ = ["COLUMNS", "Epoch", "History"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Epoch:
         kl_weight: weight of the KL term in the last step.
         learning_rate: learning rate of the last step.
         seconds: time since the start of the run, without pauses.
+        more: further columns: what the callables of ``fit(..., on_epoch=...)`` returned.
     """
 
     epoch: int
@@ -31,6 +32,15 @@ class Epoch:
     kl_weight: float
     learning_rate: float
     seconds: float
+    more: dict[str, float] = field(default_factory=dict, hash=False)
+
+    def to_dict(self) -> dict[str, float]:
+        """Return the row by column, with those of ``more``, as trackers take it."""
+        return {**{name: getattr(self, name) for name in COLUMNS}, **self.more}
+
+    def __str__(self) -> str:
+        valid = "" if math.isnan(self.valid_elbo) else f", validation {self.valid_elbo:.2f}"
+        return f"ELBO {self.train_elbo:.2f}{valid}"
 
 
 @dataclass
@@ -56,8 +66,10 @@ class History:
         return len(self.epochs)
 
     def columns(self) -> dict[str, list[float]]:
-        """Return the rows as columns by name."""
-        return {name: [getattr(row, name) for row in self.epochs] for name in _COLUMNS}
+        """Return the rows as columns by name; NaN where an epoch lacks a further column."""
+        rows = [row.to_dict() for row in self.epochs]
+        names = {name: None for row in rows for name in row} or dict.fromkeys(COLUMNS)
+        return {name: [row.get(name, math.nan) for row in rows] for name in names}
 
     def best(self, *, after: int = 0) -> Epoch | None:
         """Return the epoch with the highest validation ELBO among those after epoch ``after``."""
@@ -102,10 +114,12 @@ class History:
     def to_csv(self) -> str:
         """Return the rows as CSV with a header."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(map(asdict, self.epochs))
+        columns = self.columns()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         return text.getvalue()
 
 
-_COLUMNS = tuple(field.name for field in fields(Epoch))
+COLUMNS = tuple(field.name for field in fields(Epoch) if field.name != "more")
+"""Columns that every history has."""

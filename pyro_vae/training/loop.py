@@ -30,6 +30,7 @@ from ..data import Source
 from ..objectives import Objective, kl_weight
 from ..programs.checks import explain
 from . import checkpoint
+from .callbacks import Callbacks
 from .history import Epoch, History
 from .optimizers import adam, progress_of, scheduler_of
 from .resuming import check_resumable
@@ -57,6 +58,7 @@ class Loop:
     settings: TrainingSettings
     device: torch.device
     processes: Processes = field(default_factory=Processes)
+    callbacks: Callbacks = field(default_factory=Callbacks)
     history: History = field(default_factory=History)
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed in the epoch under way
@@ -113,14 +115,13 @@ class Loop:
                 self._train_epoch(saver, stop, started)
                 self.seconds = time.perf_counter() - started
                 self._finish_epoch()
-                row = self.history.epochs[-1]
-                bar.update(
-                    note=f"ELBO {row.train_elbo:.2f}"
-                    + ("" if self.valid is None else f", validation {row.valid_elbo:.2f}")
-                )
+                bar.update(note=str(self.history.epochs[-1]))
                 self.seconds = time.perf_counter() - started
-                if any(self.processes.any(saver.is_due())):
+                self.callbacks(self.program, self.history, self.settings.seed, self.processes)
+                started = time.perf_counter() - self.seconds  # of training alone
+                if any(self.processes.any(saver.is_due(), self.callbacks.failed is not None)):
                     saver.save()
+                self.callbacks.check(saver.how_to_resume(self.epoch, self.step))
         self.finished = True
         self.history.stopped_early = self.epoch < total
         if self.settings.patience is not None and self.best is not None and (best := self._best()):
@@ -389,7 +390,7 @@ class Saver:
 
     def how_to_resume(self, epoch: int, step: int) -> str:
         """Say where the run was stopped and how to go on."""
-        where = f"stopped in epoch {epoch + 1} after step {step}"
+        where = f"in epoch {epoch + 1} after step {step}" if step else f"after epoch {epoch}"
         if self.folder is None:
-            return f"{where}; nothing was saved, as no run folder was given."
-        return f"{where}; saved to {self.folder}. Go on with --resume (resume=True)."
+            return f"stopped {where}; nothing was saved, as no run folder was given."
+        return f"stopped {where}; saved to {self.folder}. Go on with --resume (resume=True)."

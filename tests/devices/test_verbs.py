@@ -95,7 +95,7 @@ VERBS = {
     "sample of labels": lambda digits, device: (
         build(digits, program="semi-supervised")[1].to(device).sample(digits.test.y[:3], seed=1)
     ),
-    "impute": lambda digits, device: pv.Masked(build(digits)[1].to(device)).impute(
+    "impute by a program": lambda digits, device: pv.Masked(build(digits)[1].to(device)).impute(
         digits.test.x[:5], digits.test.x[:5] > 0.1
     ),
     "build_program": lambda digits, device: list(build(digits)[1].to(device).parameters()),
@@ -124,6 +124,15 @@ VERBS = {
     ),
     "active_units": lambda digits, device: pv.analysis.active_units(*_pair(digits, device)),
     "kl_per_dimension": lambda digits, device: pv.analysis.kl_per_dimension(*_pair(digits, device)),
+    "encode of a pair": lambda digits, device: pv.analysis.encode(
+        *_pair(digits, device, program="top-down"), draws=2
+    ).columns(),
+    "reconstruct of a pair": lambda digits, device: pv.analysis.reconstruct(
+        *_pair(digits, device)
+    ).columns(),
+    "collapse": lambda digits, device: pv.analysis.collapse(
+        build(digits)[1].to(device), digits.test.x[:6]
+    )(None),
     "rate": lambda digits, device: pv.analysis.rate(*_pair(digits, device)),
     "calibration": lambda digits, device: pv.check.calibration(
         *_pair(digits, device), simulations=50, samples=40, draws=10
@@ -193,11 +202,12 @@ VERBS = {
 ELSEWHERE = {
     "are_pictures",
     "as_program as_source attempt bound bridge build_objective calibration_curves certify",
-    "compile_function convergence delta_corrected effective_sample_size fit jackknife kl_weight",
-    "holds_run load load_parameters load_run log_evidence log_predictive objective_of pareto_k",
+    "compile_function convergence delta_corrected effective_sample_size exposed fit jackknife",
+    "holds_run kl_weight load load_parameters load_run log_evidence log_predictive objective_of",
+    "pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
-    "coded decoded describe imputed impute_run infer load_table marginals",
+    "coded decoded describe imputed impute_run infer load_rows load_table marginals",
     "to_datatree unbiased_log_evidence warn write write_csv",
 }
 

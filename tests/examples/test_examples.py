@@ -14,7 +14,8 @@ import pyro_vae as pv
 _ROOT = Path(__file__).parents[2]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
 _DOCS = sorted(p for p in (_ROOT / "docs").rglob("*.md") if "generated" not in p.parts)
-_PAGES = [path for path in _DOCS if "```python\n" in path.read_text()]
+_TRACKERS = _ROOT / "docs" / "trackers.md"  # recipe by recipe, as each has its package
+_PAGES = [p for p in _DOCS if "```python\n" in p.read_text() and p != _TRACKERS]
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -51,9 +52,13 @@ def test_there_are_examples():
 
 def _run_code(path):
     """Run a page's blocks of Python, one after the other, and return their names."""
+    return _run_blocks(path.read_text(), path.name)
+
+
+def _run_blocks(text, title):
     names: dict = {}
-    for block in re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.S):
-        exec(compile(block, path.name, "exec"), names)
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
+        exec(compile(block, title, "exec"), names)
     return names
 
 
@@ -97,6 +102,35 @@ def test_code_of_pages_runs(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     _run_code(path)
     pyro.clear_param_store()
+
+
+@pytest.mark.parametrize(
+    ("title", "package"),
+    [
+        ("Collapse", None),
+        ("TensorBoard", "tensorboard"),
+        pytest.param("MLflow", "mlflow", marks=pytest.mark.slow),
+        ("Optuna", "optuna"),
+    ],
+)
+def test_tracker_recipes_run(title, package, monkeypatch, tmp_path):
+    """Each of docs/trackers.md after the lines that they share, and what it leaves behind."""
+    if package is not None:
+        pytest.importorskip(package, reason=f"the recipe of docs/trackers.md needs {package}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "false")  # and put back afterwards
+    shared, *parts = _TRACKERS.read_text().split("\n## ")
+    names = _run_blocks(shared + next(p for p in parts if p.startswith(title)), _TRACKERS.name)
+    if title == "Collapse":
+        assert len(names["history"].columns()["active_units"]) == 2
+    elif title == "TensorBoard":
+        assert [path.stat().st_size > 0 for path in tmp_path.rglob("events.*")] == [True]
+    elif title == "MLflow":
+        logged = next(tmp_path.rglob("metrics/valid_elbo")).read_text()
+        assert [line.split()[-1] for line in logged.splitlines()] == ["1", "2"]
+    else:
+        assert len(names["study"].trials) == 3
+        assert all(1 in trial.intermediate_values for trial in names["study"].trials)
 
 
 def test_contributing_code_runs(monkeypatch):

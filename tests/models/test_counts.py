@@ -36,7 +36,10 @@ def _data(rows=12):
     return dist.Poisson(exposure[:, None] * torch.tensor([0.5, 2.0, 4.0, 0.1])).sample(), exposure
 
 
-@pytest.mark.parametrize("likelihood", _COUNTS)
+@pytest.mark.parametrize(
+    "likelihood",
+    [pytest.param(name, marks=[pytest.mark.slow] * ("zero" not in name)) for name in _COUNTS],
+)
 def test_evidence_is_that_of_quadrature(likelihood):
     x, exposure = _data(5)
     vae = _vae(likelihood)

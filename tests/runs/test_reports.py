@@ -31,11 +31,10 @@ def folders(tmp_path_factory):
         "plain": (),
         "mixed": ("--prior", "mixture", "--prior.components", 3),
         "two-layer": ("--program", "top-down", "--top-dim", 2),
-        "labels": ("--program", "conditional"),
-        "bare": (),
     }.items():
         assert run("fit", "--out", root / name, *_SMALL, *options) == 0
-    for name in ("plain", "mixed", "labels"):
+    shutil.copytree(root / "plain", root / "bare")
+    for name in ("plain", "mixed"):
         assert run("evaluate", root / name, "--samples", 30, "--number", 40) == 0
     return root
 
@@ -66,13 +65,6 @@ def test_a_report_of_several_runs(folders, tmp_path, capsys):
     assert stored["data_sha256"][:12] in text
     assert text.count("0.012 ± 0.004 nats between bounds, 16 simulated data") == 1
     assert not re.search(r'(src|href)="(?!#)', text)
-
-
-def test_a_model_with_labels_is_shown_by_its_pictures(folders, tmp_path):
-    _, content = _content(report_runs([folders / "labels"], tmp_path / "r.html"))
-    (model,) = content["models"]
-    assert "ConditionalVAE" in model["reason"]
-    assert model["pictures"]["reconstructions"]["steps"]["kind"] == "bytes"
 
 
 def test_a_folder_of_runs(folders, tmp_path):

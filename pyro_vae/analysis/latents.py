@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from .common.errors import UnreliableEvidence
-from .common.seeding import seeded
-from .common.verbs import verb
-from .data import AnyData
-from .evidence.annealing import Annealing
-from .evidence.importance import log_evidence
-from .evidence.result import Evidence
-from .programs.evaluation import BLOCK, Block, Evaluation, evaluating
-from .programs.pair import Values
-from .programs.traces import Fn, run_both
+from ..common.errors import UnreliableEvidence
+from ..common.seeding import seeded
+from ..common.verbs import verb
+from ..data import AnyData
+from ..evidence.annealing import Annealing
+from ..evidence.importance import log_evidence
+from ..evidence.result import Evidence
+from ..programs.evaluation import BLOCK, Block, Evaluation, evaluating
+from ..programs.pair import Values
+from ..programs.traces import Fn, run_both
 
 __all__ = [
     "ActiveUnits",
@@ -150,8 +150,8 @@ def active_units(
     """Count the latent dimensions that tell data apart.
 
     Each posterior mean is that of ``samples`` draws. Their noise adds about the posterior variance
-    over ``samples`` to each variance, and its estimate is subtracted. Other arguments are those of
-    :func:`inference_gaps`.
+    over ``samples`` to each variance, and its estimate is subtracted. Latents of integers, such as
+    a class, are left out. Other arguments are those of :func:`inference_gaps`.
 
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
@@ -166,6 +166,8 @@ def active_units(
                 values, _ = pair.propose(block.batch, samples)
             moments = {}
             for name, value in values.items():
+                if not value.is_floating_point():
+                    continue  # a class index has no mean
                 rows = value.movedim(pair.data_axis, 1).double()[:, : block.count]
                 flat = rows.reshape(*rows.shape[:2], -1)  # of scalars, too
                 moments[name] = flat.mean(0).cpu(), (flat.var(0) / samples).cpu()
@@ -173,7 +175,7 @@ def active_units(
 
         parts = evaluation.map(work)
     variance = {}
-    for name in pair.latents:
+    for name in parts[0]:
         means, noise = (torch.cat([part[name][i] for part in parts]) for i in range(2))
         variance[name] = (means.var(0) - noise.mean(0)).clamp_min(0)
     return ActiveUnits(variance)
