@@ -45,6 +45,7 @@ __all__ = [
 
 _COUNT = at_least(1)
 _COMPONENTS = "mixture 20, vamp and exemplar 500"
+_SCALE = "shared; columns value"
 _FLOOR = "0.01; logistics 0.0005, negative-binomial 0.0001"
 _HIDDEN = "mlp 200 200, gated 300 300, conv and residual 32 64"
 
@@ -105,7 +106,7 @@ class ModelSettings:
     (colour pictures), categorical (classes), binomial, poisson and negative-binomial (counts),
     zero-inflated-poisson and zero-inflated-negative-binomial (counts with more zeros), columns
     (tables: one for each column)."""
-    likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale", "shared")] = None
+    likelihood_scale: Annotated[float | ScaleOf | None, _named("likelihood.scale", _SCALE)] = None
     """Scale of normal, laplace and student-t: a number, shared (one, learned), value (one for each
     value of x, learned) or network (depends on z)."""
     likelihood_dispersion: Annotated[

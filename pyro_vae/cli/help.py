@@ -73,6 +73,8 @@ def _options(kind: type, given: Any = None, group: str = _RUN) -> Iterator[tuple
     hints, texts = get_type_hints(kind, include_extras=True), _texts(kind)
     for field in dataclasses.fields(kind):
         hint, extras = _split(hints[field.name])
+        if any("Suppress" in repr(extra) for extra in extras):
+            continue
         value = _value(field) if given is None else getattr(given, field.name)
         if dataclasses.is_dataclass(hint):
             part: Any = hint
