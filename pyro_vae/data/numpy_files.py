@@ -16,6 +16,7 @@ from numpy.lib import format as npy
 from torch import Tensor
 
 from ..common.errors import PyroVAEWarning, warn
+from ..common.memory import free_memory
 from .cells import is_sparse, read_sparse
 from .sets import Data
 
@@ -181,20 +182,11 @@ def _exactly(file: IO[bytes], size: int) -> bytes:
 
 
 def _check_memory(headers: list[_Header]) -> None:
-    needed, free = sum(header.needed for header in headers), _free_memory()
+    needed, free = sum(header.needed for header in headers), free_memory()
     if free is not None and needed > free:
         raise ValueError(
             f"its values need {needed / 1e9:,.1f} GB of memory, and {free / 1e9:,.1f} GB are free"
         )
-
-
-def _free_memory() -> int | None:
-    """Bytes that this process may still take, where the system says so."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable:"))
-    except (OSError, StopIteration, ValueError):
-        return None
 
 
 @contextmanager

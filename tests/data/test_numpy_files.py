@@ -159,7 +159,7 @@ def test_sizes_are_looked_at_before_memory_is_taken(monkeypatch, tmp_path):
     # a bomb that is as large as it says: the memory there is decides, before it is unpacked
     bomb = _archive(tmp_path / "b.npz", x=_header((2**20, 8), "|u1") + bytes(2**23), y=_bytes(_X))
     assert bomb.stat().st_size < 2**14
-    monkeypatch.setattr(numpy_files, "_free_memory", lambda: 2**22)
+    monkeypatch.setattr(numpy_files, "free_memory", lambda: 2**22)
     monkeypatch.setattr(np, "empty", None)
     assert "need 0.0 GB of memory, and 0.0 GB are free" in _refused(bomb)
 
