@@ -18,8 +18,8 @@ from .arrays import as_tensor, to_floating
 __all__ = ["LARGE", "Stored", "check_rows", "is_stored"]
 
 LARGE = 2**30  # bytes of data, as float32, above which they stay on disk
-_DROPPED = 2**26  # bytes that may be mapped before they are given back
-_NEIGHBOURS = 2**16  # bytes that the system maps around each that is read
+_PIECE = 2**25  # bytes that are read before their part of the file is unmapped
+_NEIGHBOURS = 2**20  # bytes that the system may map around each row
 _VALUES = 2**20  # that are checked at once
 
 
@@ -68,13 +68,11 @@ class Stored:
     def __getitem__(self, rows: slice | Tensor) -> Tensor:
         """Read rows: a slice, or those at the given positions."""
         index: Any = rows if isinstance(rows, slice) else rows.cpu().numpy()
-        found = self._array[index if self._order is None else self._order[index]]
-        x = as_tensor(found, dtype=self._type)
+        x = as_tensor(self._read(index), dtype=self._type)
         if self._floating and self._type is not None:
             x = to_floating(x, self._type)
         if self._divisor != 1:
             x = x / self._divisor
-        self._give_back(found)
         return sent(x, self.device)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
@@ -120,13 +118,27 @@ class Stored:
         new.dtype = new[:1].dtype if len(new) else self.dtype
         return new
 
-    def _give_back(self, found: np.ndarray[Any, Any]) -> None:
-        """Unmap what was read, from time to time: the system counts it as memory of ours."""
-        self._mapped += max(found.nbytes, len(found) * _NEIGHBOURS)
-        if self._mapped > _DROPPED and self._mapping is not None:
-            self._mapped = 0
-            if hasattr(mmap, "MADV_DONTNEED"):
+    def _read(self, index: Any) -> np.ndarray[Any, Any]:
+        """Read rows piece by piece: the system counts what is mapped as memory of ours."""
+        if self._mapping is None:
+            return self._array[index if self._order is None else self._order[index]]
+        if self._order is not None:
+            index = self._order[index]
+        scattered = not isinstance(index, slice)
+        which = index if scattered else range(len(self._array))[index]
+        found = np.empty((len(which), *self._array.shape[1:]), dtype=self._array.dtype)
+        size = found.nbytes // max(1, len(which))
+        step = max(1, _PIECE // (size + _NEIGHBOURS * scattered + 1))
+        for first in range(0, len(which), step):
+            piece = which[first : first + step]
+            if isinstance(piece, range):
+                piece = slice(piece.start, piece.stop, piece.step)
+            found[first : first + step] = self._array[piece]
+            self._mapped += step * (size + _NEIGHBOURS * scattered)
+            if self._mapped >= _PIECE and hasattr(mmap, "MADV_DONTNEED"):
                 self._mapping.madvise(mmap.MADV_DONTNEED)
+                self._mapped = 0
+        return found
 
 
 def check_rows(x: Tensor | Stored, *, what: str = "x", finite: bool = True) -> None:
