@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common.seeding import seeded
+from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.checks import kind
 from ..programs.evaluation import BLOCK, Block, evaluating
@@ -83,6 +84,7 @@ class Reconstruction:
         return _listed("E[x|z] over q(z|x)", self.mean, self.error)
 
 
+@verb
 def encode(
     model: Fn,
     guide: Fn,
@@ -151,6 +153,7 @@ def encode(
     return Encoding(**_joined(parts))
 
 
+@verb
 def reconstruct(
     model: Fn,
     guide: Fn,

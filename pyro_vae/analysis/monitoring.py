@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..common.verbs import verb
 from ..data import AnyData
 from .latents import active_units, rate
 
 __all__ = ["collapse"]
 
 
+@verb
 def collapse(program: Any, x: AnyData, *, seed: int = 0) -> Callable[[Any], dict[str, float]]:
     """Watch a program's latents in training: ``pv.fit(vae, ..., on_epoch=collapse(vae, some))``.
 

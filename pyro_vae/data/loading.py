@@ -144,6 +144,7 @@ def load(
     return Splits(**splits)
 
 
+@verb
 def load_rows(
     name: str | Path | Any,
     *,
