@@ -10,7 +10,9 @@ import pytest
 from pyro_vae import cli
 from pyro_vae.runs.report import report_runs
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pyro_vae.UnreliableEvidence", "ignore:training made:pyro_vae.PyroVAEWarning"
+)
 
 _SMALL = ["--epochs", "1", "--hidden", "8", "--latent-dim", "2"]
 
