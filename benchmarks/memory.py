@@ -7,7 +7,6 @@ are read into memory, beside the size of the data. ``--dtype uint8`` takes bytes
 """
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -25,19 +24,21 @@ def write(path: Path, rows: int, columns: int, dtype: str) -> None:
     """Write random numbers of a low rank, block by block."""
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((4, columns), dtype=np.float32)
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=(rows, columns))
+    header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, columns)}
     step = max(1, _AT_ONCE // (4 * columns))
-    for first in range(0, rows, step):
-        code = rng.standard_normal((min(step, rows - first), 4), dtype=np.float32)
-        x = code @ weight
-        file[first : first + step] = x if dtype != "uint8" else (128 + 20 * x).clip(0, 255)
-        file.flush()
-    del file
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for first in range(0, rows, step):
+            code = rng.standard_normal((min(step, rows - first), 4), dtype=np.float32)
+            x = code @ weight
+            file.write((x if dtype != "uint8" else (128 + 20 * x).clip(0, 255)).astype(dtype))
 
 
 def peak() -> float:
     """Peak resident memory of this process, in MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    status = Path("/proc/self/status").read_text()  # getrusage counts the parent's, too
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def measure(verb: str, path: Path) -> None:

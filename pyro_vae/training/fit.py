@@ -285,7 +285,7 @@ def _baseline(module: Any, source: Source) -> float:
         index = torch.linspace(0, len(source) - 1, min(len(source), _CHECKED_AT_ONCE)).long()
         batch = next(source.select(index, len(index)))
     else:
-        batch = next(source.batches(_CHECKED_AT_ONCE))
+        batch = next(source.batches(_CHECKED_FIRST))
     try:
         found = module.baseline(batch[0])
     except Exception:  # a likelihood need not know; training does not depend on it

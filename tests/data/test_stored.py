@@ -9,7 +9,10 @@ import pyro_vae as pv
 from pyro_vae.data import Data, as_source, fingerprint, fingerprint_of, stored
 from pyro_vae.data.stored import Stored, check_rows
 
-pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence"),
+    pytest.mark.filterwarnings("ignore:training made the model worse:pyro_vae.PyroVAEWarning"),
+]
 
 
 def _program(x):
