@@ -40,7 +40,6 @@ class Likelihood(Amortized):
         network: MakesNetwork,
         event_shape: Sequence[int],
         rows: tuple[int, ...] = (),
-        *,
         output_shape: Sequence[int] | None = None,
     ) -> None:
         super().__init__(network, output_shape or (*rows, *event_shape))
