@@ -12,6 +12,9 @@ from typing import Any
 __all__ = ["COLUMNS", "Epoch", "History"]
 
 
+_CLEARLY = 0.1  # of the ELBO at the start, which is one batch's: less may be that batch
+
+
 @dataclass(frozen=True)
 class Epoch:
     """One pass over the training data.
@@ -91,7 +94,7 @@ class History:
                 f"training ended far worse than it started: the ELBO is {elbo:.4g} nats per datum, "
                 f"and was {self.start:.4g} before the first step. {cure}"
             )
-        if elbo < self.baseline and lost > 0:
+        if elbo < self.baseline and lost > _CLEARLY * (1 + abs(self.start)):
             return (
                 f"training made the model worse than none: the ELBO is {elbo:.4g} nats per datum, "
                 f"and was {self.start:.4g} before the first step; independent values without "

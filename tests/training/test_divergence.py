@@ -40,13 +40,14 @@ def test_a_run_that_diverges_says_so(digits):
     [
         (_history(-50.0, -30.0, start=-60.0, baseline=-40.0), None),
         (_history(-50.0, -45.0, start=-60.0, baseline=-40.0), None),  # on its way up
-        (_history(-50.0, -62.0, start=-60.0, baseline=-40.0), "worse than none"),
-        (_history(-50.0, -62.0, start=-60.0, baseline=-40.0, restored=1), None),
-        (_history(-50.0, -62.0, start=-60.0, baseline=math.nan), None),  # not known
+        (_history(-50.0, -70.0, start=-60.0, baseline=-40.0), "worse than none"),
+        (_history(-62.0, -62.0, start=-60.0, baseline=-40.0), None),  # another batch
+        (_history(-50.0, -70.0, start=-60.0, baseline=-40.0, restored=1), None),
+        (_history(-50.0, -70.0, start=-60.0, baseline=math.nan), None),  # not known
         (_history(-50.0, -200.0, start=-60.0, baseline=math.nan), "far worse than it started"),
         (History(), None),
     ],
-    ids=["better", "rising", "below both", "restored", "unknown", "diverged", "empty"],
+    ids=["better", "rising", "below both", "noise", "restored", "unknown", "diverged", "empty"],
 )
 def test_what_counts_as_failure(history, words):
     failure = history.failure()
