@@ -152,7 +152,7 @@ class _Made(TorchFunctionMode):
             sizes = sizes[0] if len(sizes) == 1 and isinstance(sizes[0], list | tuple) else sizes
             if all(isinstance(size, int) for size in sizes):
                 dtype = kwargs.get("dtype") or torch.get_default_dtype()
-                self.bytes += math.prod(sizes) * dtype.itemsize
+                self.bytes += math.prod(sizes) * getattr(dtype, "itemsize", 8)  # bool has none
                 if self.bytes > self.most:
                     raise _Large
         return func(*args, **kwargs)

@@ -207,6 +207,7 @@ ELSEWHERE = {
     "pareto_k",
     "picture_rows predictive_checks read sample_posterior save standard_error state_of study",
     "compare_seeds evidence_by_value export_run",
+    "check_parameters copy_of entries_of newest set_aside",
     "coded decoded describe imputed impute_run infer load_rows load_table marginals",
     "to_datatree unbiased_log_evidence warn write write_csv",
 }

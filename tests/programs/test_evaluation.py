@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 import pyro_vae as pv
 from pyro_vae import analysis
@@ -222,14 +222,16 @@ def test_wrong_data(given, error, message, data, linear_gaussian):
         pv.log_evidence(lg.model, lg.guide, given(data[0]), samples=4)
 
 
-def test_a_stream_without_length_does_not_train(digits):
-    class Stream(IterableDataset):
+def test_a_loader_without_length_does_not_train(digits):
+    """A stream of data is counted; of batches, their number has to be known."""
+
+    class Batches:
         def __iter__(self):
-            return iter(digits.train.x[:20])
+            return iter(digits.train.x[:20].split(10))
 
     vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
     with pytest.raises(TypeError, match="no length"):
-        pv.fit(vae, Stream(), epochs=1)
+        pv.fit(vae, Batches(), epochs=1)
 
 
 @pytest.mark.parametrize("method", ["guide", "laplace", "annealed", "auto"])
