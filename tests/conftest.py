@@ -10,6 +10,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from report.browser import NAMES, Browser, found
 
 import pyro_vae as pv
 from pyro_vae.evidence import importance
@@ -32,6 +33,11 @@ def pytest_collection_modifyitems(items):
 
 def pytest_terminal_summary(terminalreporter):
     """Say what was not looked at."""
+    missing = sum(
+        _MISSING in str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])
+    )
+    if missing:
+        terminalreporter.write_sep("!", f"{missing} tests of tests/report did not run: {_MISSING}")
     skipped = terminalreporter.stats.get("skipped", [])
     number = sum(_NO_GPU in str(report.longrepr) for report in skipped)
     if number:
@@ -146,3 +152,18 @@ def _script(path):
 
 for _path in (Path(__file__).parent.parent / "examples").glob("*.py"):
     globals()[f"script_{_path.stem}"] = _script(_path)
+
+
+_MISSING = (
+    f"there is no Chromium here ({', '.join(NAMES)}), so nothing was seen of what the page "
+    "computes; on Debian, `apt-get install chromium`"
+)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    if found() is None:
+        pytest.skip(_MISSING)
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

@@ -56,7 +56,7 @@ class Study:
         table = self.by_seed if any(row.seeds > 1 for row in self.by_seed.rows) else self.comparison
         usage = [("rate", "± s.e.", "active", "training")]
         for row in table.rows:
-            own = [self.usage[name] for name in self.models[row.name]]
+            own = [self.usage[name] for name in self.models.get(row.name, (row.name,))]
             active = f"{sum(one.active for one in own) / len(own):.1f}".removesuffix(".0")
             seconds = sum(one.seconds for one in own)
             usage.append(

@@ -94,7 +94,7 @@ class History:
                 f"training ended far worse than it started: the ELBO is {elbo:.4g} nats per datum, "
                 f"and was {self.start:.4g} before the first step. {cure}"
             )
-        if elbo < self.baseline and lost > _CLEARLY * (1 + abs(self.start)):
+        if elbo < self.baseline and lost > 1 + _CLEARLY * abs(self.start):
             return (
                 f"training made the model worse than none: the ELBO is {elbo:.4g} nats per datum, "
                 f"and was {self.start:.4g} before the first step; independent values without "

@@ -127,7 +127,7 @@ _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_t
 
 
 @settings(
-    max_examples=30, derandomize=True, deadline=None, database=None, suppress_health_check=_QUIET
+    max_examples=12, derandomize=True, deadline=None, database=None, suppress_health_check=_QUIET
 )
 @given(cases())
 def test_every_outcome_is_a_result_or_a_sentence(case):
