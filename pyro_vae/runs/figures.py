@@ -72,7 +72,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     yield plots.save(_latent_figure(run, test), out / "latent.png")
     # A program that can interpolate can decode any point of its one latent space.
     line = hasattr(run.vae, "interpolate")
-    if line and run.config.latent_dim == 2 and plots.are_pictures(test.head(_SHOWN).x):
+    if line and run.config.latent_dim == 2 and _are_pictures(test):
         yield plots.save(_manifold_figure(run.vae), out / "manifold.png")
     if evidence is not None and evidence.corrected().isfinite().all():
         given = " given labels" if run.config.program == "conditional" else ""
@@ -224,6 +224,11 @@ def encode(run: Run, data: Data) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]
     return codes if isinstance(codes, tuple) else (codes,), given
 
 
+def _are_pictures(data: Data) -> bool:
+    """Whether data are pictures; a table, which may have holes, is none."""
+    return data.schema is None and plots.are_pictures(data.head(_SHOWN).in_memory().x)
+
+
 def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     if len(test.event_shape) not in (2, 3):
         return
@@ -232,7 +237,7 @@ def _draw_reconstructions(run: Run, test: Data, out: Path) -> Iterator[Path]:
     codes, given = encode(run, shown)
     figure = plots.reconstructions(shown.x, vae.decode(*codes, *given))
     yield plots.save(figure, out / "reconstructions.png")
-    pairs = min(6, len(test) // 2) if plots.are_pictures(test.head(_SHOWN).x) else 0
+    pairs = min(6, len(test) // 2) if _are_pictures(test) else 0
     if pairs and hasattr(vae, "interpolate"):
         a, b = test.x[:pairs], test.x[pairs : 2 * pairs]
         figure = plots.interpolation(vae.interpolate(a, b, steps=10))
