@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..common.registry import suggestion
 from ..networks import Amortized, MakesNetwork
@@ -70,11 +70,9 @@ class Likelihood(Amortized):
         Returns:
             Log densities, shape ``(N,)``, in nats; ``None`` for a family without such a start.
         """
-        own = copy.copy(self)  # without the network's parameters, which are not looked at
-        own._parameters = {
-            name: None if value is None else nn.Parameter(value.clone(), requires_grad=False)
-            for name, value in self._parameters.items()
-        }
+        own = copy.deepcopy(
+            self, {id(self.network): self.network}
+        )  # which starts, and not this one
         start = own.starting_output(x if x.is_floating_point() else x.float())
         return None if start is None else own.distribution(start).log_prob(x)
 

@@ -54,6 +54,18 @@ def test_names_agree():
     assert set(get_args(ColumnLikelihood)) == set(KINDS) == set(_FAMILIES)
 
 
+def test_baseline_changes_nothing():
+    frame = _frame()
+    schema = infer(frame)
+    likelihood = Columns(_Constant, (8,), schema=schema)
+    x = coded(frame, schema)
+    before = {name: value.clone() for name, value in likelihood.state_dict().items()}
+    baseline = likelihood.baseline(x)
+    assert all(torch.equal(likelihood.state_dict()[name], value) for name, value in before.items())
+    likelihood.initialize(x)
+    torch.testing.assert_close(baseline, likelihood(torch.zeros(2)).log_prob(x).detach())
+
+
 def test_densities_are_those_of_values_in_their_own_units():
     frame = _frame()
     schema = infer(frame)

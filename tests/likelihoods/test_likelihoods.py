@@ -284,6 +284,17 @@ class TestContract:
         likelihood.initialize(x)
         assert likelihood(z).log_prob(x).mean() > before
 
+    def test_baseline_is_that_of_the_start_and_changes_nothing(self, name, options):
+        """The density at the start, without the network, and every parameter stays as it was."""
+        likelihood, z = _free(name, options, spread=0.5)
+        x = likelihood(z).sample((200,))
+        before = {name: value.clone() for name, value in likelihood.state_dict().items()}
+        baseline = likelihood.baseline(x)
+        after = likelihood.state_dict()
+        assert all(torch.equal(after[name], value) for name, value in before.items())
+        likelihood.initialize(x)
+        torch.testing.assert_close(baseline, likelihood(z).log_prob(x).detach())
+
     def test_wrong_data_are_caught(self, name, options):
         likelihood = _likelihood(name, options)
 
