@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..common.checks import check_data
 from .arrays import check_batches, is_array
@@ -86,11 +86,6 @@ def as_source(
                 f"{error}. Give one tensor for each argument."
             ) from None
         return of_rows(data)
-    if isinstance(data, Iterator):
-        raise TypeError(
-            f"{what} is a {type(data).__name__}, which can be read only once; give a list of "
-            "batches, a DataLoader, or a tensor."
-        )
     if isinstance(data, Mapping):
         raise TypeError(
             f"{what} is a {type(data).__name__}; give the tensors themselves, a tuple of them if "
@@ -99,6 +94,11 @@ def as_source(
     words = isinstance(data, str | bytes | PathLike)
     is_batches = isinstance(data, Dataset) or hasattr(data, "__iter__")
     if is_batches and not isinstance(data, str | bytes | PathLike | memoryview | bytearray):
+        if _reads_once(data):
+            raise TypeError(
+                f"{what} is a {type(data).__name__}, which can be read only once; give a list of "
+                "batches, a DataLoader, or a tensor."
+            )
         if isinstance(data, Sized) and length_of(data) == 0:
             raise ValueError(f"{what} is empty.")
         if isinstance(data, _SEQUENCES):
@@ -112,6 +112,13 @@ def as_source(
             else "Convert arrays with torch.as_tensor(x, dtype=torch.float32)."
         )
     )
+
+
+def _reads_once(data: Any) -> bool:
+    """Whether data are an iterator, or give the same one whenever they are asked for one."""
+    if isinstance(data, Dataset | DataLoader):
+        return False  # a loader may well use its workers again
+    return isinstance(data, Iterator) or iter(data) is iter(data)
 
 
 def _of_keys(data: Mapping[Any, Any], number: int) -> str:

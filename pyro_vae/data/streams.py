@@ -116,6 +116,7 @@ class _Streamed(Source):
 
     def _read(self, loader: Any) -> Iterator[Batch]:
         least, most = self.takes
+        item = None
         for item in loader:
             parts: Sequence[Any] = item if isinstance(item, list | tuple) else (item,)
             used = parts[: int(min(len(parts), most))]
@@ -126,6 +127,8 @@ class _Streamed(Source):
                     f"{type(item).__name__} with {len(parts)} parts; let it yield tuples of those."
                 )
             yield tuple(sent(part, self.device) for part in used)
+        if item is None:
+            raise ValueError(f"{self.form.what} gave no batch; it must be iterable again.")
 
 
 def length_of(data: Any) -> int | None:

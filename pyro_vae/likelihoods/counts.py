@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import pyro.distributions as dist
 from torch import Tensor
@@ -13,7 +12,7 @@ from ..distributions import masses
 from ..distributions.special import inverse_softplus
 from ..networks import MakesNetwork
 from .base import Likelihood, whole_number
-from .scale import Scaled
+from .scale import Dispersed
 
 __all__ = ["Binomial", "NegativeBinomial", "Poisson"]
 
@@ -64,34 +63,12 @@ class Poisson(Likelihood):
         return _raw_rate(x.mean(0))
 
 
-class NegativeBinomial(Scaled):
+class NegativeBinomial(Dispersed):
     r"""Counts with more variance than Poisson's: mean m(z), variance :math:`m + a m^2`.
 
-    The mean is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to raw means of shape ``(*, *event_shape)``;
-            with ``dispersion="network"`` to ``(*, 2, *event_shape)``: raw means, raw dispersions.
-        event_shape: shape of one datum.
-        dispersion: a; a positive number or a word, as ``scale`` of
-            :class:`~pyro_vae.likelihoods.scale.Scaled`.
-        floor: least value of a learned a; the Poisson distribution has a = 0.
-
-    Attributes:
-        scale: the dispersion a.
+    The mean is :math:`m = 10^{-6} + \mathrm{softplus}(f(z))`; the Poisson distribution has
+    a = 0. Arguments are those of :class:`~pyro_vae.likelihoods.scale.Dispersed`.
     """
-
-    quantity: ClassVar[str] = "dispersion"
-
-    def __init__(
-        self,
-        network: MakesNetwork,
-        event_shape: Sequence[int],
-        *,
-        dispersion: float | str = "shared",
-        floor: float = 1e-4,
-    ) -> None:
-        super().__init__(network, event_shape, scale=dispersion, floor=floor)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mass functions of single values."""

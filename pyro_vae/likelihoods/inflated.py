@@ -12,7 +12,7 @@ from ..distributions import masses
 from ..networks import MakesNetwork
 from .base import Likelihood, number_or_word
 from .counts import NegativeBinomial, Poisson
-from .scale import KINDS
+from .scale import KINDS, register_raw
 
 __all__ = ["ZeroInflated", "ZeroInflatedNegativeBinomial", "ZeroInflatedPoisson"]
 
@@ -46,19 +46,13 @@ class ZeroInflated(Likelihood):
         gate = number_or_word("gate", gate, list(KINDS))
         if not isinstance(gate, str) and gate >= 1:
             raise ValueError(f"gate is a probability, between 0 and 1; got {gate!r}.")
-        kind = gate if isinstance(gate, str) else "fixed"
         rows = counts.output_shape[: len(counts.output_shape) - len(event_shape)]
-        if kind == "network":
+        if gate == "network":
             rows = (sum(rows) + 1 if rows else 2,)
         super().__init__(network, event_shape, rows=rows)
-        self.counts, self.gate_kind = counts, kind
+        self.counts = counts
         self.raw_gate: Tensor | None
-        if kind == "fixed":
-            self.register_buffer("raw_gate", torch.tensor(gate).logit())
-        elif kind == "network":
-            self.register_parameter("raw_gate", None)
-        else:
-            self.raw_gate = nn.Parameter(torch.zeros(event_shape if kind == "value" else ()))
+        self.gate_kind = register_raw(self, "raw_gate", gate, torch.logit)
 
     @property
     def gate(self) -> Tensor:

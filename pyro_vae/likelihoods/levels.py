@@ -116,10 +116,7 @@ class LogisticMixture(Likelihood):
     @property
     def description(self) -> str:
         """The likelihood in words, with components, levels and the floor of the scales."""
-        return (
-            f"LogisticMixture of {self.components} components with scales from the network, at "
-            f"least {self.floor:.4g}, {self.levels} levels"
-        )
+        return _described(self)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the mixtures of single values."""
@@ -190,10 +187,7 @@ class PixelMixture(Likelihood):
     @property
     def description(self) -> str:
         """The likelihood in words, with components, levels and the floor of the scales."""
-        return (
-            f"PixelMixture of {self.components} components with scales from the network, at "
-            f"least {self.floor:.4g}, {self.levels} levels"
-        )
+        return _described(self)
 
     def distribution(self, output: Tensor) -> dist.TorchDistribution:
         """Return p(x|z), batch shape ``(*,)``, event shape ``event_shape``."""
@@ -265,6 +259,13 @@ class Categorical(Likelihood):
         counts = torch.stack([(x == k).sum(0) for k in range(self.levels)]).to(x.dtype)
         frequencies = (counts + 1 / self.levels) / (len(x) + 1)
         return frequencies.log()
+
+
+def _described(mixture: LogisticMixture | PixelMixture) -> str:
+    return (
+        f"{type(mixture).__name__} of {mixture.components} components with scales from the "
+        f"network, at least {mixture.floor:.4g}, {mixture.levels} levels"
+    )
 
 
 def _spread_out(x: Tensor, components: int, levels: int, floor: float) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -14,7 +14,7 @@ from ..distributions.special import inverse_softplus
 from ..networks import MakesNetwork
 from .base import Likelihood, number_or_word
 
-__all__ = ["KINDS", "Scaled", "check_floor"]
+__all__ = ["KINDS", "Dispersed", "Scaled", "check_floor", "register_raw"]
 
 KINDS = {
     "shared": "one learned {} for all values",
@@ -53,17 +53,12 @@ class Scaled(Likelihood):
         floor: float = 1e-2,
     ) -> None:
         scale = number_or_word(self.quantity, scale, list(KINDS))
-        kind = scale if isinstance(scale, str) else "fixed"
-        super().__init__(network, event_shape, rows=(2,) if kind == "network" else ())
-        self.scale_kind, self.floor = kind, check_floor(floor, self.quantity)
+        super().__init__(network, event_shape, rows=(2,) if scale == "network" else ())
+        self.floor = check_floor(floor, self.quantity)
         self.raw_scale: Tensor | None
-        if kind == "fixed":
+        self.scale_kind = register_raw(self, "raw_scale", scale, inverse_softplus)
+        if self.scale_kind == "fixed":
             self.floor = 0.0
-            self.register_buffer("raw_scale", inverse_softplus(torch.tensor(scale)))
-        elif kind == "network":
-            self.register_parameter("raw_scale", None)
-        else:
-            self.raw_scale = nn.Parameter(torch.zeros(event_shape if kind == "value" else ()))
 
     @property
     def scale(self) -> Tensor:
@@ -125,6 +120,54 @@ class Scaled(Likelihood):
         each = x.std(0, correction=0).clamp_min(overall / 10)
         deviation = overall if self.scale_kind == "shared" else each
         return deviation / self._unit_deviation()
+
+
+class Dispersed(Scaled):
+    r"""Values with a mean from the network and a dispersion a, in the place of the scale.
+
+    Args:
+        network: maps z of shape ``(*, latent_dim)`` to raw means of shape ``(*, *event_shape)``;
+            with ``dispersion="network"`` to ``(*, 2, *event_shape)``: raw means, raw dispersions.
+        event_shape: shape of one datum.
+        dispersion: a; a positive number or a word, as ``scale`` of :class:`Scaled`.
+        floor: least value of a learned a.
+
+    Attributes:
+        scale: the dispersion a.
+    """
+
+    quantity: ClassVar[str] = "dispersion"
+
+    def __init__(
+        self,
+        network: MakesNetwork,
+        event_shape: Sequence[int],
+        *,
+        dispersion: float | str = "shared",
+        floor: float = 1e-4,
+    ) -> None:
+        super().__init__(network, event_shape, scale=dispersion, floor=floor)
+
+
+def register_raw(
+    likelihood: Likelihood, name: str, option: float | str, raw: Callable[[Tensor], Tensor]
+) -> str:
+    """Give a likelihood a quantity before its link function, and return the quantity's kind.
+
+    Args:
+        likelihood: gets a buffer (a fixed quantity), a parameter that starts at 0, or ``None``
+            where the network gives it.
+        name: its attribute.
+        option: a number, or a key of ``KINDS``.
+        raw: inverse of the link function.
+    """
+    if not isinstance(option, str):
+        likelihood.register_buffer(name, raw(torch.tensor(option)))
+        return "fixed"
+    shape = likelihood.event_shape if option == "value" else ()
+    start = None if option == "network" else nn.Parameter(torch.zeros(shape))
+    likelihood.register_parameter(name, start)
+    return option
 
 
 def check_floor(floor: float, quantity: str) -> float:

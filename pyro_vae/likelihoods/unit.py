@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
-
 import pyro.distributions as dist
 from torch import Tensor
 
 from ..distributions import unit
 from ..distributions.special import solve_increasing
-from ..networks import MakesNetwork
-from .scale import Scaled
+from .scale import Dispersed, Scaled
 
 __all__ = ["Beta", "TruncatedNormal"]
 
 
-class Beta(Scaled):
+class Beta(Dispersed):
     r"""Values strictly between 0 and 1: Beta densities of mean :math:`m = \sigma(f(z))`.
 
-    The variance is :math:`m (1 - m) \, a / (1 + a)` with dispersion a.
-
-    Args:
-        network: maps z of shape ``(*, latent_dim)`` to logits of shape ``(*, *event_shape)``; with
-            ``dispersion="network"`` to ``(*, 2, *event_shape)``: logits, raw dispersions.
-        event_shape: shape of one datum.
-        dispersion: a; a positive number or a word, as ``scale`` of
-            :class:`~pyro_vae.likelihoods.scale.Scaled`.
-        floor: least value of a learned a.
-
-    Attributes:
-        scale: the dispersion a.
+    The variance is :math:`m (1 - m) \, a / (1 + a)` with dispersion a. Arguments are those of
+    :class:`~pyro_vae.likelihoods.scale.Dispersed`.
     """
-
-    quantity: ClassVar[str] = "dispersion"
-
-    def __init__(
-        self,
-        network: MakesNetwork,
-        event_shape: Sequence[int],
-        *,
-        dispersion: float | str = "shared",
-        floor: float = 1e-4,
-    ) -> None:
-        super().__init__(network, event_shape, scale=dispersion, floor=floor)
 
     def values(self, output: Tensor) -> dist.TorchDistribution:
         """Return the densities of single values."""

@@ -19,6 +19,7 @@ from .packing import Pack
 __all__ = ["KNOWN_LIKELIHOODS", "describe_likelihood", "describe_posterior", "describe_prior"]
 
 _COUNTS = {"levels": "levels", "components": "components", "trials": "count"}
+_SEVERAL_DEGREES = "the page does not know Student's t of several degrees of freedom."
 _POSTERIORS: dict[type[nn.Module], str] = {
     DiagonalNormal: "normal",
     FullNormal: "full",
@@ -64,7 +65,7 @@ def describe_prior(prior: dist.TorchDistribution, pack: Pack) -> dict[str, Any]:
     if family == "student-t":
         content["degrees"] = base.df.expand(shape)[0].item()
         if (base.df != content["degrees"]).any():
-            raise UnknownPart("the page does not know Student's t of several degrees of freedom.")
+            raise UnknownPart(_SEVERAL_DEGREES)
     return content
 
 
@@ -89,6 +90,8 @@ def describe_likelihood(likelihood: nn.Module, pack: Pack) -> dict[str, Any]:
         content["scale"] = None if of_network else pack.add(likelihood.scale)
     if name == "student-t":
         degrees: Any = likelihood.degrees_of_freedom
+        if degrees.numel() > 1:
+            raise UnknownPart(_SEVERAL_DEGREES)
         content["degrees"] = degrees.item()
     return content
 

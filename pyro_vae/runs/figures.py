@@ -17,13 +17,13 @@ from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, decoded
 from ..data.frames import write_frame
-from ..evidence import Comparison, Evidence
+from ..evidence import Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .outcome import Study
 from .run import EVIDENCE, arguments, load_data
 
-__all__ = ["draw_comparison", "draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
+__all__ = ["draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 
 FIGURES = "figures"
 _SHOWN = 2000  # data in a scatter plot
@@ -107,35 +107,6 @@ def _draw_rows(run: Run, draws: Tensor, data: Tensor | None = None) -> Path:
     return plots.save(figure, run.folder / FIGURES / "columns.png")
 
 
-def draw_comparison(
-    comparison: Comparison,
-    runs: Mapping[str, Run],
-    evidences: Mapping[str, Evidence],
-    out: str | Path,
-) -> Iterator[Path]:
-    """Draw runs side by side: log p(x) with errors, and learning curves with their gaps."""
-    rows = comparison.rows
-    yield plots.save(
-        plots.comparison(
-            [row.name for row in rows],
-            [row.log_px for row in rows],
-            [row.sampling_error for row in rows],
-            differences=[row.difference for row in rows],
-            difference_errors=[row.difference_error for row in rows],
-            doubtful=[row.share_unreliable for row in rows],
-            title="log p(x) of the held-out data",
-        ),
-        Path(out) / "comparison.png",
-    )
-    yield plots.save(
-        plots.learning_curves(
-            {name: run.history.columns() for name, run in runs.items()},
-            evidence=_levels(evidences),
-        ),
-        Path(out) / "curves.png",
-    )
-
-
 def draw_study(
     study: Study,
     configs: Mapping[str, Config],
@@ -149,28 +120,27 @@ def draw_study(
     model's first run.
     """
     rows, firsts = study.by_seed.rows, {m: names[0] for m, names in study.models.items()}
-    if all(row.seeds == 1 for row in rows):
-        yield from draw_comparison(study.comparison, runs, evidences, out)
-    else:
-        yield plots.save(
-            plots.comparison(
-                [row.name for row in rows],
-                [row.log_px for row in rows],
-                [row.error for row in rows],
-                differences=[row.difference for row in rows],
-                difference_errors=[row.difference_error for row in rows],
-                doubtful=[row.share_unreliable for row in rows],
-                title="log p(x) of the held-out data: errors of seeds, data and Monte Carlo",
-            ),
-            out / "comparison.png",
-        )
-        yield plots.save(
-            plots.learning_curves(
-                {model: runs[name].history.columns() for model, name in firsts.items()},
-                evidence=_levels({model: evidences[name] for model, name in firsts.items()}),
-            ),
-            out / "curves.png",
-        )
+    seeded = any(row.seeds > 1 for row in rows)
+    yield plots.save(
+        plots.comparison(
+            [row.name for row in rows],
+            [row.log_px for row in rows],
+            [row.error if seeded else row.sampling_error for row in rows],
+            differences=[row.difference for row in rows],
+            difference_errors=[row.difference_error for row in rows],
+            doubtful=[row.share_unreliable for row in rows],
+            title="log p(x) of the held-out data"
+            + ": errors of seeds, data and Monte Carlo" * seeded,
+        ),
+        out / "comparison.png",
+    )
+    yield plots.save(
+        plots.learning_curves(
+            {model: runs[name].history.columns() for model, name in firsts.items()},
+            evidence=_levels({model: evidences[name] for model, name in firsts.items()}),
+        ),
+        out / "curves.png",
+    )
     values: dict[str, Any] = {
         model: getattr(config, study.setting, None) for model, config in configs.items()
     }

@@ -350,8 +350,6 @@ def _check_source(
         first += len(batch[0])
         if not source.in_memory:
             break
-    if first == 0:
-        raise ValueError(f"{what} gave no batch.")
     return objective
 
 

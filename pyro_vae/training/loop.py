@@ -234,8 +234,6 @@ class Loop:
 
     def _finish_epoch(self) -> None:
         self.look()
-        if self.epoch_data == 0:
-            raise ValueError("the training data gave no batch; a loader must be iterable again.")
         self.history.epochs.append(
             Epoch(
                 epoch=self.epoch + 1,
@@ -265,8 +263,6 @@ class Loop:
                 count += len(batch[0])
         for module, flag in flags.items():
             module.training = flag
-        if count == 0:
-            raise ValueError("the validation data gave no batch; a loader must be iterable again.")
         return self.processes.gather(total / count)[0]
 
     def _should_stop(self) -> bool:

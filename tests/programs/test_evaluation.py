@@ -222,16 +222,27 @@ def test_wrong_data(given, error, message, data, linear_gaussian):
         pv.log_evidence(lg.model, lg.guide, given(data[0]), samples=4)
 
 
-def test_a_loader_without_length_does_not_train(digits):
-    """A stream of data is counted; of batches, their number has to be known."""
+def test_a_loader_without_length_trains_as_one_of_known_length(digits):
+    """Its batches are counted by one pass; what can be read only once is refused."""
+    batches = digits.train.x[:20].split(10)
 
     class Batches:
         def __iter__(self):
-            return iter(digits.train.x[:20].split(10))
+            return iter(batches)
 
-    vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
-    with pytest.raises(TypeError, match="no length"):
-        pv.fit(vae, Batches(), epochs=1)
+    class Once:
+        passes = iter(batches)
+
+        def __iter__(self):
+            return self.passes
+
+    def trained(data):
+        vae = pv.VAE.from_config(pv.Config(latent_dim=2, hidden=(8,)), event_shape=(8, 8))
+        return [epoch.train_elbo for epoch in pv.fit(vae, data, epochs=2, seed=0).epochs]
+
+    assert trained(Batches()) == trained(list(batches))
+    with pytest.raises(TypeError, match="training data is a Once, which can be read only once"):
+        trained(Once())
 
 
 @pytest.mark.parametrize("method", ["guide", "laplace", "annealed", "auto"])

@@ -19,6 +19,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.config import parse_grid
+from pyro_vae.runs import tasks
 from pyro_vae.runs.grid import plan
 from pyro_vae.runs.run import EVIDENCE
 
@@ -135,6 +136,26 @@ def test_failed_run_is_told_and_the_others_finish(tmp_path, capsys):
     arguments += ["--method", "guide", "--no-search", "--out", str(tmp_path)]
     assert cli.main(["study", *arguments, *options]) == 1
     assert "1 runs failed" in capsys.readouterr().err
+
+
+def test_first_seeds_that_fail_leave_a_table_of_the_others(tmp_path, monkeypatch):
+    """The runs that are left have the seed in their names, and the models have not."""
+    train = tasks.train_run
+
+    def fail(config, *args, **options):
+        if config.seed == 0:
+            raise ValueError("on purpose")
+        return train(config, *args, **options)
+
+    monkeypatch.setattr(tasks, "train_run", fail)
+    given = {"config": _CONFIG, "out": tmp_path, "seeds": 2, **_OPTIONS}
+    result = pv.study("latent_dim", [1, 2], **given)
+    assert {row.name for row in result.by_seed.rows} == {"1", "2"}
+    assert {row.name for row in result.comparison.rows} == {"1-seed1", "2-seed1"}
+    text = str(result)
+    for words in ("1-seed1", "2-seed1", "on purpose", "seed variance is unknown"):
+        assert words in text
+    assert all(path.stat().st_size > 1000 for path in result.figures)
 
 
 def test_what_cannot_be_resumed_is_refused_before_anything_is_trained(in_turn):
