@@ -26,7 +26,8 @@ class Evaluate(Command):
     def run(self) -> None:
         """Run the command."""
         from ..common.files import read_json
-        from ..runs.run import EVIDENCE, METRICS, evaluate_run
+        from ..runs.results import EVIDENCE, METRICS
+        from ..runs.run import evaluate_run
 
         evidence = evaluate_run(self.folder, self.settings, **vars(self.place))
         print(evidence)

@@ -21,8 +21,9 @@ from ..programs.pair import Values
 from ..programs.traces import Fn
 from .annealing import Annealing
 from .compiled import CompiledPair
+from .doubts import DOUBTS
 from .ladder import Ladder
-from .result import COLUMNS, DOUBTS, Evidence, Search
+from .result import COLUMNS, Evidence, Search
 from .search import search as look_for_missed
 from .sizes import check_sizes, chunk_for, data_for
 from .weighing import seconds_for

@@ -15,23 +15,12 @@ from ..common.files import read_json, write_json
 from ..common.options import Method, Precision
 from ..common.plain import fits
 from .arviz import elpd_data
-from .diagnostics import pareto_k_threshold
+from .doubts import doubts_of
 
-__all__ = ["COLUMNS", "DOUBTS", "METHODS", "Estimate", "Evidence", "Search", "doubts_of"]
+__all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence", "Search"]
 
 METHODS = ("guide", "refined", "laplace", "annealed", "modes", "bridge")
 """Proposals; their numbers are those in ``Evidence.rung``."""
-
-DOUBTS = {
-    "heavy tail": "Pareto k̂ is too high: log p(x) can be off by more than its error says",
-    "one weight": "one importance weight outweighs all others: log p(x) hangs on a single draw",
-    "few draws": "fewer than 25 draws, which show nothing of the weights' tail",
-    "rounding": "draws lie where rounding ends the support, so that log p(x) is off in either "
-    "direction",
-    "missed": "a search found posterior mass that the proposal misses: it is missing from log "
-    "p(x), and no error shows it",
-}
-"""Reasons to doubt an estimate, with what they mean."""
 
 
 @dataclass(frozen=True)
@@ -111,24 +100,6 @@ class Search:
         return " and ".join(parts)
 
 
-def doubts_of(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which estimates are to doubt, by reason, from columns of ``Evidence`` of shape ``(N,)``."""
-    pareto_k, ess, draws = columns["pareto_k"], columns["ess"], columns["draws"]
-    standard_error, edge = columns["standard_error"], columns["edge"]
-    limits = {int(k): pareto_k_threshold(int(k)) for k in draws.unique()}
-    limit = torch.tensor([limits[int(k)] for k in draws.tolist()]).to(pareto_k)
-    spread = (draws / ess - 1).nan_to_num(posinf=math.inf)  # squared coefficient of variation
-    # A tail of few draws says little; that the weights are alike says more.
-    enough = torch.where(draws >= _MANY, _CONSTANT, _ALIKE)
-    heavy = (pareto_k > limit) & (spread > enough)
-    return {
-        "heavy tail": heavy,
-        "one weight": (draws >= _FEW) & ~((ess >= _ALONE) & standard_error.isfinite()),
-        "few draws": (draws < _LEAST) & ~((spread < _ROUNDING) & (draws > 1)),
-        "rounding": edge > (standard_error / 2).clamp_min(_EDGE),
-    }
-
-
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """log p(x) of each datum by importance sampling, in nats, on the CPU in float64.
@@ -153,6 +124,7 @@ class Evidence:
         seed: seed of the draws.
         event_size: number of values in one datum, D.
         data_sha256: hash of the evaluated data.
+        model_sha256: hash of the parameters of the run that was evaluated; empty if it was none.
         data: description of the data, their binarization and its seed, where known.
         seconds: time taken.
         method: the method asked for: a rung of the ladder, or ``"auto"``.
@@ -189,6 +161,7 @@ class Evidence:
     precision_noise: float = 0.0
     search: Search = field(default_factory=Search)
     data_set: int = 0
+    model_sha256: str = ""
     edge: Annotated[Tensor | None, "weight of draws on the edge of the support", "1"] = None
 
     def __post_init__(self) -> None:
@@ -386,11 +359,6 @@ def _check_fields(content: Mapping[str, Any]) -> None:
     if len({len(content[name]) for name in COLUMNS}) > 1:
         raise ValueError("its columns have different lengths")
 
-
-_FEW, _ALONE = 5, 1.2
-_LEAST, _CONSTANT, _ROUNDING = 25, 1e-4, 1e-8
-_MANY, _ALIKE = 225, 0.25
-_EDGE = 1e-3
 
 COLUMNS = {
     name: dict(zip(("long_name", "units"), hint.__metadata__, strict=True))

@@ -24,9 +24,9 @@ from .diagnostics import (
     pareto_k,
     standard_error,
 )
+from .doubts import doubts_of
 from .proposals import GuideProposal, MixtureProposal, NormalProposal, Proposal
 from .resampling import picked, resampled, rows_of
-from .result import doubts_of
 from .sizes import draws_for
 from .space import Edges
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..common.options import takes
 from ..config import Config
 from ..evidence import Comparison, Evidence
-from ..evidence.result import DOUBTS
+from ..evidence.doubts import DOUBTS
 from .content import Subject
 
 __all__ = ["advice", "facts", "lead", "sentence"]

@@ -8,11 +8,10 @@ from pathlib import Path
 from ..common.errors import CheckpointError
 from ..common.files import read_json, write_json, write_text
 from ..common.verbs import verb
-from ..evidence import Evidence
 from ..training import checkpoint
 from .card import model_card
 from .folder import load_run
-from .run import EVIDENCE, METRICS
+from .results import EVIDENCE, METRICS, stored_evidence
 from .weights import SUMS, WEIGHTS, write_sums, write_weights
 
 __all__ = ["CARD", "export_run"]
@@ -50,12 +49,12 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
     run = load_run(folder)
     state = checkpoint.read(folder / checkpoint.CHECKPOINT)
     evidence, metrics = None, {}
-    if (folder / EVIDENCE).exists():
-        try:
-            evidence = Evidence.load(folder / EVIDENCE)
+    try:
+        evidence = stored_evidence(folder)
+        if evidence is not None:
             metrics = read_json(folder / METRICS)
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{error} (pyro-vae evaluate {folder})") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{error} (pyro-vae evaluate {folder})") from error
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SUMS).exists())):
         raise FileExistsError(f"{out} is not empty and no export; choose another folder (--out).")
     config = replace(run.config, data=Path(run.config.data).name)

@@ -21,7 +21,8 @@ from ..evidence import Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .outcome import Study
-from .run import EVIDENCE, arguments, load_data
+from .results import stored_evidence
+from .run import arguments, load_data
 
 __all__ = ["draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 
@@ -57,7 +58,7 @@ def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[
     run = load_run(folder)
     test = load_data(run.config, root=root).test
     out = run.folder / FIGURES
-    evidence = Evidence.load(run.folder / EVIDENCE) if (run.folder / EVIDENCE).exists() else None
+    evidence = stored_evidence(run.folder)
     if test.schema is None:
         yield draw_samples(run, 100, 0)
     else:

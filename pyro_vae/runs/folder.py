@@ -27,7 +27,7 @@ from ..training.checkpoint import (
 from ..training.history import History
 from .weights import SUMS, WEIGHTS, read_weights
 
-__all__ = ["Run", "load_run", "read_config"]
+__all__ = ["Run", "load_run", "parameters_of", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
     folder = Path(folder)
     target = resolve_device(device)
     path = folder / CHECKPOINT
-    if (folder / SUMS).exists() and not path.exists():
+    if _is_exported(folder):
         path, state = folder / WEIGHTS, read_weights(folder)
         state["config"] = read_config(folder).to_dict()
     else:
@@ -122,6 +122,23 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         finished=state["finished"],
         event_shape=tuple(state["event_shape"]),
     )
+
+
+def parameters_of(folder: Path) -> dict[str, Tensor] | None:
+    """Return the parameters of a run, without its model; ``None`` for a folder without any.
+
+    Raises:
+        CheckpointError: they are damaged.
+    """
+    if _is_exported(folder):
+        found: dict[str, Tensor] = read_weights(folder)["parameters"]
+        return found
+    stored = newest(folder)
+    return None if stored is None else stored[1]["parameters"]
+
+
+def _is_exported(folder: Path) -> bool:
+    return (folder / SUMS).exists() and not (folder / CHECKPOINT).exists()
 
 
 def read_config(folder: str | Path) -> Config:

@@ -18,11 +18,10 @@ from ..report.words import advice, facts, lead, sentence
 from ..training.checkpoint import CONFIG, holds_run
 from .figures import encode
 from .folder import Run, load_run
-from .run import EVIDENCE, identity, load_data
+from .results import CERTIFICATE, EVIDENCE, hash_of, stored_evidence
+from .run import identity, load_data
 
 __all__ = ["report_runs"]
-
-CERTIFICATE = "certificate.json"
 
 
 def report_runs(
@@ -117,6 +116,8 @@ def _certificate(run: Run) -> list[tuple[str, str]]:
     if not path.exists():
         return []
     found = read_json(path)
+    if found["model_sha256"] != hash_of(run.vae.state_dict()):
+        return []
     gap = f"{found['gap']:.3f} ± {found['error']:.3f} nats"
     return [("certified gap", f"{gap} between bounds, {found['number']} simulated data")]
 
@@ -127,15 +128,15 @@ def _evidence(run: Run, test: Data) -> Evidence | None:
     Raises:
         ValueError: it is of other data, which have changed since.
     """
-    path = run.folder / EVIDENCE
-    if not path.exists():
+    evidence = stored_evidence(run.folder)
+    if evidence is None:
         return None
-    evidence = Evidence.load(path)
     sha256, description = identity(run.config, test.head(len(evidence)))
     if evidence.data_sha256 != sha256:
         raise ValueError(
-            f"{path} is of other data than {description} (sha256 {evidence.data_sha256[:12]} "
-            f"against {sha256[:12]}); run `pyro-vae evaluate {run.folder}` again."
+            f"{run.folder / EVIDENCE} is of other data than {description} (sha256 "
+            f"{evidence.data_sha256[:12]} against {sha256[:12]}); run "
+            f"`pyro-vae evaluate {run.folder}` again."
         )
     return evidence
 

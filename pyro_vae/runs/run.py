@@ -29,13 +29,12 @@ from ..objectives import objective_of
 from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
-from ..training.resuming import check_resumable, is_complete
+from ..training.resuming import check_resumable
 from .folder import load_run, read_config
+from .results import EVIDENCE, METRICS, hash_of, stored_evidence
 from .tables import columns_of, show_table, with_schema
 
 __all__ = [
-    "EVIDENCE",
-    "METRICS",
     "arguments",
     "check_method",
     "compare_runs",
@@ -49,7 +48,6 @@ __all__ = [
 
 _SOME = 10_000  # data that are in memory at once, of those on disk
 
-EVIDENCE, METRICS = "evidence.json", "metrics.json"
 _MONITORED = 200
 
 
@@ -158,9 +156,6 @@ def train_run(
         train, valid = _partly_labelled(train, config), _hidden(valid)
     watched = (valid if len(valid) else train).head(_MONITORED)
     on_epoch = collapse(vae, arguments(config, watched)) if monitor else None
-    if resume and not _finished(out, config):  # results of the old parameters
-        for name in (EVIDENCE, METRICS):
-            (out / name).unlink(missing_ok=True)
     return fit(
         vae,
         train,
@@ -205,7 +200,8 @@ def evaluate_run(
         run.vae.model, run.vae.guide, arguments(run.config, test), **options, progress=progress
     )
     sha256, description = identity(run.config, test)
-    evidence = replace(evidence, data_sha256=sha256, data=description)
+    model_sha256 = hash_of(run.vae.state_dict())
+    evidence = replace(evidence, data_sha256=sha256, data=description, model_sha256=model_sha256)
     likelihood = getattr(run.vae.likelihood, "description", type(run.vae.likelihood).__name__)
     metrics = {**evidence.summary(), "likelihood": likelihood}
     if takes(run.config, "labels") and test.y is not None and (test.y != UNKNOWN).all():
@@ -260,10 +256,10 @@ def compare_runs(folders: Sequence[str | Path]) -> Comparison:
     """
     evidences = {}
     for folder in map(Path, folders):
-        path = folder / EVIDENCE
-        if not path.exists():
+        evidence = stored_evidence(folder)
+        if evidence is None:
             raise CheckpointError(f"{folder} was not evaluated; run `pyro-vae evaluate {folder}`.")
-        evidences[str(folder)] = Evidence.load(path)
+        evidences[str(folder)] = evidence
     return compare(evidences)
 
 
@@ -276,10 +272,3 @@ def _partly_labelled(train: Data, config: Config) -> Data:
 def _hidden(data: Data) -> Data:
     """Data with their labels hidden."""
     return replace(data, y=torch.full((len(data),), UNKNOWN))
-
-
-def _finished(folder: Path, config: Config) -> bool:
-    """Whether a run has nothing left to train."""
-    if (found := checkpoint.newest(folder)) is None:
-        return False
-    return is_complete(found[1], asdict(config.training))

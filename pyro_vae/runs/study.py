@@ -26,7 +26,8 @@ from .folder import load_run, read_config
 from .grid import Planned, plan
 from .outcome import Study
 from .report import report_runs
-from .run import EVIDENCE, arguments, check_method, complete, load_data, some_of, train_run
+from .results import EVIDENCE
+from .run import arguments, check_method, complete, load_data, some_of, train_run
 from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of

@@ -24,7 +24,8 @@ from ..evidence import Evidence
 from ..training import checkpoint
 from ..training.resuming import is_complete
 from .folder import read_config
-from .run import EVIDENCE, evaluate_run, identity, load_data, train_run
+from .results import stored_evidence
+from .run import evaluate_run, identity, load_data, train_run
 
 __all__ = ["Task", "in_processes", "in_turn"]
 
@@ -92,13 +93,13 @@ class Task:
 
     def evidence(self, test: Data) -> Evidence | None:
         """Read the run's estimate, if made with these settings and data."""
-        path, wanted = self.folder / EVIDENCE, self.settings
-        if not path.exists():
-            return None
+        wanted = self.settings
         try:
-            found = Evidence.load(path)
+            found = stored_evidence(self.folder)
         except ValueError as error:
             warn(f"{error} That is done now.", PyroVAEWarning)
+            return None
+        if found is None:
             return None
         stored = (found.samples, found.method, found.search.done, found.seed, found.data_sha256)
         some = test if wanted.number is None else test.head(wanted.number)

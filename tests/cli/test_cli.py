@@ -281,19 +281,19 @@ def test_ctrl_c(tmp_path, monkeypatch, capsys):
 
 
 def test_demo(tmp_path, capsys):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "mine").touch()  # it finds another folder
     assert run("demo", "--out", tmp_path / "d", "--epochs", 2, "--samples", 50) == 0
+    folder = tmp_path / "d-2"
     out = capsys.readouterr().out
     assert "difference" in out
     assert "normal" in out
     assert "mixture" in out
     listed = [line.strip() for line in out.splitlines() if line.strip().endswith(".png")]
     assert len(listed) > 10
-    assert all((tmp_path / "d" / name).exists() for name in listed)
-    comparison = json.loads((tmp_path / "d" / "study.json").read_text())
+    assert all((folder / name).exists() for name in listed)
+    comparison = json.loads((folder / "study.json").read_text())
     assert comparison["number_of_data"] == 360
-    page = tmp_path / "d" / "report.html"
+    page = folder / "report.html"
     assert out.rstrip().endswith(f"open {page}")
     assert page.stat().st_size < 3e6
-    # a second one finds another folder
-    assert run("demo", "--out", tmp_path / "d", "--epochs", 1, "--samples", 10) == 0
-    assert (tmp_path / "d-2" / "study.json").exists()

@@ -9,7 +9,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.common.tables import align
-from pyro_vae.runs.run import EVIDENCE
+from pyro_vae.runs.results import EVIDENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 

@@ -21,7 +21,7 @@ from pyro_vae import cli
 from pyro_vae.config import parse_grid
 from pyro_vae.runs import tasks
 from pyro_vae.runs.grid import plan
-from pyro_vae.runs.run import EVIDENCE
+from pyro_vae.runs.results import EVIDENCE
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
