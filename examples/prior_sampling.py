@@ -164,8 +164,8 @@ def print_estimates(name: str, result: Result, numbers: list[int]) -> dict[str, 
 
 def main(data: str = "digits", *, smoke: bool = False) -> dict[str, dict[str, float]]:
     """Print the tables, draw the figure, and return the main numbers for each kind of pixels."""
-    numbers = [10, 100, 1000] if smoke else [10, 100, 1000, 10_000, 100_000]
-    epochs = 10 if smoke else SETTINGS[data]["epochs"]
+    numbers = [10, 100] if smoke else [10, 100, 1000, 10_000, 100_000]
+    epochs = 3 if smoke else SETTINGS[data]["epochs"]
     with warnings.catch_warnings():  # that such estimates are not to trust is the point here
         warnings.simplefilter("ignore", pv.UnreliableEvidence)
         results = {pixels: measure(data, pixels, numbers, epochs=epochs) for pixels in PIXELS}

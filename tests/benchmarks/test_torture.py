@@ -168,6 +168,7 @@ def test_unknown_situation():
         torture.chosen(["nonsense"], short=False)
 
 
+@pytest.mark.slow
 def test_short_command(tmp_path):
     out = tmp_path / "table.md"
     command = [sys.executable, str(_BENCHMARKS / "torture.py"), "--short", "--out", str(out)]

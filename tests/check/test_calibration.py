@@ -78,6 +78,7 @@ def test_a_wrong_guide_is_seen_and_mended(lg, kind):
     assert not found.summary()["dimensions"]["z[0]"]["inside_guide"]
 
 
+@pytest.mark.slow
 def test_a_guide_that_ignores_the_data_is_seen_by_the_likelihood_alone(lg):
     given = (lg.model, _wrong(lg, "prior"), lg.x)
     found = pv.check.calibration(*given, simulations=SIMULATIONS, seed=2)

@@ -280,6 +280,7 @@ def test_ctrl_c(tmp_path, monkeypatch, capsys):
     assert "stopped in epoch 3; saved" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "mine").touch()  # it finds another folder

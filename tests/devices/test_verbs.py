@@ -135,7 +135,7 @@ VERBS = {
     )(None),
     "rate": lambda digits, device: pv.analysis.rate(*_pair(digits, device)),
     "calibration": lambda digits, device: pv.check.calibration(
-        *_pair(digits, device), simulations=50, samples=40, draws=10
+        *_pair(digits, device), simulations=50, samples=12, draws=10
     ),
     "predictive": lambda digits, device: pv.check.predictive(
         *_pair(digits, device), replicates=20

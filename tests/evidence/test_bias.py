@@ -176,7 +176,7 @@ def test_multilevel_rejects():
         b.multilevel(_draw(shift=-math.inf), 10)
 
 
-@pytest.mark.parametrize("method", ["guide", "laplace"])
+@pytest.mark.parametrize("method", ["guide", pytest.param("laplace", marks=pytest.mark.slow)])
 def test_unbiased_log_evidence(linear_gaussian, method):
     # 1,100 data, 4 standard errors.
     lg = linear_gaussian

@@ -67,6 +67,7 @@ def test_error_of_draws_of_a_chain():
     assert abs(mean - 1) < 4 * spread + 0.2  # the number of effective draws is estimated
 
 
+@pytest.mark.slow
 def test_eight_schools_by_chains_of_nuts():
     pyro.set_rng_seed(0)
     kernel = pyro.infer.NUTS(schools, adapt_step_size=True, target_accept_prob=0.95)

@@ -130,6 +130,7 @@ def test_probability_better_without_error_is_certain_or_even():
     assert second.probability_better == 0.5
 
 
+@pytest.mark.slow
 def test_probability_better_is_calibrated():
     """P says how likely the next data are to agree: 4,000 replicates, within 4 standard errors."""
     generator = torch.Generator().manual_seed(0)

@@ -213,6 +213,7 @@ def test_widening_shrinks_with_the_dimensions():
     torch.testing.assert_close(few.tril, 1.1 * tril[:, :4, :4])
 
 
+@pytest.mark.slow
 def test_rungs_draw_noise_of_their_own():
     """A datum on the guide and one on a fitted normal have errors that do not agree."""
     lg = LinearGaussian(latent_dim=3, event_dim=5, n=32, seed=4)

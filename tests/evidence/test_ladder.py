@@ -279,7 +279,7 @@ def test_programs_without_gradient_are_named(linear_gaussian):
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
-@pytest.mark.parametrize("start", ["guide", "prior"])
+@pytest.mark.parametrize("start", ["prior", pytest.param("guide", marks=pytest.mark.slow)])
 def test_annealing_from_the_guide_or_the_prior(wrong, start):
     """Unbiased from any start: rms deviation of 30 data in standard errors, none beyond 4.5."""
     settings = pv.Annealing(temperatures=300, chains=128, start=start)

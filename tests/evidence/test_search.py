@@ -161,6 +161,7 @@ def test_looks_at_up_to_a_tenth_of_the_work():
     assert looked == {100: 12, 10_000: 64}
 
 
+@pytest.mark.slow
 def test_no_datum_stays_where_many_had_to_leave():
     """Two narrow modes: some pilots of ``laplace`` meet no draw of the second one by chance."""
     lg = LinearGaussian(latent_dim=2, event_dim=4, n=64, scale=0.3, seed=3)

@@ -189,6 +189,7 @@ def mixture_guide(x):
 
 
 @pytest.mark.search
+@pytest.mark.slow
 def test_mixture_of_enumerated_members():
     """The centres can change places: a guide on one of two equal modes misses log 2."""
     x = torch.tensor([-2.5, -2.1, -1.4, -3.0, 1.9, 2.2, 2.8])
@@ -413,6 +414,7 @@ class TestDensitiesOfAutomaticGuides:
         exact = exact - share.log() - (-share).log1p()  # of the logistic function's slope
         torch.testing.assert_close(found, exact.detach(), rtol=1e-4, atol=1e-4)
 
+    @pytest.mark.slow
     @pytest.mark.search
     def test_are_not_those_of_other_data(self):
         """A guide fitted to the given data is no guide of simulated ones: no false alarm."""
@@ -463,8 +465,15 @@ class TestDecoderOfTwoSigns:
         return log_integral(density, line, line)
 
     @pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
-    @pytest.mark.parametrize("automatic", [False, True])
-    @pytest.mark.parametrize("method", ["laplace", "auto"])
+    @pytest.mark.parametrize(
+        ("method", "automatic"),
+        [
+            ("laplace", True),
+            ("auto", False),
+            pytest.param("laplace", False, marks=pytest.mark.slow),
+            pytest.param("auto", True, marks=pytest.mark.slow),
+        ],
+    )
     def test_is_right_or_doubted(self, automatic, method):
         guide = self.guide
         if automatic:

@@ -13,6 +13,21 @@ import pyro_vae as pv
 
 _ROOT = Path(__file__).parents[2]
 _EXAMPLES = sorted((_ROOT / "examples").glob("*.py"))
+# Run by tests of their own, which look at their numbers; by the command itself in the slow suite.
+_WITH_TESTS = {
+    "anomaly",
+    "autoencoder",
+    "checks",
+    "elbo_bound",
+    "evidence_study",
+    "hierarchical",
+    "information",
+    "manifold",
+    "missing_pixels",
+    "own_pyro_model",
+    "prior_study",
+    "representation",
+}
 _DOCS = sorted(p for p in (_ROOT / "docs").rglob("*.md") if "generated" not in p.parts)
 _TRACKERS = _ROOT / "docs" / "trackers.md"  # recipe by recipe, as each has its package
 _PAGES = [p for p in _DOCS if "```python\n" in p.read_text() and p != _TRACKERS]
@@ -20,7 +35,13 @@ _PAGES = [p for p in _DOCS if "```python\n" in p.read_text() and p != _TRACKERS]
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
 
-@pytest.mark.parametrize("path", _EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] * (path.stem in _WITH_TESTS), id=path.stem)
+        for path in _EXAMPLES
+    ],
+)
 def test_example_runs(path, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [str(path), "--smoke"])
@@ -62,30 +83,32 @@ def _run_blocks(text, title):
     return names
 
 
-def test_readme_code_runs(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    names = _run_code(_ROOT / "README.md")
-    assert names["evidence"].log_px.shape == names["other"].log_px.shape == (360,)
-    assert len((_ROOT / "README.md").read_text().splitlines()) <= 120
-
-
 @pytest.fixture
 def in_short(monkeypatch):
-    """Let ``pv.fit`` and ``pv.log_evidence`` do less than they are asked for."""
+    """Let the long work of pages do less than it is asked for: no search, no rung but the guide."""
 
-    def less(name, **most):
-        function = getattr(pv, name)
+    def less(place, name, given, **most):
+        function = getattr(place, name)
 
         def done(*args, **options):
             for option, value in most.items():
                 options[option] = min(options.get(option, value), value)
-            return function(*args, **options)
+            return function(*args, **{**options, **given})
 
-        monkeypatch.setattr(pv, name, done)
+        monkeypatch.setattr(place, name, done)
 
-    less("fit", epochs=1)
-    less("log_evidence", samples=30)
-    less("certify", number=3)
+    less(pv, "fit", {}, epochs=1)
+    less(pv, "log_evidence", {"search": False, "method": "guide"}, samples=30)
+    less(pv, "certify", {}, number=3)
+    less(pv.check, "calibration", {"method": "guide"}, simulations=50)
+    less(pv.check, "predictive", {"method": "guide"}, replicates=50)
+
+
+def test_readme_code_runs(in_short, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = _run_code(_ROOT / "README.md")
+    assert names["evidence"].log_px.shape == names["other"].log_px.shape == (360,)
+    assert len((_ROOT / "README.md").read_text().splitlines()) <= 120
 
 
 @pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
@@ -96,7 +119,7 @@ def test_code_of_pages_runs_in_short(path, in_short, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", _PAGES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [_ROOT / "README.md", *_PAGES], ids=lambda path: path.stem)
 def test_code_of_pages_runs(path, monkeypatch, tmp_path):
     """Each page by itself, as a reader copies it."""
     monkeypatch.chdir(tmp_path)

@@ -222,6 +222,7 @@ def test_toy_noise_in_closed_form(reparameterization):
     assert abs(squares.mean() - expected) < 4.5 * squares.std() / math.sqrt(draws)
 
 
+@pytest.mark.slow
 def test_encoder_gradients_agree_but_for_their_noise(reparameterization, digits, capsys):
     torch.manual_seed(0)
     vae = reparameterization.build(digits.train, "softplus", hidden=(8,), seed=0)

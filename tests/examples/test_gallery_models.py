@@ -81,6 +81,7 @@ def test_roc_is_scikit_learns(anomaly):
     assert middle > math.sqrt(curves[0, 50] * (1 - curves[0, 50]) / 300)
 
 
+@pytest.mark.slow
 def test_scores_of_anomaly_are_what_they_say(anomaly, digits):
     parts = {"latent_dim": 2, "hidden": (8,), "epochs": 1, "samples": 20}
     detector = anomaly.Detector(digits.train, digits.valid, **parts)
@@ -246,6 +247,7 @@ def test_rows_hold_the_top_layer(hierarchical, form, monkeypatch):
     assert (z1[:, 0] != z1[:, 1]).all()
 
 
+@pytest.mark.slow
 def test_hierarchical_counts_each_layer(hierarchical, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     numbers = hierarchical.main(smoke=True)

@@ -84,6 +84,7 @@ def test_unobserved_leaves_the_kl_term(autoencoder, hard):
         assert kl_divergence(vae.posterior(x), vae.prior()).mean() < 0.02
 
 
+@pytest.mark.slow
 def test_without_kl_the_codes_become_points_outside_the_prior(autoencoder, hard):
     widths, outside = [], []
     for beta in (0.0, 1.0):
@@ -194,6 +195,7 @@ def test_jensens_gap_of_log_normal_weights(elbo_bound, scale):
         assert errors.mean().item() == pytest.approx(values.std().item(), rel=0.4)
 
 
+@pytest.mark.slow
 def test_bounds_rise_to_log_px(elbo_bound, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     numbers = elbo_bound.main(smoke=True)
@@ -264,6 +266,7 @@ def test_paths_and_traversals(manifold, hard):
     torch.testing.assert_close(moved[2, :, -1], vae.decode(z))
 
 
+@pytest.mark.slow
 def test_lines_in_latent_space_pass_over_likely_digits(manifold, vae, hard):
     """Half way, pixels are blended to something far less likely than a digit."""
     pyro.set_rng_seed(0)

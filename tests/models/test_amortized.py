@@ -242,6 +242,7 @@ def test_copies_and_state():
     torch.testing.assert_close(evidence(again), evidence(other))
 
 
+@pytest.mark.slow
 def test_compiled_is_plain():
     """With a bijection to an interval, a head that sees a latent, and an inner plate."""
 
@@ -396,6 +397,7 @@ def test_what_cannot_be_amortized_is_said(model, message):
 
 
 @pytest.mark.search
+@pytest.mark.slow
 def test_latents_of_all_data_beside_those_of_each():
     """x_n ~ N(w z_n, 1): p(w, -w) is the same, so that one mode alone is log 2 short."""
     torch.manual_seed(0)

@@ -81,7 +81,7 @@ FUNCTIONS = {
         *args, samples=40, target_error=0.05, method="laplace", **kw
     ),
     "unbiased": lambda *args, **kw: unbiased_log_evidence(*args, base=8, **kw),
-    "certify": lambda *args, **kw: pv.certify(*args, number=66, samples=30, annealing=FEW, **kw),
+    "certify": lambda *args, **kw: pv.certify(*args, number=66, samples=20, annealing=FEW, **kw),
     "gaps": lambda *args, **kw: analysis.inference_gaps(*args, samples=30, annealing=FEW, **kw),
     "active_units": lambda *args, **kw: analysis.active_units(*args, samples=10, **kw),
     "kl": analysis.kl_per_dimension,

@@ -61,6 +61,7 @@ def test_study(tmp_path):
     assert row.log_px == pytest.approx(evidence.mean().value, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_resume_does_nothing_twice(tmp_path):
     first, _ = _study(tmp_path)
     times = {p: p.stat().st_mtime_ns for p in tmp_path.glob(f"*/{EVIDENCE}")}

@@ -18,7 +18,9 @@ def model(x):
         pyro.sample("x", dist.Normal(z, 0.5), obs=x)
 
 
-@pytest.mark.parametrize("kind", ["AutoNormal", "AutoDiagonalNormal"])
+@pytest.mark.parametrize(
+    "kind", ["AutoNormal", pytest.param("AutoDiagonalNormal", marks=pytest.mark.slow)]
+)
 def test_an_automatic_guide_meets_its_own_rows(kind):
     """The posterior of each row is N(16 x / 17, 4 / 17): shuffled rows would learn their mean."""
     guide = getattr(autoguide, kind)(model)
