@@ -92,11 +92,6 @@ def _check_setting(setting: str, values: Sequence[Any]) -> None:
         )
     if not values or len({str(value) for value in values}) < len(values):
         raise ValueError(f"a study needs two or more different values of {setting}; got {values}.")
-    if setting == "program" and "conditional" in values:
-        raise ValueError(
-            "a conditional program gives log p(x|y) and the others log p(x), which cannot be "
-            "compared; study another setting of --program conditional."
-        )
 
 
 def _name(given: Mapping[str, Any], *, alone: bool) -> str:

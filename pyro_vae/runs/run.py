@@ -83,7 +83,8 @@ def complete(config: Config, splits: Splits) -> Config:
     """
     check_taken(config, "program")
     config = with_schema(config, splits)
-    if splits.train.exposure is not None and not takes(config, "exposure"):
+    exposure = splits.train.exposure
+    if exposure is not None and (exposure != 1).any() and not takes(config, "exposure"):
         warnings.warn(
             f"{splits.train.name!r} has exposures, which program {config.program!r} leaves unused; "
             "--program counts uses them.",

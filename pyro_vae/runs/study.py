@@ -11,7 +11,7 @@ from typing import Any
 from ..common.files import write_json
 from ..common.host import use_threads
 from ..common.locks import writes_to
-from ..common.options import Method
+from ..common.options import Method, takes
 from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
 from ..config import Config
@@ -27,7 +27,7 @@ from .grid import Planned, plan
 from .outcome import Study
 from .report import report_runs
 from .results import EVIDENCE
-from .run import arguments, check_method, complete, load_data, some_of, train_run
+from .run import arguments, check_method, complete, identity, load_data, some_of, train_run
 from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of
@@ -99,8 +99,11 @@ def study(
         compiled=compiled,
         seed=seed,
     )
-    splits = load_data(config, root=root)
-    planned = _checked(plan(grid, config, seeds), splits, method)
+    planned = plan(grid, config, seeds)
+    # Exposures are there if any of the models takes them.
+    needy = [one.config for one in planned if takes(one.config, "exposure")]
+    splits = load_data(needy[0] if needy else config, root=root)
+    planned = _checked(planned, splits, method)
     if (table := show_table(splits)) is not None:
         say(f"{table}\n")
     name = ", ".join(grid)
@@ -199,7 +202,7 @@ def _grid(
 
 def _checked(planned: Sequence[Planned], splits: Splits, method: Method) -> list[Planned]:
     """Complete the configs; mistakes show before anything is trained."""
-    checked, known = [], dict[str, Config]()
+    checked, known, named = [], dict[str, Config](), dict[tuple[str, str], str]()
     for one in planned:
         if one.model not in known:
             check_method(one.config, method)
@@ -211,7 +214,14 @@ def _checked(planned: Sequence[Planned], splits: Splits, method: Method) -> list
             )
             objective_of(config)
             known[one.model] = config
+            named[identity(config, splits.test)] = one.model
         checked.append(replace(one, config=replace(known[one.model], seed=one.config.seed)))
+    if len(named) > 1:
+        (first, one), (other, two), *_ = ((data, model) for (_, data), model in named.items())
+        raise ValueError(
+            f"{one} gives log p of {first}, {two} of {other}: these cannot be compared; study "
+            "another setting of each."
+        )
     return checked
 
 

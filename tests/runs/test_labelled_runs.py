@@ -105,6 +105,27 @@ def test_studies(tmp_path, capsys):
     assert usage["vae"]["latents"] == usage["semi-supervised"]["latents"] == 2
 
 
+@pytest.mark.filterwarnings("ignore:'rates.npz' has exposures:pyro_vae.PyroVAEWarning")
+def test_studies_of_different_densities_are_refused_before_training(tmp_path, capsys):
+    """log p(x|y) and log p(x|e) are not log p(x); without exposures all programs are of p(x)."""
+    options = [*_SMALL, "--epochs", 1, "--samples", 10, "--number", 20, "--method", "guide"]
+    out = tmp_path / "study"
+    assert run("study", "program", "vae", "conditional", "--out", out, *options) == 1
+    assert "given labels: these cannot be compared" in capsys.readouterr().err
+    rng = np.random.default_rng(0)
+    x = rng.poisson(3.0, (100, 4)).astype("float32")
+    counts = ["--likelihood", "poisson", "--binarize", "none", "--data"]
+    np.savez(tmp_path / "rates.npz", x=x, exposure=rng.gamma(5.0, 0.2, 100).astype("float32"))
+    study = ["study", "program", "vae", "counts", *options, *counts]
+    assert run(*study, tmp_path / "rates.npz", "--out", out) == 1
+    assert "given exposures: these cannot be compared" in capsys.readouterr().err
+    assert not (out / "vae").exists()
+    np.savez(tmp_path / "plain.npz", x=x)
+    assert run(*study, tmp_path / "plain.npz", "--out", out) == 0
+    study = ["study", "latent-dim", 1, 2, "--program", "counts", *options, *counts]
+    assert run(*study, tmp_path / "rates.npz", "--out", tmp_path / "rates") == 0
+
+
 def test_labels_of_a_file(tmp_path, capsys):
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(120, 3)), generator.integers(0, 3, 120)
