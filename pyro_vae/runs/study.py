@@ -217,10 +217,9 @@ def _checked(planned: Sequence[Planned], splits: Splits, method: Method) -> list
             named[identity(config, splits.test)] = one.model
         checked.append(replace(one, config=replace(known[one.model], seed=one.config.seed)))
     if len(named) > 1:
-        (first, one), (other, two), *_ = ((data, model) for (_, data), model in named.items())
+        first, other, *_ = (f"{model} gives log p of {data}" for (_, data), model in named.items())
         raise ValueError(
-            f"{one} gives log p of {first}, {two} of {other}: these cannot be compared; study "
-            "another setting of each."
+            f"{first}, and {other}: these cannot be compared; study another setting of each."
         )
     return checked
 
