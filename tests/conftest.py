@@ -21,10 +21,16 @@ torch.set_num_threads(1)
 
 
 _NO_GPU = "there is no GPU here"
+# What takes more than four seconds, and has quicker tests of the same beside it.
+_SLOW = set((Path(__file__).parent / "slow.txt").read_text().split("\n"))
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Leave out what needs a GPU where there is none."""
+    """Mark what takes long as slow; leave out what needs a GPU where there is none."""
+    for item in items:
+        if item.nodeid in _SLOW:
+            item.add_marker(pytest.mark.slow)
     if not torch.cuda.is_available():
         for item in items:
             if "gpu" in item.keywords:

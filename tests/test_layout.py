@@ -115,3 +115,11 @@ def test_files_are_small_and_declare_their_names(name, path):
 def test_stub_names_what_there_is():
     for name in pyro_vae.__all__:
         assert getattr(pyro_vae, name) is not None
+
+
+def test_slow_tests_are_there():
+    """Each line of ``slow.txt`` names a test; those of a file's functions are not looked into."""
+    tests = Path(__file__).parent
+    for line in (tests / "slow.txt").read_text().splitlines():
+        path, *_, name = line.split("::")
+        assert f"def {name.partition('[')[0]}(" in (tests.parent / path).read_text(), line

@@ -143,7 +143,8 @@ def test_says_what_the_numbers_depend_on(tmp_path, capsys):
     assert "at least 0.05" in capsys.readouterr().out
 
 
-def test_longer_run_drops_numbers_of_the_shorter_one(tmp_path, capsys):
+@pytest.mark.filterwarnings("default:.*of other parameters:pyro_vae.PyroVAEWarning")
+def test_longer_run_leaves_out_numbers_of_the_shorter_one(tmp_path, capsys):
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_SMALL) == 0
     assert run("evaluate", out, "--samples", 20, "--method", "auto", "--number", 10) == 0
@@ -151,7 +152,8 @@ def test_longer_run_drops_numbers_of_the_shorter_one(tmp_path, capsys):
     assert run("fit", "--out", out, "--resume") == 0
     assert (out / "evidence.json").exists()  # nothing changed
     assert run("fit", "--out", out, "--resume", "--epochs", 3) == 0
-    assert not (out / "evidence.json").exists()
+    assert run("compare", out, out) == 1
+    assert "was not evaluated; run `pyro-vae evaluate" in capsys.readouterr().err
     assert run("fit", "--out", out, "--resume") == 0  # the longer config is the run's own now
     assert json.loads((out / "config.json").read_text())["epochs"] == 3
 

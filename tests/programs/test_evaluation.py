@@ -289,8 +289,8 @@ def test_data_outside_the_support_are_named_by_their_position(digits):
             function(vae.model, vae.guide, x)
 
 
-def _work() -> dict:
-    """Numbers of every function, in this process."""
+def _work(kind: str) -> dict:
+    """Numbers of the cheap functions or of the others, in this process."""
     sys.path.insert(0, str(Path(__file__).parent.parent))
     from conftest import LinearGaussian
 
@@ -299,20 +299,26 @@ def _work() -> dict:
     seen = torch.tensor([True, True, False, True, False])
     numbers = {}
     for name, function in FUNCTIONS.items():
+        if (name in CHEAP) != (kind == "cheap"):
+            continue
         given, options = x, {}
-        if name in ("log_evidence target", "kl"):  # a mask and a loader go the same way in all
+        if name in (
+            "log_evidence target",
+            "log_evidence",
+        ):  # a mask and a loader go the same way in all
             given, options = DataLoader(TensorDataset(x), batch_size=13), {"mask": seen}
         result = function(lg.model, diagonal_guide(lg), given, seed=3, **options)
         numbers[name] = _numbers(result).tolist()
     return numbers
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
+@pytest.mark.parametrize("kind", ["cheap", pytest.param("other", marks=pytest.mark.slow)])
+def test_two_processes_give_the_numbers_of_one(kind, tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command[3:3] = ["--standalone"]
-    command += [__file__, str(tmp_path)]
+    command += [__file__, str(tmp_path), kind]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    expected = _work()
+    expected = _work(kind)
     for rank in range(2):
         written = tmp_path / f"{rank}.json"
         assert written.exists(), done.stderr[-3000:]
@@ -324,6 +330,6 @@ if __name__ == "__main__":
     import warnings
 
     warnings.simplefilter("ignore")
-    content = json.dumps(_work())
+    content = json.dumps(_work(sys.argv[2]))
     (Path(sys.argv[1]) / f"{os.environ['RANK']}.json").write_text(content)
     Processes.join().wait()  # torchrun stops the others when one process ends in any other way
