@@ -157,7 +157,7 @@ class Pair(Densities):
             if not _agree(rows, vectorized, batch, samples=1):
                 raise ValueError(
                     f"the programs take {fixed_rows} data at once and no other number, and they "
-                    " do not broadcast over samples. Give the plate the batch's size: "
+                    "do not broadcast over samples. Give the plate the batch's size: "
                     "pyro.plate('data', len(x))."
                 )
             return vectorized
