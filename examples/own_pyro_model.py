@@ -71,7 +71,7 @@ def main(smoke: bool = False) -> pv.Evidence:
     """Train the guide and estimate log p(x) of new students."""
     pyro.set_rng_seed(0)
     pyro.clear_param_store()
-    train, test = simulate(2000), simulate(200)
+    train, test = simulate(2000), simulate(80 if smoke else 200)
     guide = Guide()
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 5e-3}), Trace_ELBO())
     for _ in range(50 if smoke else 1000):

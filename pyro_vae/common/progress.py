@@ -14,6 +14,7 @@ __all__ = ["Progress", "announce", "duration", "part_done", "say"]
 _FIRST = 10.0  # seconds of work that needs no word
 _EVERY = 60.0  # seconds between two lines, at most
 _SHARE = 0.1  # of the work, after which there is a line, too
+_TOLD = 0.002  # of the work, before which the time left is not known
 _LONG = 60.0  # seconds: work whose length is said beforehand
 
 _CURRENT: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -88,7 +89,9 @@ class Progress:
             return
         self.said, self.said_at = now, done / self.total
         spent, fresh = now - self.began, done - self.before
-        left = f"about {duration(spent * (self.total - done) / fresh)} left" if fresh else ""
+        left = ""
+        if fresh >= _TOLD * self.total:  # before, the first call's compilation is most of it
+            left = f"about {duration(spent * (self.total - done) / fresh)} left"
         if not self.in_lines:
             if self.part and not self.note:  # the bar itself knows of whole items only
                 self.bar.set_postfix_str(left)
