@@ -8,6 +8,7 @@ import ast
 import json
 import re
 import sys
+import typing
 from pathlib import Path
 
 from sphinx.ext.napoleon import Config, GoogleDocstring
@@ -143,8 +144,19 @@ def _google_style(app, what, name, obj, options, lines):
         lines[:] = GoogleDocstring(lines, Config(), app, what, name, obj, options).lines()
 
 
+def _plain_settings():
+    """Types of the settings without what the command line is told about them."""
+    from pyro_vae import Config
+
+    for kind in Config.__mro__[:-1]:
+        hints = typing.get_type_hints(kind)
+        own = kind.__dict__.get("__annotations__", {})
+        own.update({name: hints[name] for name in own})
+
+
 def setup(app):
     """Generate the pages before Sphinx looks for them."""
+    _plain_settings()
     app.connect("autodoc-process-docstring", _google_style)
     folder = Path(__file__).parent / "generated"
     _reference(folder)
