@@ -5,6 +5,7 @@ Pages of the gallery (with notebooks) and of the reference are generated from th
 """
 
 import ast
+import inspect
 import json
 import re
 import sys
@@ -150,8 +151,7 @@ def _plain_settings():
 
     for kind in Config.__mro__[:-1]:
         hints = typing.get_type_hints(kind)
-        own = kind.__dict__.get("__annotations__", {})
-        own.update({name: hints[name] for name in own})
+        kind.__annotations__ = {name: hints[name] for name in inspect.get_annotations(kind)}
 
 
 def setup(app):
