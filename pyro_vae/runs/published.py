@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -124,7 +125,12 @@ def reproduce(
         lines.append(_cells(name, record))
         write_json(out / "table.json", _about(table, published, config, effort) | {"rows": records})
     text = "\n".join([*(line.rstrip() for line in align(lines)), "", *_notes(config, effort)])
-    write_text(out / "table.md", _markdown(table, published, lines, config, effort))
+    command = f"pyro-vae reproduce {table}{' --short' * short}"
+    if epochs is not None:
+        command += f" --epochs {epochs}"
+    if rows:
+        command += f" --rows {shlex.join(rows)}"
+    write_text(out / "table.md", _markdown(table, published, lines, config, effort, command))
     return text
 
 
@@ -198,7 +204,7 @@ def _cells(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:
         f"{record['log_px']:.2f}",
         f"{record['mc_error']:.2f}",
         f"{record['k_too_high']:.0%}",
-        f"{record['auto']:.2f} ± {record['auto_mc_error']:.2f}",
+        f"{record['auto']:.2f} ± {record['auto_mc_error']:.3f}",
         f"{record['guide_minus_auto']:+.2f} ± {record['difference_error']:.2f}",
         f"{record['auto_doubtful']:.0%}",
         f"{record['certified_gap']:.3f} ± {record['certified_gap_error']:.3f}",
@@ -250,6 +256,7 @@ def _markdown(
     lines: Sequence[Sequence[str]],
     config: Config,
     effort: _Effort,
+    command: str,
 ) -> str:
     head, *body = [f"| {' | '.join(line)} |" for line in lines]
     rule = "|".join(["---"] * len(lines[0]))
@@ -265,7 +272,7 @@ def _markdown(
             *body,
             "",
             *(f"{note}\n" for note in _notes(config, effort)),
-            f"{time.strftime('%Y-%m-%d')}, `pyro-vae reproduce {table}`.",
+            f"{time.strftime('%Y-%m-%d')}, `{command}`.",
             "",
         ]
     )
