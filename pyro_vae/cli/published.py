@@ -28,7 +28,7 @@ class Reproduce(Command):
     rows: tuple[str, ...] = ()
     """Some of its models, by name. By default all."""
     short: bool = False
-    """A few epochs, fewer test data: half an hour on two cores."""
+    """A few epochs, fewer test data: minutes to an hour for each model."""
     epochs: int | None = None
     """Another number of epochs. By default those of the publication."""
     data: str | None = None

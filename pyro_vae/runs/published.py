@@ -82,7 +82,7 @@ def reproduce(
         table: a name of ``PUBLISHED``.
         out: folder; one that was interrupted is gone on with.
         rows: names of some of its models, if not all.
-        short: few epochs and fewer data, half an hour on two cores.
+        short: few epochs and fewer data, minutes to an hour for each model.
         epochs: another number of epochs.
         data: another data set, such as ``"fashion-mnist"``, for which nothing was published there.
         root: folder of downloaded data.
@@ -126,6 +126,8 @@ def reproduce(
         write_json(out / "table.json", _about(table, published, config, effort) | {"rows": records})
     text = "\n".join([*(line.rstrip() for line in align(lines)), "", *_notes(config, effort)])
     command = f"pyro-vae reproduce {table}{' --short' * short}"
+    if data is not None:
+        command += f" --data {shlex.quote(data)}"
     if epochs is not None:
         command += f" --epochs {epochs}"
     if rows:

@@ -26,7 +26,7 @@ def hash_of(parameters: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def stored_evidence(folder: Path, *, name: str = EVIDENCE) -> Evidence | None:
+def stored_evidence(folder: Path) -> Evidence | None:
     """Read an estimate of a run; ``None`` if there is none of its present parameters.
 
     Warns where there is one of others: the run was trained on, or it was copied from another.
@@ -35,7 +35,7 @@ def stored_evidence(folder: Path, *, name: str = EVIDENCE) -> Evidence | None:
         CheckpointError: the run is damaged.
         ValueError: the file is not a result of ours.
     """
-    path = folder / name
+    path = folder / EVIDENCE
     if not path.exists():
         return None
     evidence = Evidence.load(path)

@@ -252,11 +252,13 @@ def compare_runs(folders: Sequence[str | Path]) -> Comparison:
     """Compare evaluated runs.
 
     Raises:
-        CheckpointError: a run that was not evaluated.
+        CheckpointError: no such folder, or a run that was not evaluated.
         ValueError: runs evaluated on different data.
     """
     evidences = {}
     for folder in map(Path, folders):
+        if not folder.is_dir():
+            raise CheckpointError(f"there is no folder {folder}; give those of runs.")
         evidence = stored_evidence(folder)
         if evidence is None:
             raise CheckpointError(f"{folder} was not evaluated; run `pyro-vae evaluate {folder}`.")

@@ -195,7 +195,7 @@ def test_data_of_ones_own(tmp_path, capsys):
         (["fit", "--out", "x", "--validation", "5000"], 1, "cannot set 5000 data aside"),
         (["fit", "--out", "x", "--prior.components", "3"], 1, "does not take components"),
         (["evaluate", "nowhere"], 1, "no checkpoint"),
-        (["compare", "nowhere"], 1, "was not evaluated"),
+        (["compare", "nowhere"], 1, "there is no folder nowhere"),
         (["plot", "nowhere"], 1, "no checkpoint"),
         (["sample", "nowhere"], 1, "no checkpoint"),
         (["report", "nowhere"], 1, "no checkpoint"),

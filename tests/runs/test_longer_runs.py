@@ -78,6 +78,8 @@ def test_estimates_belong_to_the_parameters(tmp_path, capsys):
         pytest.raises(CheckpointError, match=r"other was not evaluated; run `pyro-vae evaluate"),
     ):
         compare_runs([one, other])
+    with pytest.raises(CheckpointError, match=r"there is no folder .*onne"):
+        compare_runs([one, tmp_path / "onne"])
     _train(one, replace(_CONFIG, epochs=2), resume=True)
     assert (one / EVIDENCE).exists()
     with warnings.catch_warnings():
