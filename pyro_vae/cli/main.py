@@ -24,7 +24,7 @@ from .imputation import Impute
 from .new_data import Encode, Reconstruct, Score
 from .published import Reproduce
 from .report import Report
-from .results import Check, Compare, Evaluate, Export, Plot, Sample
+from .results import Certify, Check, Compare, Evaluate, Export, Plot, Sample
 from .training import Demo, Fit, Study
 
 __all__ = ["COMMANDS", "main"]
@@ -33,6 +33,7 @@ COMMANDS: dict[str, type[Command]] = {
     "demo": Demo,
     "fit": Fit,
     "evaluate": Evaluate,
+    "certify": Certify,
     "check": Check,
     "compare": Compare,
     "encode": Encode,

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import tyro
 
-from ..common.settings import CheckSettings, EvaluationSettings
+from ..common.settings import CertificateSettings, CheckSettings, EvaluationSettings
 from .base import Command, Flat, Place, RunFolder
 
-__all__ = ["Check", "Compare", "Evaluate", "Export", "Plot", "Sample"]
+__all__ = ["Certify", "Check", "Compare", "Evaluate", "Export", "Plot", "Sample"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,23 @@ class Evaluate(Command):
         if "accuracy" in metrics:
             print(f"{'accuracy of labels':<22} {metrics['accuracy']:.1%}")
         print(f"{'time':<22} {evidence.seconds:.1f} s; saved to {self.folder / EVIDENCE}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Certify(Command):
+    """Bound log p(x) from both sides on data simulated from a run: what its estimates achieve."""
+
+    folder: RunFolder
+    """Run folder."""
+    settings: Flat[CertificateSettings] = dataclasses.field(default_factory=CertificateSettings)
+    place: Flat[Place] = dataclasses.field(default_factory=Place)
+
+    def run(self) -> None:
+        """Run the command."""
+        from ..runs.certificate import CERTIFICATE, certify_run
+
+        print(certify_run(self.folder, self.settings, **vars(self.place)))
+        print(f"saved to {self.folder / CERTIFICATE}, which the run's report shows.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -165,3 +165,25 @@ class CheckSettings:
 
     def __post_init__(self) -> None:
         check_values(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificateSettings:
+    """How log p(x) is bounded from both sides on simulated data."""
+
+    number: Annotated[int, tyro.conf.arg(metavar="N"), at_least(2)] = 100
+    """Simulate N data from the model."""
+    method: Method = "auto"
+    """Proposal of the estimates that are held against the bounds: guide, refined, laplace, modes,
+    annealed or auto."""
+    samples: Annotated[int, at_least(1)] = 1000
+    """Their importance samples K for each datum."""
+    temperatures: Annotated[int, at_least(1)] = 50
+    """Steps from the proposal to the posterior and back: more bring the bounds together."""
+    chains: Annotated[int, at_least(2)] = 64
+    """Annealed chains of each bound."""
+    seed: int = 0
+    """Seed of the simulated data and of all draws."""
+
+    def __post_init__(self) -> None:
+        check_values(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,13 +70,39 @@ class Certificate:
         """Mean of ``upper - log_px`` and its standard error: how low the estimates are at most."""
         return _mean(self.upper - self.evidence.log_px)
 
+    @property
+    def within(self) -> float:
+        """How far the mean estimate is from log p(x) at most, two standard errors included."""
+        mean, error = self.shortfall
+        return max(mean, 0.0) + 2 * error
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures that the certificate states, and its settings, as plain values."""
+        gap, shortfall = self.gap, self.shortfall
+        return {
+            "number": len(self),
+            "lower": self.lower.mean().item(),
+            "upper": self.upper.mean().item(),
+            "gap": gap[0],
+            "gap_error": gap[1],
+            "log_px": self.evidence.mean().value,
+            "shortfall": shortfall[0],
+            "shortfall_error": shortfall[1],
+            "within": self.within,
+            "method": self.evidence.method,
+            "samples": self.evidence.samples,
+            "temperatures": self.annealing.temperatures,
+            "chains": self.annealing.chains,
+            "seed": self.evidence.seed,
+        }
+
     def interval(self) -> tuple[Tensor, Tensor]:
         """Bounds of each datum with a margin of three standard errors for their own noise."""
         lower = self.lower - _MARGIN * self.lower_error
         return lower, self.upper + _MARGIN * self.upper_error
 
     def __str__(self) -> str:
-        gap, shortfall = self.gap, self.shortfall
+        gap = self.gap
         a = self.annealing
         return (
             f"{len(self)} data simulated from the model: log p(x) lies between "
@@ -85,7 +112,7 @@ class Certificate:
             f"log_evidence(method={self.evidence.method!r}, samples={self.evidence.samples}) gives "
             f"{self.evidence.mean().value:.3f}:\n"
             f"with these settings, on this model's own data, the mean is within "
-            f"{max(shortfall[0], 0) + 2 * shortfall[1]:.3f} nats (two standard errors included)."
+            f"{self.within:.3f} nats (two standard errors included)."
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from typing import Any
@@ -34,6 +34,7 @@ def model_card(
     state: Mapping[str, Any],
     evidence: Evidence | None,
     metrics: Mapping[str, Any],
+    certified: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return a model card in Markdown, in which every text that is not ours is escaped.
 
@@ -42,6 +43,7 @@ def model_card(
         state: its checkpoint.
         evidence: its log p(x), if it was evaluated.
         metrics: the content of its metrics file.
+        certified: what bounds on simulated data say of it, in pairs of a term and its value.
     """
     shape = ", ".join(map(str, state["event_shape"]))
     parameters = sum(parameter.numel() for parameter in run.vae.parameters())
@@ -58,7 +60,7 @@ def model_card(
         "A deep latent-variable model, trained and evaluated by pyro_vae.",
         _table(about),
         "## How good it is",
-        _evidence(evidence),
+        _evidence(evidence, certified),
         "## How it was trained",
         _table(_training(run, state)),
         "## How to load it",
@@ -71,9 +73,10 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _evidence(evidence: Evidence | None) -> str:
+def _evidence(evidence: Evidence | None, certified: Sequence[tuple[str, str]]) -> str:
     if evidence is None:
-        return "log p(x) was not evaluated (`pyro-vae evaluate RUN`, then export again)."
+        missing = "log p(x) was not evaluated (`pyro-vae evaluate RUN`, then export again)."
+        return "\n\n".join([missing, *([_table(certified)] if certified else [])])
     mean, bits = evidence.mean(), evidence.bits_per_dim()
     heavy = evidence.doubts()["heavy tail"].double().mean().item()
     rows = [
@@ -88,7 +91,7 @@ def _evidence(evidence: Evidence | None) -> str:
         ("sha256 of the data", evidence.data_sha256),
         ("method", f"{evidence.method}, K = {evidence.samples}, seed {evidence.seed}"),
     ]
-    return _table(rows)
+    return _table([*rows, *certified])
 
 
 def _training(run: Run, state: Mapping[str, Any]) -> list[tuple[str, str]]:

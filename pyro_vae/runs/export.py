@@ -10,6 +10,7 @@ from ..common.files import read_json, write_json, write_text
 from ..common.verbs import verb
 from ..training import checkpoint
 from .card import model_card
+from .certificate import statements
 from .folder import load_run
 from .results import EVIDENCE, METRICS, stored_evidence
 from .weights import SUMS, WEIGHTS, write_sums, write_weights
@@ -55,6 +56,7 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
             metrics = read_json(folder / METRICS)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{error} (pyro-vae evaluate {folder})") from error
+    certified = statements(run)
     if out.exists() and not (out.is_dir() and (not any(out.iterdir()) or (out / SUMS).exists())):
         raise FileExistsError(f"{out} is not empty and no export; choose another folder (--out).")
     config = replace(run.config, data=Path(run.config.data).name)
@@ -70,6 +72,7 @@ def export_run(folder: str | Path, out: str | Path | None = None) -> Path:
             (out / name).unlink(missing_ok=True)
         else:
             write_text(out / name, (folder / name).read_text())
-    write_text(out / CARD, model_card(replace(run, config=config), state, evidence, metrics))
+    exported = replace(run, config=config)
+    write_text(out / CARD, model_card(exported, state, evidence, metrics, certified))
     write_sums(out)
     return out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from ..common.errors import CheckpointError, PyroVAEWarning, warn
 from ..common.files import read_json
 from ..common.verbs import verb
 from ..config import Config
+from ..data import fingerprint
 from ..models import Model, build_program
 from ..training.checkpoint import (
     CHECKPOINT,
@@ -27,7 +30,7 @@ from ..training.checkpoint import (
 from ..training.history import History
 from .weights import SUMS, WEIGHTS, read_weights
 
-__all__ = ["Run", "load_run", "parameters_of", "read_config"]
+__all__ = ["Run", "hash_of", "load_run", "parameters_of", "read_config"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Run:
         if self.config.classes is not None:
             given = torch.arange(number) % self.config.classes
         return self.vae.sample(given, seed=seed, mean=mean).cpu()
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the model's parameters, by which results of it are known."""
+        return hash_of(self.vae.state_dict())
 
     def check_folder(self) -> None:
         """Check that the folder is still there, before results are written to it.
@@ -122,6 +130,14 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         finished=state["finished"],
         event_shape=tuple(state["event_shape"]),
     )
+
+
+def hash_of(parameters: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a model's parameters and their names, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        digest.update(f"{name} {fingerprint(parameters[name])}\n".encode())
+    return digest.hexdigest()
 
 
 def parameters_of(folder: Path) -> dict[str, Tensor] | None:

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 
 from ..common.errors import UnreliableEvidence
-from ..common.files import read_json, write_json, write_text
+from ..common.files import write_json, write_text
 from ..common.locks import writes_to
 from ..common.registry import lookup
 from ..common.tables import align
 from ..config import Config
 from ..data import Data
 from ..evidence import Evidence, certify, log_evidence
+from .certificate import save_certificate, stored_certificate
 from .folder import Run, load_run
 from .publications import PUBLISHED, Published
-from .results import CERTIFICATE, hash_of
 from .run import load_data, train_run
 
 __all__ = ["reproduce"]
@@ -152,7 +152,7 @@ def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]
         by_auto = _stored(run, "auto", few, samples=effort.samples, method="auto")
         same = _stored(run, "guide-same", few, samples=effort.samples, method="guide")
         say(f"bounds from both sides on {effort.simulated} simulated data")
-        gap = _gap(run, test, effort.simulated)
+        certified = _certified(run, test, effort.simulated)
     mean = by_guide.mean()
     paired = same.log_px - by_auto.corrected()
     return {
@@ -166,8 +166,8 @@ def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]
         "auto_doubtful": by_auto.share_unreliable(),
         "guide_minus_auto": paired.mean().item(),
         "difference_error": paired.std().item() / len(paired) ** 0.5,
-        "certified_gap": gap[0],
-        "certified_gap_error": gap[1],
+        "certified_gap": certified["gap"],
+        "certified_gap_error": certified["gap_error"],
         "training_seconds": run.history.epochs[-1].seconds,
         "evaluation_seconds": by_guide.seconds + by_auto.seconds,
     }
@@ -175,7 +175,7 @@ def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]
 
 def _stored(run: Run, name: str, data: Data, **options: Any) -> Evidence:
     """Estimate log p(x), or read what was estimated before of the same data in the same way."""
-    path, model = run.folder / f"{name}.json", hash_of(run.vae.state_dict())
+    path, model = run.folder / f"{name}.json", run.sha256
     if path.exists():
         found = Evidence.load(path)
         stored = (found.model_sha256, found.data_sha256, found.samples)
@@ -187,15 +187,14 @@ def _stored(run: Run, name: str, data: Data, **options: Any) -> Evidence:
     return evidence
 
 
-def _gap(run: Run, test: Data, number: int) -> tuple[float, float]:
-    """Mean gap between the bounds, and its error; kept in the run's folder."""
-    path = run.folder / CERTIFICATE
-    about = {"number": number, "model_sha256": hash_of(run.vae.state_dict())}
-    if path.exists() and (found := read_json(path)).items() >= about.items():
-        return found["gap"], found["error"]
-    gap, error = certify(run.vae.model, run.vae.guide, test, number=number, seed=0).gap
-    write_json(path, {**about, "gap": gap, "error": error})
-    return gap, error
+def _certified(run: Run, test: Data, number: int) -> Mapping[str, Any]:
+    """Certify a run on so many simulated data, or read what was certified before."""
+    found = stored_certificate(run)
+    if found is None or found["number"] != number:
+        certificate = certify(run.vae.model, run.vae.guide, test, number=number, seed=0)
+        save_certificate(run, certificate)
+        found = certificate.summary()
+    return found
 
 
 def _cells(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:

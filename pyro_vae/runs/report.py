@@ -9,16 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..common.files import read_json
 from ..data.sets import Data
 from ..evidence import Evidence, compare
 from ..report import Subject, write_report
 from ..report.packing import Weights
 from ..report.words import advice, facts, lead, sentence
 from ..training.checkpoint import CONFIG, holds_run
+from .certificate import statements
 from .figures import encode
 from .folder import Run, load_run
-from .results import CERTIFICATE, EVIDENCE, hash_of, stored_evidence
+from .results import EVIDENCE, stored_evidence
 from .run import identity, load_data
 
 __all__ = ["report_runs"]
@@ -105,22 +105,9 @@ def _subject(run: Run, name: str, data: Data, evidence: Evidence | None) -> Subj
         decode=decode if hasattr(vae, "interpolate") else None,
         evidence=evidence,
         history=run.history.columns(),
-        facts=[*([] if evidence is None else facts(evidence)), *_certificate(run)],
+        facts=[*([] if evidence is None else facts(evidence)), *statements(run)],
         advice=advice(evidence, run.config, run=str(run.folder), finished=run.finished),
     )
-
-
-def _certificate(run: Run) -> list[tuple[str, str]]:
-    """What bounds on simulated data certify, if the folder says so."""
-    path = run.folder / CERTIFICATE
-    if not path.exists():
-        return []
-    found = read_json(path)
-    own = hash_of(run.vae.state_dict())
-    if found.get("model_sha256", own) != own:  # files of earlier versions do not say it
-        return []
-    gap = f"{found['gap']:.3f} ± {found['error']:.3f} nats"
-    return [("certified gap", f"{gap} between bounds, {found['number']} simulated data")]
 
 
 def _evidence(run: Run, test: Data) -> Evidence | None:

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
-
 from ..common.errors import PyroVAEWarning, warn
-from ..data import fingerprint
 from ..evidence import Evidence
-from .folder import parameters_of
+from .folder import hash_of, parameters_of
 
-__all__ = ["CERTIFICATE", "EVIDENCE", "METRICS", "hash_of", "stored_evidence"]
+__all__ = ["EVIDENCE", "METRICS", "stored_evidence"]
 
-EVIDENCE, METRICS, CERTIFICATE = "evidence.json", "metrics.json", "certificate.json"
-
-
-def hash_of(parameters: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a model's parameters and their names, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name in sorted(parameters):
-        digest.update(f"{name} {fingerprint(parameters[name])}\n".encode())
-    return digest.hexdigest()
+EVIDENCE, METRICS = "evidence.json", "metrics.json"
 
 
 def stored_evidence(folder: Path) -> Evidence | None:

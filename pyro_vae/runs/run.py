@@ -31,7 +31,7 @@ from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable
 from .folder import load_run, read_config
-from .results import EVIDENCE, METRICS, hash_of, stored_evidence
+from .results import EVIDENCE, METRICS, stored_evidence
 from .tables import columns_of, show_table, with_schema
 
 __all__ = [
@@ -201,8 +201,7 @@ def evaluate_run(
         run.vae.model, run.vae.guide, arguments(run.config, test), **options, progress=progress
     )
     sha256, description = identity(run.config, test)
-    model_sha256 = hash_of(run.vae.state_dict())
-    evidence = replace(evidence, data_sha256=sha256, data=description, model_sha256=model_sha256)
+    evidence = replace(evidence, data_sha256=sha256, data=description, model_sha256=run.sha256)
     likelihood = getattr(run.vae.likelihood, "description", type(run.vae.likelihood).__name__)
     metrics = {**evidence.summary(), "likelihood": likelihood}
     if takes(run.config, "labels") and test.y is not None and (test.y != UNKNOWN).all():
