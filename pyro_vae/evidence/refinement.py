@@ -126,7 +126,7 @@ def modes(batch: Batch, centre: NormalProposal, starts: int, *, draws: int = 64)
     usable = u.isfinite() if space.idle is None else u.isfinite() & ~space.idle
     u = u.where(usable, prior.mean)
     index = torch.arange(n, device=u.device).repeat(starts)
-    copies = tuple(argument[index] for argument in batch)
+    copies = space.pair.copies(batch, index)
     many = space.select(index)
     scale = prior.tril.diagonal(dim1=-2, dim2=-1)[index]
     begin = NormalProposal(many, u.flatten(0, 1), torch.diag_embed(0.3 * scale))

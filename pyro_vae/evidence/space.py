@@ -131,7 +131,9 @@ class Space:
 
     def log_joint(self, batch: Batch, u: Tensor) -> Tensor:
         """Log p(x, u), shape ``(S, N)``, float64; differentiable in u."""
-        return self.log_terms(batch, u)[1]
+        values, jacobian = self.values(u)
+        volume = jacobian + self._log_idle(u)
+        return self.pair.log_joint(batch, values) + volume
 
     def log_terms(self, batch: Batch, u: Tensor) -> tuple[Tensor, Tensor]:
         """Log p(u) and log p(x, u), each of shape ``(S, N)``, float64; differentiable in u."""

@@ -68,6 +68,10 @@ class Densities(Layout):
         """Yield the arguments with which the programs are called for a batch."""
         yield batch
 
+    def copies(self, batch: Batch, index: Tensor) -> Batch:
+        """Return data by their numbers, which may repeat."""
+        return tuple(argument[index] for argument in batch)
+
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide.
 

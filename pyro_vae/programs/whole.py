@@ -24,6 +24,7 @@ from .checks import (
     out_of_reach,
 )
 from .densities import Role, check_any, check_constant, known_support
+from .draws import over_draws
 from .enumeration import AllValues, left_out, sum_out, without_idle
 from .layout import NONE, Values
 from .pair import Pair, check_reach
@@ -172,6 +173,12 @@ class Whole(Pair):
         for row in range(len(batch[0])):
             yield tuple(argument[row] for argument in batch)
 
+    def copies(self, batch: Batch, index: Tensor) -> Batch:
+        """Return data sets by their numbers: of a single one views, so that it is seen as one."""
+        if len(batch[0]) > 1:
+            return super().copies(batch, index)
+        return tuple(argument.expand(len(index), *argument.shape[1:]) for argument in batch)
+
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide; log q is ``(S, N)``, float64, for N data sets."""
         return (
@@ -212,9 +219,12 @@ class Whole(Pair):
 
         def both(given: Values, *data: Tensor) -> Terms:
             trace = self._trace("model", data, given)
-            latents = without_idle(list(latent_sites(trace)), self.plate_dims)
-            prior = self._by_site("model", latents)
             joint = self._by_site("model", list(sample_sites(trace)))
+            if self.summed:  # the sum over their values joins latent sites and observed ones
+                latents = without_idle(list(latent_sites(trace)), self.plate_dims)
+                prior = self._by_site("model", latents)
+            else:
+                prior = {name: joint[name] for name, _ in latent_sites(trace)}
             return {"prior": _total(prior), "joint": _total(joint)}
 
         terms = self._each(both, batch, values)
@@ -349,8 +359,16 @@ class Whole(Pair):
 
         A function that draws says which program it draws from.
         """
-        of_draws = self._of_draws(function, len(values), len(batch), role)
-        if self.sets_at_once and (role is None or role in self.drawn_at_once):
+        at_once = self.vectorized and (role is None or role in self.drawn_at_once)
+        of_draws = over_draws(
+            function, len(values), len(batch), at_once=at_once, randomness=_RANDOMNESS[role]
+        )
+        shape = next(iter(values[0].values())).shape[:2]
+        if shape[1] > 1 and all(argument.stride(0) == 0 for argument in batch):  # see copies
+            flat = ({name: v.flatten(0, 1) for name, v in given.items()} for given in values)
+            found = of_draws(*flat, *next(self.arguments(batch)))
+            return {name: value.unflatten(0, shape) for name, value in found.items()}
+        if at_once and self.sets_at_once:
             dims = (*[1] * len(values), *[0] * len(batch))
             of_sets = torch.vmap(of_draws, in_dims=dims, out_dims=1, randomness=_RANDOMNESS[role])
             of_all: dict[str, Tensor] = of_sets(*values, *batch)
@@ -360,28 +378,6 @@ class Whole(Pair):
             here = ({name: v[:, row] for name, v in given.items()} for given in values)
             columns.append(of_draws(*here, *data))
         return {name: torch.stack([c[name] for c in columns], 1) for name in columns[0]}
-
-    def _of_draws(
-        self, function: Callable[..., Terms], latents: int, arguments: int, role: Role | None
-    ) -> Callable[..., Terms]:
-        """Make a function of one draw, on one data set, one of many draws."""
-        if self.vectorized and (role is None or role in self.drawn_at_once):
-            dims = (*[0] * latents, *[None] * arguments)
-            at_once: Callable[..., Terms] = torch.vmap(
-                function, in_dims=dims, randomness=_RANDOMNESS[role]
-            )
-            return at_once
-
-        def one_by_one(*given: Any) -> Terms:
-            number = len(next(iter(given[0].values())))
-            draws = (
-                ({name: value[draw] for name, value in v.items()} for v in given[:latents])
-                for draw in range(number)
-            )
-            rows = [function(*draw, *given[latents:]) for draw in draws]
-            return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
-
-        return one_by_one
 
 
 _DENSE = torch.contiguous_format

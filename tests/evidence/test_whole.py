@@ -512,3 +512,38 @@ def test_log_prior_of_latents_beside_enumerated_ones(idle):
     ]
     torch.testing.assert_close(log_prior, torch.logaddexp(*parts).double(), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(log_joint, torch.logaddexp(*seen).double(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_copies_of_a_data_set_are_seen_as_one(at_once):
+    """As draws of one data set: the same densities, the program run once where vmap takes it."""
+    runs = []
+
+    def model(y):
+        runs.append(None)
+        m = pyro.sample("m", dist.Normal(0.0, 1.0))
+        m = m if at_once or m > 0 else 2 * m
+        with pyro.plate("data", 3 if y[0].isnan() else len(y)):  # not for several sets at once
+            pyro.sample("y", dist.Normal(m, 0.5), obs=y)
+
+    def guide(y):
+        pyro.sample("m", dist.Normal(0.0, 2.0))
+
+    y = torch.tensor([[0.5, -0.2, 1.0]])
+    pair = Whole.inspect(model, guide, (y,))
+    assert pair.vectorized == at_once
+    assert not pair.sets_at_once
+    m = torch.linspace(-2, 2, 12).reshape(3, 4)
+    index = torch.zeros(4, dtype=torch.long)
+    copies = pair.copies((y,), index)
+    plain = tuple(argument[index] for argument in (y,))
+    assert torch.equal(copies[0], plain[0])
+    runs.clear()
+    found = pair.log_joint(copies, {"m": m})
+    assert len(runs) == (1 if at_once else 12)
+    torch.testing.assert_close(found, pair.log_joint(plain, {"m": m}))
+    mean = m.where(m > 0, m if at_once else 2 * m)[..., None]
+    exact = dist.Normal(0.0, 1.0).log_prob(m) + dist.Normal(mean, 0.5).log_prob(y).sum(-1)
+    torch.testing.assert_close(found, exact.double(), rtol=1e-5, atol=1e-5)
+    two = torch.cat([y, y + 1])
+    assert torch.equal(pair.copies((two,), torch.tensor([1, 0, 1]))[0], two[[1, 0, 1]])

@@ -1,0 +1,50 @@
+"""A function of one draw of the latents, as one of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["over_draws"]
+
+Terms = dict[str, Tensor]
+
+
+def over_draws(
+    function: Callable[..., Terms],
+    latents: int,
+    arguments: int,
+    *,
+    at_once: bool,
+    randomness: str,
+) -> Callable[..., Terms]:
+    """Make a function of one draw, on one data set, one of many draws.
+
+    Args:
+        function: takes values by name, then the data's arguments; returns tensors by name.
+        latents: how many dictionaries of values it takes, with a first dimension of draws then.
+        arguments: how many arguments of the data, which are the same for all draws.
+        at_once: by ``torch.vmap``; one by one otherwise.
+        randomness: what draws within the function are to each other, for ``torch.vmap``.
+
+    Returns:
+        A function whose results have a first dimension of draws.
+    """
+    if at_once:
+        dims = (*[0] * latents, *[None] * arguments)
+        mapped: Callable[..., Terms] = torch.vmap(function, in_dims=dims, randomness=randomness)
+        return mapped
+
+    def one_by_one(*given: Any) -> Terms:
+        number = len(next(iter(given[0].values())))
+        draws = (
+            ({name: value[draw] for name, value in v.items()} for v in given[:latents])
+            for draw in range(number)
+        )
+        rows = [function(*draw, *given[latents:]) for draw in draws]
+        return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
+
+    return one_by_one
