@@ -76,7 +76,15 @@ def second_moment(vae: pv.VAE, x: torch.Tensor, **options) -> torch.Tensor:
     return pv.log_evidence(twice, vae.guide, x, **options).log_px
 
 
-def measure(data: str, pixels: str, numbers: list[int], *, epochs: int) -> Result:
+def measure(
+    data: str,
+    pixels: str,
+    numbers: list[int],
+    *,
+    epochs: int,
+    images: int | None = None,
+    repeats: int = REPEATS,
+) -> Result:
     """Train a VAE, and estimate log p(x) of test images with each number of draws."""
     settings, (binarize, likelihood) = SETTINGS[data], PIXELS[pixels]
     train, valid, test = pv.load(data, binarize=binarize)
@@ -85,7 +93,7 @@ def measure(data: str, pixels: str, numbers: list[int], *, epochs: int) -> Resul
     options = {"learning_rate": 2e-3, "schedule": "one-cycle", "seed": 0}
     pv.fit(vae, train, valid, epochs=epochs, **options)
     vae.cpu()
-    x = test.x[: settings["images"]]
+    x = test.x[: images or settings["images"]]
 
     def prior(x: torch.Tensor) -> None:
         """A guide that does not look at x."""
@@ -101,13 +109,13 @@ def measure(data: str, pixels: str, numbers: list[int], *, epochs: int) -> Resul
         name: {
             k: [
                 pv.log_evidence(vae.model, guide, x, samples=k, method=method, seed=seed)
-                for seed in range(REPEATS)
+                for seed in range(repeats)
             ]
             for k in counts
         }
         for name, (guide, method, counts) in proposals.items()
     }
-    long = {"samples": numbers[-1], "method": "laplace", "seed": REPEATS}
+    long = {"samples": numbers[-1], "method": "laplace", "seed": repeats}
     reference = pv.log_evidence(vae.model, vae.guide, x, **long)
     squared_variation = torch.expm1(second_moment(vae, x, **long) - 2 * reference.log_px)
     needed = {"prior": squared_variation / TARGET**2}
@@ -165,12 +173,13 @@ def print_estimates(name: str, result: Result, numbers: list[int]) -> dict[str, 
 def main(data: str = "digits", *, smoke: bool = False) -> dict[str, dict[str, float]]:
     """Print the tables, draw the figure, and return the main numbers for each kind of pixels."""
     numbers = [10, 100] if smoke else [10, 100, 1000, 10_000, 100_000]
-    epochs = 3 if smoke else SETTINGS[data]["epochs"]
+    options = {name: SETTINGS[data][name] for name in ("epochs", "images")}
+    options |= {"epochs": 3, "images": 5, "repeats": 2} if smoke else {}
     with warnings.catch_warnings():  # that such estimates are not to trust is the point here
         warnings.simplefilter("ignore", pv.UnreliableEvidence)
-        results = {pixels: measure(data, pixels, numbers, epochs=epochs) for pixels in PIXELS}
+        results = {pixels: measure(data, pixels, numbers, **options) for pixels in PIXELS}
     found = {}
-    images = SETTINGS[data]["images"]
+    images = options["images"]
     print(f"log p(x) in nats, mean of {images} test images ± standard deviation between repeats\n")
     for pixels, result in results.items():
         found[pixels] = print_estimates(f"{data}, {pixels} pixels", result, numbers)

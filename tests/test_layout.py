@@ -1,6 +1,7 @@
 """The structure of the package: imports go one way down, files stay small."""
 
 import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -14,8 +15,7 @@ _FLOORS = """cli
 runs
 analysis check estimator report
 training models evidence
-objectives
-priors
+objectives priors
 likelihoods posteriors
 compiled networks distributions programs
 config data plots
@@ -123,3 +123,20 @@ def test_slow_tests_are_there():
     for line in (tests / "slow.txt").read_text().splitlines():
         path, *_, name = line.split("::")
         assert f"def {name.partition('[')[0]}(" in (tests.parent / path).read_text(), line
+
+
+def test_contributing_names_the_floors():
+    text = (_ROOT.parent / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| \d \| ([^|]*) \|", text, flags=re.M)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in rows] == [
+        set(floor.split()) for floor in _FLOORS
+    ]
+
+
+def test_tests_that_documents_name_are_there():
+    documents = [*(_ROOT.parent / "docs").rglob("*.md"), *_ROOT.parent.glob("*.md")]
+    named = {
+        name for path in documents for name in re.findall(r"\btests/[\w/]+\.py", path.read_text())
+    }
+    assert named
+    assert {name for name in named if not (_ROOT.parent / name).exists()} == set()

@@ -16,6 +16,7 @@ from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..data import AnyData
 from ..evidence.annealing import Annealing
+from ..evidence.diagnostics import error_of_mean
 from ..evidence.importance import log_evidence
 from ..evidence.result import Evidence
 from ..programs.evaluation import BLOCK, Block, Evaluation, evaluating
@@ -55,7 +56,7 @@ class Gaps:
         rows = []
         for name in ("inference", "approximation", "amortization"):
             values = getattr(self, name)
-            error = values.std().item() / math.sqrt(len(values))
+            error = error_of_mean(values)
             rows.append(f"{name + ' gap':<18} {values.mean():.3f} ± {error:.3f} nats")
         return "\n".join(rows)
 
@@ -312,7 +313,7 @@ def rate(
     difference = log_q - log_p
     return Rate(
         rate=difference.mean().item(),
-        error=difference.std().item() / math.sqrt(len(log_q)),
+        error=error_of_mean(difference),
         mutual_information=(log_q - aggregate).mean().item(),
         marginal=(aggregate - log_p).mean().item(),
         cap=math.log(len(log_q)),

@@ -1,4 +1,4 @@
-"""Commands about trained runs: evaluate, check, compare, sample, plot, export."""
+"""Commands about trained runs: evaluate, certify, check, compare, sample, plot, export."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from .options import (
 )
 
 __all__ = [
+    "CertificateSettings",
     "CheckSettings",
     "EncodingSettings",
     "EvaluationSettings",

@@ -1,11 +1,11 @@
-"""Tables as text: columns that align, and cells of CSV that are no formulas."""
+"""Tables as text: columns that align."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["align", "as_cell"]
+__all__ = ["align"]
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -21,16 +21,6 @@ def align(rows: Sequence[Sequence[str]]) -> list[str]:
         for row in rows
     ]
     return [lines[0], "─" * _width(lines[0]), *lines[1:]]
-
-
-def as_cell(value: object) -> object:
-    """Return a cell of a CSV file that no spreadsheet takes for a formula; numbers stay numbers.
-
-    Text that begins like one gets a quote in front
-    (https://owasp.org/www-community/attacks/CSV_Injection).
-    """
-    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-    return f"'{value}" if formula else value
 
 
 def _width(text: str) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from .errors import PyroVAEWarning, warn
+from .errors import warn
 from .memory import explained
 
 __all__ = ["alone", "is_verb", "say_turns", "verb"]
@@ -95,7 +95,6 @@ def say_turns(what: str, threads: list[threading.Thread]) -> None:
             f"{what} runs by turns in threads {me.name!r} and {other!r}; both draw from the random "
             "state of the process, so that neither gives the numbers that it gives alone. Use "
             "processes, or functions with a seed of their own, such as pv.fit.",
-            PyroVAEWarning,
         )
 
 
@@ -105,7 +104,6 @@ def _say_waiting(name: str, running: list[tuple[str, str]]) -> None:
         f"{name} (thread {threading.current_thread().name!r}) waits for {what} (thread {where!r}): "
         "calls in threads of one process run one after the other, as handlers and random numbers "
         "are the process's. Processes run side by side.",
-        PyroVAEWarning,
     )
 
 

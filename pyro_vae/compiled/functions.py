@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import PyroVAEWarning, warn
+from ..common.errors import warn
 from ..common.host import keep_memory
 from ..common.options import Precision
 from ..common.seeding import seeded
@@ -222,7 +222,6 @@ def attempt(build: Callable[[], T], *, what: str) -> T | None:
     except Exception as error:  # a user's program may fail in any way under tracing
         warn(
             f"{what} goes on without compilation: {reason(error)}",
-            PyroVAEWarning,
         )
         return None
 

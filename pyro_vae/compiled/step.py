@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from ..common.errors import PyroVAEWarning, warn
+from ..common.errors import warn
 from ..common.options import Precision
 from ..common.seeding import seeded
 from ..common.verbs import say_turns, verb
@@ -184,7 +184,6 @@ class CompiledGradients(Gradients):
             f"{changed[0]} is no longer what it was when the step was compiled; steps go on "
             f"without compilation {rest}. Make it a buffer that is changed in place (fill_), and "
             "it may change at every step.",
-            PyroVAEWarning,
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor
 
-from ..common.errors import PyroVAEWarning, warn
+from ..common.errors import warn
 from ..common.memory import free_memory
 from .cells import is_sparse, read_sparse
 from .sets import Data
@@ -81,7 +81,6 @@ def _read_archive(path: Path, archive: zipfile.ZipFile) -> dict[str, Data]:
             f"{path} also holds {', '.join(unused[:5])}{', ...' * (len(unused) > 5)}, which is not "
             "used; arrays that are have the names x, train, valid, test, y, train_y, ..., "
             "exposure, train_exposure, ....",
-            PyroVAEWarning,
         )
     headers, tensors = {}, {}
     for name in wanted:

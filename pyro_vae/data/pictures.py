@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import warn
 from ..common.options import Layout
 from .sets import Data
 from .stored import Stored
@@ -155,11 +154,9 @@ def channels_first(x: Any, layout: Layout | None, what: str) -> Any:
         return x
     moved = x.channels_first() if isinstance(x, Stored) else x.movedim(-1, 1)
     if layout is None:
-        warnings.warn(
+        warn(
             f"{what} has shape {shape}, pictures with their channels last, and is read as "
             f"{tuple(moved.shape)}; layout='channels-first' (--layout) leaves it as it is.",
-            PyroVAEWarning,
-            stacklevel=4,
         )
     return moved
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import warn
 from ..common.schema import Column, Schema
 from ..common.tables import align
 from .frames import as_frame, pandas
@@ -47,11 +46,9 @@ def coded(table: Any, schema: Schema, *, what: str = "the table") -> Tensor:
     known = {*schema.names, *schema.ignored}
     more = [name for name in frame.columns if name not in known]
     if more:
-        warnings.warn(
+        warn(
             f"{what} has columns that the model does not know, which are ignored: "
             f"{', '.join(map(repr, more))}.",
-            PyroVAEWarning,
-            stacklevel=2,
         )
     columns = [_coded(frame[column.name], column, what) for column in schema]
     x = torch.from_numpy(np.stack(columns, 1))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
 
-from ..common.errors import PyroVAEWarning
+from ..common.errors import warn
 from .diagnostics import pareto_k_threshold
 
 __all__ = ["elpd_data", "labelled"]
@@ -69,12 +68,10 @@ def elpd_data(
             raise ValueError("relative_to must be a result on the same data, in the same order.")
         values = values - base[0]
     elif (values < _VANISHES).any():
-        warnings.warn(
+        warn(
             f"log p(x) is {values.min():.0f} nats for some datum, whose exponential vanishes, so "
             "that arviz_stats.compare gives equal stacking weights whatever the models; write "
             "to_elpd(relative_to=...), with one result for all of them.",
-            PyroVAEWarning,
-            stacklevel=3,
         )
     if n < 2:
         raise ValueError(

@@ -18,7 +18,7 @@ from ..common.verbs import verb
 from ..data import AnyData
 from ..programs.evaluation import Block, evaluating
 from ..programs.traces import Fn
-from .diagnostics import jackknife, log_mean_exp, pareto_k, standard_error
+from .diagnostics import error_of_mean, jackknife, log_mean_exp, pareto_k, standard_error
 from .ladder import Ladder
 from .sizes import chunk_for
 
@@ -176,8 +176,7 @@ class Multilevel:
     @property
     def bias_error(self) -> float:
         r"""Standard error of :attr:`bias_of_base`, :math:`sd / \sqrt N`; NaN for one datum."""
-        n = len(self.values)
-        return (self.values - self.base_values).std().item() / math.sqrt(n) if n > 1 else math.nan
+        return error_of_mean(self.values - self.base_values)
 
 
 @verb

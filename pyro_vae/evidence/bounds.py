@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,7 +21,7 @@ from ..programs.pair import Values
 from ..programs.simulation import is_fixed, revealed
 from ..programs.traces import Batch, Fn
 from .annealing import Annealing, anneal, anneal_reverse, tune
-from .diagnostics import log_mean_exp, standard_error
+from .diagnostics import error_of_mean, log_mean_exp, standard_error
 from .importance import estimate, warn_if_unreliable
 from .ladder import Ladder
 from .proposals import NormalProposal
@@ -252,5 +251,4 @@ def _both_bounds(
 
 
 def _mean(values: Tensor) -> tuple[float, float]:
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return values.mean().item(), error
+    return values.mean().item(), error_of_mean(values)

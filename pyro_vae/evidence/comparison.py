@@ -9,6 +9,7 @@ from typing import Any
 
 from ..common.tables import align
 from ..common.verbs import verb
+from .diagnostics import error_of_mean
 from .result import Evidence
 
 __all__ = ["Comparison", "Row", "check_comparable", "compare"]
@@ -198,14 +199,14 @@ def _rank(evidence: Evidence) -> float:
 
 
 def _row(name: str, evidence: Evidence, best: Evidence) -> Row:
-    mean, n = evidence.mean(), len(evidence)
+    mean = evidence.mean()
     same = evidence is best
     differences = evidence.corrected() - best.corrected()
     difference, error, mc_error = 0.0, 0.0, 0.0
     if not same:
         difference = differences.mean().item()
         mc_error = math.hypot(mean.mc_error, best.mean().mc_error)
-        spread = differences.std().item() / math.sqrt(n) if n > 1 else math.nan
+        spread = error_of_mean(differences)
         error = math.hypot(spread, evidence.bias_left(), best.bias_left())
         error = mc_error if evidence.data_set else error
     return Row(

@@ -12,6 +12,7 @@ from ..common.devices import sent
 __all__ = [
     "controlled",
     "effective_sample_size",
+    "error_of_mean",
     "jackknife",
     "log_mean_exp",
     "pareto_k",
@@ -26,6 +27,12 @@ _LEAST_SPREAD = 1e-9  # of the tail, relative to the largest weight; below is ro
 def log_mean_exp(log_weights: Tensor) -> Tensor:
     r""":math:`\log \frac{1}{K} \sum_k w_k` over dimension 0, from log weights ``(K, ...)``."""
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def error_of_mean(values: Tensor) -> float:
+    r"""Standard error :math:`sd / \sqrt N` of a mean of values ``(N,)``; NaN for one alone."""
+    n = len(values)
+    return values.std().item() / math.sqrt(n) if n > 1 else math.nan
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:

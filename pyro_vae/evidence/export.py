@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..common.files import write_text
-from ..common.tables import as_cell
 from .result import COLUMNS, METHODS, Evidence
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def to_csv(evidence: Evidence) -> str:
     columns = {name: _numbers(evidence, name).tolist() for name in COLUMNS}
     columns["rung"] = [METHODS[number] for number in columns["rung"]]
     rows = zip(range(len(evidence)), *columns.values(), evidence.verdicts(), strict=True)
-    writer.writerows(map(as_cell, row) for row in rows)
+    writer.writerows(rows)
     return text.getvalue()
 
 

@@ -21,6 +21,7 @@ from ..programs.pair import Values
 from ..programs.traces import Fn
 from .annealing import Annealing
 from .compiled import CompiledPair
+from .diagnostics import error_of_mean
 from .doubts import DOUBTS
 from .ladder import Ladder
 from .result import COLUMNS, Evidence, Search
@@ -281,7 +282,7 @@ _MEASURED = (*COLUMNS, "added")
 def _error_of_mean(values: Tensor) -> float:
     if len(values) == 0:
         return 0.0
-    return values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return error_of_mean(values) if len(values) > 1 else math.inf
 
 
 def _warn_if_short(

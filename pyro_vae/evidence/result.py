@@ -15,6 +15,7 @@ from ..common.files import read_json, write_json
 from ..common.options import Method, Precision
 from ..common.plain import fits
 from .arviz import elpd_data
+from .diagnostics import error_of_mean
 from .doubts import doubts_of
 
 __all__ = ["COLUMNS", "METHODS", "Estimate", "Evidence", "Search"]
@@ -192,7 +193,7 @@ class Evidence:
         return Estimate(
             value=value,
             mc_error=math.hypot(spread, self.bias_left()),
-            sampling_error=corrected.std().item() / math.sqrt(n) if n > 1 else math.nan,
+            sampling_error=error_of_mean(corrected),
             bias=self.log_px.mean().item() - value if math.isfinite(value) else math.nan,
         )
 
@@ -214,10 +215,6 @@ class Evidence:
             bias=-nats.bias / unit,
             unit="bits/dim",
         )
-
-    def mean_jackknife(self) -> Estimate:
-        """Return :meth:`mean`, by its former name."""
-        return self.mean()
 
     def doubts(self) -> dict[str, Tensor]:
         """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""

@@ -25,6 +25,7 @@ __all__ = [
     "check_type",
     "device_of",
     "evaluation_mode",
+    "modes_kept",
     "modules_of",
     "modules_used",
     "takes_missing",
@@ -178,6 +179,17 @@ def check_type(x: Tensor, *programs: Fn) -> None:
                     f"{name}; convert the data with x.to(torch.{name}), or the model."
                 )
             return
+
+
+@contextmanager
+def modes_kept(module: nn.Module) -> Iterator[None]:
+    """Give a module and those in it their present modes, train or eval, back at the end."""
+    flags = {part: part.training for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, flag in flags.items():
+            part.training = flag
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..common.checks import reading
-from ..common.errors import PyroVAEWarning
+from ..common.errors import warn
 from ..common.seeding import seeded
 from .checks import check_masks, kind
 from .double import cancels, is_exact
@@ -93,13 +92,11 @@ def say_rounded(trace: Trace) -> None:
             continue
         largest = value.abs().max().item()
         if getattr(support_of(fn), "is_discrete", False) and largest >= _LARGE_COUNT:
-            warnings.warn(
+            warn(
                 f"site {name!r} is {kind(site)} of counts up to {largest:.3g}, whose log densities "
                 "float32 holds to a tenth of a nat or worse: the ELBO of the history is off by as "
                 "much (gradients are not, nor is log_evidence). Give float64 data and parameters, "
                 "or the distributions of pv.distributions.masses.",
-                PyroVAEWarning,
-                stacklevel=5,
             )
 
 

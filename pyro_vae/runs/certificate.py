@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,17 @@ def save_certificate(run: Run, certificate: Certificate) -> None:
         write_json(run.folder / CERTIFICATE, about)
 
 
-def stored_certificate(run: Run) -> Mapping[str, Any] | None:
-    """Read what was certified of a run; ``None`` if nothing was of its present parameters.
+def stored_certificate(
+    run: Run, settings: CertificateSettings | None = None
+) -> Mapping[str, Any] | None:
+    """Read what was certified of a run (``Certificate.summary``).
+
+    Args:
+        run: the run.
+        settings: those it must have been made with, if not any.
+
+    Returns:
+        ``None`` if nothing was certified of its present parameters, or with other settings.
 
     Raises:
         CheckpointError: the file is damaged, or not a certificate.
@@ -97,7 +107,8 @@ def stored_certificate(run: Run) -> Mapping[str, Any] | None:
         raise CheckpointError(
             f"{path} is not a certificate ({error}); make it anew: pyro-vae certify {run.folder}."
         ) from error
-    return found
+    wanted = {} if settings is None else asdict(settings)
+    return found if found.items() >= wanted.items() else None
 
 
 def statements(run: Run) -> list[tuple[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from .. import plots
 from ..common.files import write_atomically
 from ..common.options import takes
+from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, decoded
@@ -225,8 +226,7 @@ def _latent_figure(run: Run, test: Data) -> plots.Figure:
 
 def _manifold_figure(vae: Any, *, points: int = 20) -> plots.Figure:
     """Decode a grid of quantiles of the prior, estimated from its draws."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
+    with seeded("manifold", 0):
         draws = vae.prior().sample((20000,))
     levels = torch.linspace(0.02, 0.98, points)
     first, second = draws.quantile(levels, dim=0).unbind(1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError, PyroVAEWarning, warn
+from ..common.errors import CheckpointError, warn
 from ..common.files import read_json
 from ..common.verbs import verb
 from ..config import Config
@@ -206,7 +206,7 @@ def _say_differences(folder: Path, config: Config) -> None:
             if getattr(written, field.name) != getattr(config, field.name)
         ]
         words = f"{path} was changed: {', '.join(differ)}"
-    warn(f"{words}. It is ignored: the checkpoint has the config, too.", PyroVAEWarning)
+    warn(f"{words}. It is ignored: the checkpoint has the config, too.")
 
 
 def _check_sizes(config: Config, state: dict[str, Any], path: Path) -> None:

@@ -19,11 +19,13 @@ from ..common.errors import UnreliableEvidence
 from ..common.files import write_json, write_text
 from ..common.locks import writes_to
 from ..common.registry import lookup
+from ..common.settings import CertificateSettings
 from ..common.tables import align
 from ..config import Config
 from ..data import Data
-from ..evidence import Evidence, certify, log_evidence
-from .certificate import save_certificate, stored_certificate
+from ..evidence import Evidence, log_evidence
+from ..evidence.diagnostics import error_of_mean
+from .certificate import certify_run, stored_certificate
 from .folder import Run, load_run
 from .publications import PUBLISHED, Published
 from .run import load_data, train_run
@@ -37,12 +39,12 @@ class _Effort:
 
     by_guide: int | None
     by_auto: int
-    simulated: int
+    certificate: CertificateSettings
     samples: int = 5000
 
 
-_FULL = _Effort(by_guide=None, by_auto=1000, simulated=100)
-_SHORT = _Effort(by_guide=2000, by_auto=100, simulated=20)
+_FULL = _Effort(by_guide=None, by_auto=1000, certificate=CertificateSettings(number=100))
+_SHORT = _Effort(by_guide=2000, by_auto=100, certificate=CertificateSettings(number=20))
 _HEAD = (
     "model",
     "published",
@@ -118,14 +120,14 @@ def reproduce(
         say(f"{name}: training, {own.epochs} epochs")
         train_run(own, folder, root=root, device=device, resume=True, progress=progress)
         run = load_run(folder, device=device)
-        record = _record(run, test, effort, say=partial(_say, say, name))
+        record = _record(run, test, effort, say=partial(_say, say, name), root=root, device=device)
         reported = row.published if data is None else float("nan")
         record = {"published": reported, "epochs": len(run.history), **record}
         records[name] = record
         lines.append(_cells(name, record))
         write_json(out / "table.json", _about(table, published, config, effort) | {"rows": records})
     text = "\n".join([*(line.rstrip() for line in align(lines)), "", *_notes(config, effort)])
-    command = f"pyro-vae reproduce {table}{' --short' * short}"
+    command = f"pyro-vae reproduce {table}{' --short' * short} --out {shlex.quote(str(out))}"
     if data is not None:
         command += f" --data {shlex.quote(data)}"
     if epochs is not None:
@@ -140,7 +142,9 @@ def _say(say: Callable[[str], None], name: str, words: str) -> None:
     say(f"{name}: {words}")
 
 
-def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]) -> dict[str, Any]:
+def _record(
+    run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None], **place: Any
+) -> dict[str, Any]:
     """Evaluate a model in three ways, and return its row."""
     few = test.head(effort.by_auto)
     many = test if effort.by_guide is None else test.head(effort.by_guide)
@@ -151,8 +155,8 @@ def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]
         say(f"log p(x) of {len(few)} of them by auto")
         by_auto = _stored(run, "auto", few, samples=effort.samples, method="auto")
         same = _stored(run, "guide-same", few, samples=effort.samples, method="guide")
-        say(f"bounds from both sides on {effort.simulated} simulated data")
-        certified = _certified(run, test, effort.simulated)
+        say(f"bounds from both sides on {effort.certificate.number} simulated data")
+        certified = _certified(run, effort.certificate, **place)
     mean = by_guide.mean()
     paired = same.log_px - by_auto.corrected()
     return {
@@ -165,7 +169,7 @@ def _record(run: Run, test: Data, effort: _Effort, *, say: Callable[[str], None]
         "auto_mc_error": by_auto.mean().mc_error,
         "auto_doubtful": by_auto.share_unreliable(),
         "guide_minus_auto": paired.mean().item(),
-        "difference_error": paired.std().item() / len(paired) ** 0.5,
+        "difference_error": error_of_mean(paired),
         "certified_gap": certified["gap"],
         "certified_gap_error": certified["gap_error"],
         "training_seconds": run.history.epochs[-1].seconds,
@@ -187,14 +191,10 @@ def _stored(run: Run, name: str, data: Data, **options: Any) -> Evidence:
     return evidence
 
 
-def _certified(run: Run, test: Data, number: int) -> Mapping[str, Any]:
-    """Certify a run on so many simulated data, or read what was certified before."""
-    found = stored_certificate(run)
-    if found is None or found["number"] != number:
-        certificate = certify(run.vae.model, run.vae.guide, test, number=number, seed=0)
-        save_certificate(run, certificate)
-        found = certificate.summary()
-    return found
+def _certified(run: Run, wanted: CertificateSettings, **place: Any) -> Mapping[str, Any]:
+    """Certify a run, or read what was certified before."""
+    found = stored_certificate(run, wanted)
+    return certify_run(run.folder, wanted, **place).summary() if found is None else found
 
 
 def _cells(name: str, record: Mapping[str, Any]) -> tuple[str, ...]:
@@ -221,7 +221,7 @@ def _notes(config: Config, effort: _Effort) -> list[str]:
         "same data, the guide's uncorrected value as in the literature; paired, with its standard "
         "error.",
         "certified gap: upper minus lower bound of log p(x) on "
-        f"{effort.simulated} data simulated from the model.",
+        f"{effort.certificate.number} data simulated from the model.",
         f"{config.epochs} epochs at most, {config.schedule} schedule; {_machine()}.",
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..common.errors import PyroVAEWarning, warn
+from ..common.errors import warn
 from ..evidence import Evidence
 from .folder import hash_of, parameters_of
 
@@ -34,6 +34,5 @@ def stored_evidence(folder: Path) -> Evidence | None:
     warn(
         f"{path} is of other parameters than the run has now, and is left out; evaluate it again "
         f"(pyro-vae evaluate {folder}).",
-        PyroVAEWarning,
     )
     return None

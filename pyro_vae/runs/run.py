@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from ..analysis import collapse
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError, PyroVAEWarning
+from ..common.errors import CheckpointError, warn
 from ..common.files import sweep, write_json
 from ..common.locks import take_turns, writes_to
 from ..common.options import Method, check_taken, takes
@@ -85,11 +84,9 @@ def complete(config: Config, splits: Splits) -> Config:
     config = with_schema(config, splits)
     exposure = splits.train.exposure
     if exposure is not None and (exposure != 1).any() and not takes(config, "exposure"):
-        warnings.warn(
+        warn(
             f"{splits.train.name!r} has exposures, which program {config.program!r} leaves unused; "
             "--program counts uses them.",
-            PyroVAEWarning,
-            stacklevel=2,
         )
     if not takes(config, "classes"):
         return config
@@ -184,8 +181,8 @@ def evaluate_run(
     """Estimate log p(x) of a run's test data; write ``evidence.json`` and ``metrics.json``.
 
     For a conditional program it is log p(x|y), of data given their labels, and for one of counts
-    log p(x|e), given their exposures; for a semi-supervised
-    one the labels are unknown. Other arguments are those of :func:`train_run`.
+    log p(x|e), given their exposures; for a semi-supervised one the labels are unknown. Other
+    arguments are those of :func:`train_run`.
 
     Raises:
         ValueError: a method that the program cannot use.

@@ -74,7 +74,7 @@ def impute_run(
         folder: run folder, of a model of tables.
         table: path or frame with the run's columns; all of its rows, in their order.
         out: ``.csv`` or ``.parquet`` to write; see :meth:`~pyro_vae.evidence.Imputation.frame`.
-        draws: draws of each missing cell.
+        draws: draws of each missing cell, at most ``samples``.
         each: write all completed tables, rather than one with means and spreads.
         method: proposal for the posterior, see :func:`~pyro_vae.sample_posterior`.
         samples: its draws for each row.
@@ -91,7 +91,7 @@ def impute_run(
     if schema is None:
         raise ValueError(f"{folder} is no run of a table, so that it cannot impute one.")
     data = load_table(table, schema)
-    options = {"method": method, "samples": max(samples, draws), "seed": seed}
+    options = {"method": method, "samples": samples, "seed": seed}
     filled = impute(run.vae.model, run.vae.guide, data, draws, progress=progress, **options)  # type: ignore[arg-type]
     if out is not None:
         write_frame(filled.frame(each=each), out)

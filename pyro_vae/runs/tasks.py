@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
-from ..common.errors import Interrupted, PyroVAEWarning, UnreliableEvidence, warn
+from ..common.errors import Interrupted, UnreliableEvidence, warn
 from ..common.host import use_threads
 from ..common.settings import EvaluationSettings
 from ..config import Config
@@ -97,7 +97,7 @@ class Task:
         try:
             found = stored_evidence(self.folder)
         except ValueError as error:
-            warn(f"{error} That is done now.", PyroVAEWarning)
+            warn(f"{error} That is done now.")
             return None
         if found is None:
             return None
@@ -234,7 +234,7 @@ class _Process:
         self.out.seek(0)
         said = [json.loads(line) for line in self.out]
         for text in (one["warning"] for one in said if "warning" in one):
-            warn(f"{self.task.label}: {text}", PyroVAEWarning)
+            warn(f"{self.task.label}: {text}")
         causes = [one["error"] for one in said if "error" in one]
         code = self.popen.returncode
         if code < 0:

@@ -11,6 +11,7 @@ import torch
 
 from ..common.processes import Processes, alone
 from ..common.seeding import seeded
+from ..programs.modules import modes_kept
 from .history import Epoch, History
 
 __all__ = ["Callbacks", "OnEpoch", "as_functions"]
@@ -78,14 +79,11 @@ class Callbacks:
 @contextmanager
 def _unseen(program: Any, seed: int, epoch: int) -> Iterator[None]:
     """Undo what is done to random numbers, threads and modules inside the block."""
-    flags = {module: module.training for module in program.modules()}
     threads = torch.get_num_threads()
     try:
-        with seeded("on_epoch", seed, epoch):
+        with modes_kept(program), seeded("on_epoch", seed, epoch):
             yield
     finally:
-        for module, flag in flags.items():
-            module.training = flag
         if torch.get_num_threads() != threads:
             torch.set_num_threads(threads)
 

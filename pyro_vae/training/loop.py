@@ -29,6 +29,7 @@ from ..config import Config
 from ..data import Source
 from ..objectives import Objective, kl_weight
 from ..programs.checks import explain
+from ..programs.modules import modes_kept
 from . import checkpoint
 from .callbacks import Callbacks
 from .history import Epoch, History
@@ -254,15 +255,12 @@ class Loop:
         if self.valid is None:
             return math.nan
         total, count = 0.0, 0
-        flags = {module: module.training for module in self.program.modules()}
-        self.program.eval()
-        with seeded("validate", self.settings.seed):
+        with modes_kept(self.program), seeded("validate", self.settings.seed):
+            self.program.eval()
             for batch in self.valid.batches(_EVALUATION_BATCH):
                 terms = self.objective.terms(self.program.model, self.program.guide, *batch)
                 total += terms[1].item()
                 count += len(batch[0])
-        for module, flag in flags.items():
-            module.training = flag
         return self.processes.gather(total / count)[0]
 
     def _should_stop(self) -> bool:

@@ -141,7 +141,7 @@ PURE = {
     "fingerprint_of holds_run jackknife kl_weight one_hot pareto_k partially_labelled",
     "picture_rows standard_error state_of to_csv to_datatree write write_csv",
     "build_objective objective_of warn",
-    "build_network check_parameters copy_of entries_of is_dense newest set_aside",
+    "check_parameters copy_of entries_of newest set_aside",
     "coded decoded describe exposed imputed infer some_of",
     "are_pictures arguments check_figures check_method complete draw_samples identity",
 }

@@ -153,7 +153,12 @@ VERBS = {
     ).to_dict(),
     "impute": lambda digits, device: (
         pv.impute(
-            *_pair(digits, device), 3, mask=torch.arange(64).reshape(8, 8) % 3 > 0, samples=30
+            *_pair(digits, device),
+            3,
+            mask=torch.arange(64).reshape(8, 8) % 3 > 0,
+            method="guide",
+            samples=30,
+            search=False,
         ).draws
     ),
     "to_csv": lambda digits, device: [

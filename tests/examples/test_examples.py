@@ -99,7 +99,9 @@ def in_short(monkeypatch):
 
     less(pv, "fit", {}, epochs=1)
     less(pv, "log_evidence", {"search": False, "method": "guide"}, samples=30)
-    less(pv, "certify", {}, number=3)
+    few = pv.Annealing(temperatures=4, chains=4)
+    less(pv, "certify", {"method": "guide", "annealing": few}, number=3, samples=50)
+    less(pv, "sample_posterior", {"method": "guide", "search": False}, samples=200)
     less(pv.check, "calibration", {"method": "guide"}, simulations=50)
     less(pv.check, "predictive", {"method": "guide"}, replicates=50)
 

@@ -34,7 +34,7 @@ _SMALL = {
 _CASES = [
     (name, _SMALL.get(name, {}))
     for name in LIKELIHOODS
-    if name != "columns"  # which needs the columns of a table: test_columns.py
+    if name != "columns"  # which needs the columns of a table: test_column_likelihoods.py
 ] + [
     ("normal", {"scale": "network"}),
     ("normal", {"scale": "value"}),

@@ -1,12 +1,17 @@
 """Published tables: presets that can be built, and a table that is gone on with."""
 
 import json
+import re
+import shlex
 from dataclasses import replace
 
 import pytest
 
 import pyro_vae as pv
+from pyro_vae.cli.main import _parse
+from pyro_vae.common.settings import CertificateSettings
 from pyro_vae.runs import publications, published
+from pyro_vae.runs.certificate import certify_run
 
 
 @pytest.mark.parametrize("name", publications.PUBLISHED)
@@ -34,7 +39,8 @@ def test_a_table_is_made_and_gone_on_with(tmp_path, monkeypatch):
     }
     table = publications.Published("a paper", tiny, rows, short=2, differs="everything.")
     monkeypatch.setitem(publications.PUBLISHED, "tiny", table)
-    effort = published._Effort(by_guide=20, by_auto=6, simulated=3, samples=60)
+    few = CertificateSettings(number=3, temperatures=4, chains=4, samples=60)
+    effort = published._Effort(by_guide=20, by_auto=6, certificate=few, samples=60)
     monkeypatch.setattr(published, "_SHORT", effort)
     said = []
     text = published.reproduce("tiny", tmp_path / "t", short=True, say=said.append, progress=False)
@@ -56,10 +62,12 @@ def test_a_table_is_made_and_gone_on_with(tmp_path, monkeypatch):
         "reproduce tiny",
     ):
         assert word in page
+    written = re.search(r"`pyro-vae (.*)`", page)[1].replace("tiny", "vampprior")
+    assert _parse(shlex.split(written)).out == tmp_path / "t"  # the command of the page is one
     assert f"{record['log_px']:.2f}" in text
     before = (tmp_path / "t" / "VampPrior" / "auto.json").stat().st_mtime_ns
     with monkeypatch.context() as patched:
-        for name in ("log_evidence", "certify"):  # nothing is estimated again
+        for name in ("log_evidence", "certify_run"):  # nothing is estimated again
             patched.setattr(published, name, None)
         again = published.reproduce(
             "tiny", tmp_path / "t", short=True, progress=False, say=said.append
@@ -67,8 +75,9 @@ def test_a_table_is_made_and_gone_on_with(tmp_path, monkeypatch):
     assert again == text
     assert (tmp_path / "t" / "VampPrior" / "auto.json").stat().st_mtime_ns == before
     one, other = tmp_path / "t" / "N(0-I)", tmp_path / "t" / "VampPrior"
-    for file in ("auto.json", "certificate.json"):  # what is of another model is estimated again
-        (other / file).write_text((one / file).read_text())
+    # What is of another model, or was made with other settings, is made again.
+    (other / "auto.json").write_text((one / "auto.json").read_text())
+    certify_run(other, replace(few, temperatures=1))
     published.reproduce("tiny", tmp_path / "t", short=True, rows=["VampPrior"], say=said.append)
     content = json.loads((tmp_path / "t" / "table.json").read_text())
     found = {**content["rows"]["VampPrior"], "evaluation_seconds": record["evaluation_seconds"]}
