@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,10 @@ from ..common.devices import sent
 from ..common.errors import UnreliableEvidence, warn
 from ..common.verbs import verb
 from ..data import AnyData
-from ..programs.traces import Fn
+from ..programs.arguments import bound
+from ..programs.inputs import source_for
+from ..programs.modules import device_of, evaluation_mode
+from ..programs.traces import Fn, observed_sites, run, sample_sites
 from .diagnostics import (
     effective_sample_size,
     jackknife,
@@ -28,6 +32,8 @@ from .importance import log_evidence
 from .result import METHODS, Evidence
 
 __all__ = ["log_predictive"]
+
+_FEW = 5  # data, on which the plate over the data is looked for
 
 
 @verb
@@ -66,7 +72,8 @@ def log_predictive(
         for independent.
 
     Raises:
-        ValueError: draws of different numbers, or of sites that the model does not have.
+        ValueError: draws of different numbers, of sites that the model does not have, or of latents
+            that each datum has of its own.
 
     Warns:
         UnreliableEvidence: estimates are to doubt.
@@ -79,6 +86,11 @@ def log_predictive(
             "same for all."
         )
     names = set(draws)
+    if own := _of_single_data(model, guide or model, x, names):
+        raise ValueError(
+            f"draws hold {own}, which each datum has of its own: in new data it is another. Leave "
+            "it out of the draws, and give a guide of it (guide=...), so that it is integrated out."
+        )
 
     def fixed(program: Fn, values: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> None:
         there = next((a.device for a in args if isinstance(a, Tensor)), torch.device("cpu"))
@@ -94,13 +106,13 @@ def log_predictive(
     rows = []
     for number in range(numbers.pop()):
         values = {name: value[number] for name, value in draws.items()}
-        own: Fn = nothing if guide is None else partial(fixed, guide, values)
+        guided: Fn = nothing if guide is None else partial(fixed, guide, values)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnreliableEvidence)  # said of the whole, below
             try:
                 given = log_evidence(
                     partial(fixed, model, values),
-                    own,
+                    guided,
                     x,
                     samples=samples if guide is not None else 1,
                     method=method,  # type: ignore[arg-type]
@@ -147,3 +159,19 @@ def log_predictive(
             UnreliableEvidence,
         )
     return evidence
+
+
+def _of_single_data(model: Fn, guide: Fn, x: AnyData, names: set[str]) -> list[str]:
+    """Latents, of those named, that lie in the plate over the data; none where that is not seen."""
+    data, programs = bound(x, model, guide)
+    inside: list[set[str]] = []
+    with suppress(Exception), evaluation_mode(*programs):  # what is wrong is said elsewhere
+        batch = next(source_for(data, *programs, finite=False).batches(_FEW))
+        device = device_of(*programs) or batch[0].device
+        for rows in (len(batch[0]), len(batch[0]) - 1):
+            trace = run(programs[0], tuple(argument[:rows].to(device) for argument in batch))
+            stacks = {name: s["cond_indep_stack"] for name, s in sample_sites(trace)}
+            follow = {n: {f.name for f in stack if f.size == rows} for n, stack in stacks.items()}
+            plates = set.intersection(*(follow[name] for name, _ in observed_sites(trace)))
+            inside.append({name for name in names & follow.keys() if follow[name] & plates})
+    return sorted(set.intersection(*inside)) if len(inside) == 2 else []

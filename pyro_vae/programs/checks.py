@@ -13,12 +13,14 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
+from ..common.seeding import seeded
 from .supports import bounds, differs, is_discrete, just_outside, support_of
 from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run, run_both, sample_sites
 
 __all__ = [
     "NonFiniteDensity",
     "check_densities",
+    "check_draws",
     "check_indices",
     "check_masks",
     "check_match",
@@ -216,8 +218,16 @@ def check_indices(fn: Fn, batch: Batch, values: dict[str, Tensor], trace: Trace)
     larger = [n for n, fn in plates.items() if fn.subsample_size and fn.subsample_size < fn.size]
     if not larger:
         return
-    with pyro.validation_enabled(False):
-        other = dict(sample_sites(run(fn, batch, values, last=True)))
+    try:
+        with pyro.validation_enabled(False):
+            other = dict(sample_sites(run(fn, batch, values, last=True)))
+    except (IndexError, RuntimeError) as error:
+        size = plates[larger[0]].size
+        raise ValueError(
+            f"the programs take rows of what they are given by the indices of plate {larger[0]!r}, "
+            f"of size {size}, and do not run on fewer data ({error}); give the plate their "
+            f"number: pyro.plate({larger[0]!r}, len(x), subsample_size=...)."
+        ) from error
     for name, site in sample_sites(trace):
         if not torch.allclose(log_prob(site), log_prob(other[name]), equal_nan=True):
             raise ValueError(
@@ -225,6 +235,27 @@ def check_indices(fn: Fn, batch: Batch, values: dict[str, Tensor], trace: Trace)
                 "larger than the data given; pass what it looks up as an argument of its own, "
                 "e.g. log_evidence(model, guide, (x, local))."
             )
+
+
+def check_draws(guide: Fn, batch: Batch, drawn: Trace) -> None:
+    """Check that a guide draws anew when it is run again, by the caller's random numbers."""
+    sites = [(n, s) for n, s in latent_sites(drawn) if s["value"].is_floating_point()]
+    sites = [(n, s) for n, s in sites if s["value"].numel() and not is_delta(s["fn"])]
+    with seeded("draws", 0):
+        before = torch.get_rng_state()
+        again = dict(latent_sites(run(guide, batch)))
+        after = torch.get_rng_state()
+    with seeded("draws", 1):
+        run(guide, batch)
+        ignored = torch.equal(after, torch.get_rng_state()) or torch.equal(after, before)
+    if not sites or not ignored:
+        return
+    if all(name in again and torch.equal(again[name]["value"], s["value"]) for name, s in sites):
+        raise ValueError(
+            f"the guide draws the same value of {sites[0][0]!r} each time it is run: it seeds its "
+            "random numbers (poutine.seed, torch.manual_seed), so that many draws are copies and "
+            "their spread says nothing. Leave that out; log_evidence takes a seed."
+        )
 
 
 def run_fewer(fn: Fn, batch: Batch, rows: int) -> Trace:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from .checks import NonFiniteDensity, is_delta
+from .described import check_any, check_constant, known_support
 from .enumeration import AllValues, sum_out
 from .layout import NONE, Layout, Values
 from .places import check_simulated, data_places
@@ -30,7 +31,7 @@ from .traces import (
     sample_sites,
 )
 
-__all__ = ["ROLES", "Densities", "Role", "check_any", "check_constant", "known_support"]
+__all__ = ["ROLES", "Densities", "Role"]
 
 Role = Literal["model", "guide"]
 Sites = Iterable[tuple[str, Any]]
@@ -357,37 +358,6 @@ class Densities(Layout):
             rows = n if self.vectorized else n * samples
             terms = sum_out(list(sites), self._trace_dims, rows=rows, data_dim=self.data_dim)
         return {name: self.matrix(name, site, density, samples, n) for name, site, density in terms}
-
-
-def known_support(name: str, *sites: Any) -> Any:
-    """Return the support of a latent: the first that one of its distributions tells.
-
-    Raises:
-        ValueError: none does.
-    """
-    for site in sites:
-        support = support_of(site["fn"])
-        if support is not None:
-            return support
-    raise ValueError(
-        f"latent site {name!r} is {type(sites[0]['fn']).__name__}, which does not say what its "
-        "support is; use method='guide'."
-    )
-
-
-def check_any(latents: Collection[str]) -> None:
-    """Check that there are latents to be drawn."""
-    if not latents:
-        raise ValueError("no latent is left to be drawn: log p(x) is exact; use method='guide'.")
-
-
-def check_constant(name: str, mask: Tensor, other: Tensor) -> None:
-    """Check that a latent has the same mask at two draws."""
-    if (mask != other).any():
-        raise ValueError(
-            f"the mask of latent site {name!r} depends on other latents, so that data have "
-            "no fixed set of latents; use method='guide'."
-        )
 
 
 def _number_of_samples(values: Values) -> int:

@@ -13,7 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from .checks import check_shape
-from .traces import latent_sites, log_prob
+from .traces import latent_sites, log_prob, mask_of
 
 __all__ = ["AllValues", "left_out", "sum_out", "without_idle"]
 
@@ -159,11 +159,10 @@ def _is_marked(infer: Any) -> bool:
 def _factor(name: str, site: Any, plate_dims: int, rows: int | None, data_dim: int) -> _Factor:
     """Log density of a site, its dimensions told apart."""
     density = log_prob(site).double()
-    if "_enumerate_dim" in site["infer"] and site["mask"] is not None:
+    if "_enumerate_dim" in site["infer"] and not (mask := mask_of(site)).all():
         # Of a value that does not count any is as good: it must not count as often as there are.
         number = site["fn"].enumerate_support(expand=False).shape[0]
-        mask = torch.as_tensor(site["mask"], device=density.device)
-        density = torch.where(mask, density, -math.log(number))
+        density = torch.where(mask.to(density.device), density, -math.log(number))
     density = density.reshape((1,) * (plate_dims - density.dim()) + density.shape)
     lead = density.dim() - plate_dims
     if rows is not None:

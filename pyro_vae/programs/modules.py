@@ -45,9 +45,13 @@ def modules_of(*programs: Fn) -> list[nn.Module]:
         if isinstance(item, nn.Module):
             found[id(item)] = item
             continue
+        if isinstance(item, list | tuple | dict):
+            parts = item.values() if isinstance(item, dict) else item
+            stack += [part for part in parts if isinstance(part, nn.Module)]
+            continue
         if not callable(item):  # an object with modules, of which a program is a method
             held = getattr(item, "__dict__", {}).values()
-            stack += [part for part in held if isinstance(part, nn.Module)]
+            stack += [part for part in held if isinstance(part, nn.Module | list | tuple | dict)]
             continue
         stack += [getattr(item, name, None) for name in ("__self__", "__wrapped__", "func", "fn")]
         function = getattr(item, "__func__", item)
@@ -55,6 +59,8 @@ def modules_of(*programs: Fn) -> list[nn.Module]:
         if code is not None:
             names = getattr(function, "__globals__", {})
             stack += [names[n] for n in code.co_names if isinstance(names.get(n), nn.Module)]
+            stack += getattr(function, "__defaults__", None) or ()
+            stack += (getattr(function, "__kwdefaults__", None) or {}).values()
             for cell in getattr(function, "__closure__", None) or ():
                 with suppress(ValueError):  # an empty cell
                     stack.append(cell.cell_contents)
@@ -123,7 +129,8 @@ def check_callable(**programs: Any) -> None:
         TypeError: one cannot, such as a module given in place of its method.
     """
     for role, program in programs.items():
-        silent = isinstance(program, nn.Module) and type(program).forward is nn.Module.forward
+        plain = isinstance(program, nn.Module) and type(program).__call__ is nn.Module.__call__
+        silent = plain and type(program).forward is nn.Module.forward
         if silent or not callable(program):
             name = type(program).__name__
             hint = f"; give its method .{role}" if hasattr(program, role) else ""

@@ -105,7 +105,7 @@ def _outside(trace: Trace) -> dict[str, Tensor]:
     found = {}
     for name, site in observed_sites(trace):
         try:
-            bad = ~site["fn"].support.check(site["value"])
+            bad = ~(support_of(site["fn"]) or site["fn"].support).check(site["value"])
         except (AttributeError, RuntimeError, NotImplementedError):  # no support, or without check
             continue
         if site["mask"] is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..common.seeding import seeded
 from .checks import (
     check_densities,
+    check_draws,
     check_indices,
     check_match,
     check_observations,
@@ -121,6 +122,7 @@ class Pair(Densities):
                 raise
             summed = left_out(model_trace, guide_trace)
             check_match(model_trace, guide_trace, summed=summed)
+            check_draws(guide, batch, guide_trace)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
             index, places = _others(len(batch[0]), fixed_rows is None, again)

@@ -12,7 +12,7 @@ from .checks import is_delta
 from .followed import Followed
 from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run
 
-__all__ = ["check_simulated", "data_places"]
+__all__ = ["check_simulated", "data_places", "put"]
 
 
 def data_places(model: Fn, batch: Batch) -> tuple[dict[str, tuple[int, Tensor]], dict[str, Any]]:
@@ -67,3 +67,11 @@ def check_simulated(model: Fn, batch: Batch, trace: Trace) -> None:
                 "arguments, so that data cannot be simulated from it; let it read the values that "
                 "pyro.sample returns instead."
             )
+
+
+def put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Tensor]) -> None:
+    """Put what sites drew where they observe the arguments."""
+    for name, (number, index) in places.items():
+        site: Any = trace.nodes[name]
+        value = site["value"].to(arguments[number].dtype).expand(index.shape)
+        arguments[number].view(-1)[index.flatten()] = value.flatten()

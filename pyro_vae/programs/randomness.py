@@ -13,7 +13,40 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["of_each_draw"]
+__all__ = ["drawn_anew", "of_each_draw"]
+
+
+def drawn_anew(fn: Any) -> Tensor | None:
+    r"""Draw from a distribution whose sampler in torch has not its density; ``None`` from others.
+
+    ``LKJCholesky``: torch draws the squared norms of the rows' parts left of the diagonal from
+    Beta(i - 1/2, ...), which is right for two dimensions only. Here, for row i (from 1) of d, the
+    part is :math:`\sqrt{y}\, u` with u uniform on the sphere and
+    :math:`y \sim \mathrm{Beta}(i / 2, \eta + (d - 1 - i) / 2)`.
+
+    References:
+        Lewandowski, Kurowicka and Joe (2009), Generating random correlation matrices based on vines
+        and extended onion method.
+    """
+    if isinstance(fn, torch.distributions.TransformedDistribution):
+        value = drawn_anew(fn.base_dist)
+        for transform in fn.transforms if value is not None else ():
+            value = transform(value)
+        return value
+    inner, shape = fn, fn.shape() if hasattr(fn, "shape") else None
+    while hasattr(inner, "base_dist"):
+        inner = inner.base_dist
+    if not isinstance(inner, torch.distributions.LKJCholesky) or shape is None:
+        return None
+    d, eta = inner.dim, inner.concentration.expand(shape[:-2])[..., None]
+    row = torch.arange(1, d, device=eta.device, dtype=eta.dtype)
+    both = torch.stack(torch.broadcast_tensors(row / 2, eta + (d - 1 - row) / 2), -1)
+    left = _shares(both)[..., 0].sqrt()
+    normal = torch.randn_like(eta[..., None] + eta.new_zeros(d - 1, d - 1)).tril()
+    unit = normal / normal.norm(dim=-1, keepdim=True)
+    lower = torch.nn.functional.pad(left[..., None] * unit, (0, 1, 1, 0))
+    diagonal = torch.nn.functional.pad((1 - left.square()).sqrt(), (1, 0), value=1.0)
+    return lower + diagonal.diag_embed()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from .double import cancels, in_double
+from .randomness import drawn_anew
 from .supports import is_everywhere, support_of
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "DataPlate",
     "FixedRows",
     "Fn",
+    "NoDraws",
     "ShapeMismatch",
     "data_plate",
     "is_regularizer",
@@ -62,6 +64,10 @@ class ShapeMismatch(ValueError):
     """The batch shape of a site does not fit its plates."""
 
 
+class NoDraws(ValueError):
+    """A program with a distribution that cannot be drawn from."""
+
+
 class _Set(Messenger):  # type: ignore[misc, unused-ignore]
     """Give latent sites their values, and take subsamples of a plate in order."""
 
@@ -79,6 +85,8 @@ class _Set(Messenger):  # type: ignore[misc, unused-ignore]
             msg["value"] = torch.arange(first, first + size, device=fn.device)
         elif msg["name"] in self.values and not msg["is_observed"]:
             msg["value"], msg["done"] = self.values[msg["name"]], True
+        elif msg["value"] is None and (value := drawn_anew(msg["fn"])) is not None:
+            msg["value"], msg["done"] = value, True
 
 
 def run(
@@ -118,6 +126,13 @@ def run(
             raise ShapeMismatch(
                 f"{error}. Give the data plate size len(x), and call .to_event() on "
                 "distributions whose right-most dimensions belong to one datum."
+            ) from error
+        except NotImplementedError as error:
+            if "does not support sampling" not in str(error):
+                raise
+            raise NoDraws(
+                f"{error}: the prior has no draws, since it is improper; use method='guide', "
+                "without defensive, or give the latent a proper prior."
             ) from error
         except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
             raise ValueError(

@@ -17,24 +17,27 @@ from torch.distributions import kl_divergence
 from ..common.seeding import seeded
 from .checks import (
     check_densities,
+    check_draws,
     check_match,
     check_observations,
     check_shapes,
     is_delta,
     out_of_reach,
 )
-from .densities import Role, check_any, check_constant, known_support
+from .densities import Role
+from .described import check_any, check_constant, check_fixed, known_support
 from .draws import over_draws
 from .enumeration import AllValues, left_out, sum_out, without_idle
 from .layout import NONE, Values
 from .pair import Pair, check_reach
-from .places import check_simulated
+from .places import check_simulated, put
 from .randomness import of_each_draw
 from .supports import support_of
 from .traces import (
     Batch,
     FixedRows,
     Fn,
+    NoDraws,
     latent_sites,
     log_prob,
     mask_of,
@@ -97,9 +100,11 @@ class Whole(Pair):
                 raise ValueError("the model has no observed site; give one the data with obs=x.")
             summed = left_out(model_trace, guide_trace)
             check_match(model_trace, guide_trace, summed=summed)
+            check_draws(guide, data, guide_trace)
             check_densities(model_trace, guide_trace)
             check_observations(model_trace)
-            check_shapes(run(model, data), guide_trace)
+            with suppress(NoDraws):
+                check_shapes(run(model, data), guide_trace)
             traces = (model_trace, guide_trace)
             dims = (len(s["fn"].batch_shape) for trace in traces for _, s in sample_sites(trace))
             pair = cls(
@@ -252,9 +257,16 @@ class Whole(Pair):
             raise NotImplementedError(str(error)) from error
 
     def supports(self, batch: Batch) -> dict[str, Any]:
-        """Return the support of each latent that is drawn, from a run at a draw of the guide."""
-        model, _ = self._run_both(batch)
-        return {n: support_of(s["fn"]) for n, s in latent_sites(model) if n in self.latents}
+        """Return the support of each latent that is drawn, unless it depends on other latents."""
+        (model, _), (again, _) = self._run_both(batch), self._run_both(batch)
+        found: dict[str, Any] = {}
+        for name, site in latent_sites(model):
+            if name in self.latents:
+                support = support_of(site["fn"])
+                with suppress(ValueError):
+                    check_fixed(name, support, support_of(again.nodes[name]["fn"]), site["value"])
+                    found[name] = support
+        return found
 
     def describe(self, batch: Batch) -> tuple[Values, dict[str, tuple[Any, Tensor]]]:
         """As :meth:`Densities.describe`, with a dimension of data sets."""
@@ -265,6 +277,7 @@ class Whole(Pair):
                 mask = mask_of(site)
                 check_constant(name, mask, mask_of(again.nodes[name]))
                 support = known_support(name, site, guide.nodes[name])
+                check_fixed(name, support, support_of(again.nodes[name]["fn"]), site["value"])
                 described[name] = support, mask[None, None]
                 values[name] = site["value"][None, None]
         check_any(described)
@@ -284,7 +297,7 @@ class Whole(Pair):
         drawn: list[Values] = []
         for row, data in enumerate(self.arguments(batch)):
             trace = run(pyro.poutine.uncondition(self.model), data)
-            _put(trace, places, [argument[row] for argument in new])
+            put(trace, places, [argument[row] for argument in new])
             check_simulated(self.model, tuple(argument[row] for argument in new), trace)
             sites: Any = trace.nodes
             drawn.append({n: sites[n]["value"] for n in self.latents if n in sites})
@@ -299,7 +312,7 @@ class Whole(Pair):
             for sample in range(samples):
                 given = {name: v[sample, row] for name, v in (values or {}).items() if name != NONE}
                 trace = run(pyro.poutine.uncondition(self.model), data, given)
-                _put(trace, places, [argument[sample, row] for argument in new])
+                put(trace, places, [argument[sample, row] for argument in new])
         return new
 
     def observed(self, batch: Batch) -> dict[int, Any]:
@@ -371,8 +384,7 @@ class Whole(Pair):
         if at_once and self.sets_at_once:
             dims = (*[1] * len(values), *[0] * len(batch))
             of_sets = torch.vmap(of_draws, in_dims=dims, out_dims=1, randomness=_RANDOMNESS[role])
-            of_all: dict[str, Tensor] = of_sets(*values, *batch)
-            return of_all
+            return dict(of_sets(*values, *batch))
         columns = []
         for row, data in enumerate(self.arguments(batch)):
             here = ({name: v[:, row] for name, v in given.items()} for given in values)
@@ -382,14 +394,6 @@ class Whole(Pair):
 
 _DENSE = torch.contiguous_format
 _RANDOMNESS = {None: "error", "model": "different", "guide": "different"}
-
-
-def _put(trace: Trace, places: dict[str, tuple[int, Tensor]], arguments: list[Tensor]) -> None:
-    """Put what sites drew where they observe the arguments."""
-    for name, (number, index) in places.items():
-        site: Any = trace.nodes[name]
-        value = site["value"].to(arguments[number].dtype).expand(index.shape)
-        arguments[number].view(-1)[index.flatten()] = value.flatten()
 
 
 def _total(terms: Terms) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.programs.evaluation import evaluating
 from pyro_vae.programs.randomness import of_each_draw
+from pyro_vae.programs.traces import run
 
 N = 4000
 
@@ -92,3 +93,31 @@ class TestControlFlowOnData:
         exact = exact.log_prob(self.y[:3].double())
         mean = evidence.mean()
         assert abs(mean.value - exact) < 4 * mean.mc_error + 1e-3
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("concentration", [0.7, 2.0])
+def test_correlations_have_the_moments_of_their_density(concentration, at_once):
+    """r of LKJ(d, eta) is 2 Beta(a, a) - 1 with a = eta + d / 2 - 1: E r² = 1 / (2 a + 1)."""
+    d, a = 4, concentration + 1
+
+    def draw(_):
+        traced = run(lambda: pyro.sample("L", dist.LKJCholesky(d, concentration)), ())
+        return traced.nodes["L"]["value"]
+
+    torch.manual_seed(0)
+    if at_once:
+        with of_each_draw():
+            factor = torch.vmap(draw, randomness="different")(torch.zeros(N))
+    else:
+        factor = torch.stack([draw(None) for _ in range(N)])
+    correlation = factor @ factor.mT
+    torch.testing.assert_close(correlation.diagonal(dim1=1, dim2=2), torch.ones(N, d))
+    rows, columns = torch.tril_indices(d, d, -1)
+    squares = correlation[:, rows, columns].square()
+    error = squares.std(0) / math.sqrt(N)
+    assert ((squares.mean(0) - 1 / (2 * a + 1)).abs() < 4 * error).all()
+    assert (correlation[:, rows, columns].mean(0).abs() < 4 * (1 / (2 * a + 1) / N) ** 0.5).all()
+    one = run(lambda: pyro.sample("R", dist.LKJ(3, 2 * torch.ones(5))), ()).nodes["R"]["value"]
+    assert one.shape == (5, 3, 3)
+    torch.testing.assert_close(one.diagonal(dim1=1, dim2=2), torch.ones(5, 3))
