@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from ..common.options import Method
@@ -34,6 +36,7 @@ __all__ = ["Certificate", "certify"]
 _DATA, _DATA_SETS = 100, 8
 
 _MARGIN = 3.0  # standard errors
+_SURE = 0.975  # to one side
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,18 +69,23 @@ class Certificate:
 
     @property
     def shortfall(self) -> tuple[float, float]:
-        """Mean of ``upper - log_px`` and its standard error: how low the estimates are at most."""
-        return _mean(self.upper - self.evidence.log_px)
+        """Mean of ``upper - estimate`` and its standard error: how low estimates are at most."""
+        return _mean(self.upper - self.evidence.corrected())
+
+    @property
+    def excess(self) -> tuple[float, float]:
+        """Mean of ``estimate - lower`` and its standard error: how high estimates are at most."""
+        return _mean(self.evidence.corrected() - self.lower)
 
     @property
     def within(self) -> float:
-        """How far the mean estimate is from log p(x) at most, two standard errors included."""
-        mean, error = self.shortfall
-        return max(mean, 0.0) + 2 * error
+        """How far the mean estimate is from that of log p(x) at most, at 95 % to either side."""
+        errors = stats.t.ppf(_SURE, len(self) - 1) if len(self) > 1 else math.nan
+        return max(mean + errors * error for mean, error in (self.shortfall, self.excess))
 
     def summary(self) -> dict[str, Any]:
         """Return the figures that the certificate states, and its settings, as plain values."""
-        gap, shortfall = self.gap, self.shortfall
+        gap, shortfall, excess = self.gap, self.shortfall, self.excess
         return {
             "number": len(self),
             "lower": self.lower.mean().item(),
@@ -87,6 +95,8 @@ class Certificate:
             "log_px": self.evidence.mean().value,
             "shortfall": shortfall[0],
             "shortfall_error": shortfall[1],
+            "excess": excess[0],
+            "excess_error": excess[1],
             "within": self.within,
             "method": self.evidence.method,
             "samples": self.evidence.samples,
@@ -104,14 +114,14 @@ class Certificate:
         gap = self.gap
         a = self.annealing
         return (
-            f"{len(self)} data simulated from the model: log p(x) lies between "
-            f"{self.lower.mean():.3f} and {self.upper.mean():.3f} on average, a gap of "
-            f"{gap[0]:.3f} ± {gap[1]:.3f} nats\n"
+            f"{len(self)} data simulated from the model: log p(x) is bounded by "
+            f"{self.lower.mean():.3f} from below and {self.upper.mean():.3f} from above on "
+            f"average, a gap of {gap[0]:.3f} ± {gap[1]:.3f} nats\n"
             f"(bidirectional annealing, {a.temperatures} temperatures, {a.chains} chains). "
             f"log_evidence(method={self.evidence.method!r}, samples={self.evidence.samples}) gives "
             f"{self.evidence.mean().value:.3f}:\n"
-            f"with these settings, on this model's own data, the mean is within "
-            f"{self.within:.3f} nats (two standard errors included)."
+            "with these settings, on this model's own data, the mean is within "
+            f"{self.within:.3f} nats of log p(x), at 95 %."
         )
 
 

@@ -120,5 +120,5 @@ def statements(run: Run) -> list[tuple[str, str]]:
     how = f"method {found['method']}, K = {found['samples']:,}"
     return [
         ("certified gap", f"{gap} between bounds, {found['number']} simulated data"),
-        ("certified mean", f"within {found['within']:.3f} nats of log p(x) on them, {how}"),
+        ("certified mean", f"within {found['within']:.3f} nats of log p(x) on them at 95 %, {how}"),
     ]

@@ -7,6 +7,7 @@ import torch
 from conftest import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.evidence.bounds import Certificate
 
 
 def test_bounds_hold_the_exact_value():
@@ -75,3 +76,31 @@ def test_errors(linear_gaussian):
 
     with pytest.raises(ValueError, match="at least 1; got 0"):
         pv.certify(lg.model, lg.guide, lg.x, number=0)
+
+
+def test_an_estimate_above_the_bounds_is_not_within():
+    """``within`` looks to both sides of the estimate that is printed, which is bias-corrected."""
+    zeros = torch.zeros(4, dtype=torch.float64)
+    shifts = torch.tensor([0.9, 1.1, 1.0, 1.0], dtype=torch.float64)
+    for sign in (1, -1):
+        ones = torch.ones_like(zeros)
+        evidence = pv.Evidence(
+            log_px=sign * shifts - 0.5,
+            standard_error=zeros,
+            ess=ones,
+            pareto_k=zeros,
+            jackknife=sign * shifts,
+            elbo=zeros,
+            draws=ones,
+            rung=zeros,
+            samples=100,
+            seed=0,
+            event_size=1,
+            data_sha256="",
+        )
+        certificate = Certificate(zeros, zeros, zeros, zeros, evidence, pv.Annealing())
+        error = shifts.std().item() / 2
+        assert certificate.within == pytest.approx(1 + 3.182 * error, abs=1e-3)  # t of 3 degrees
+        assert certificate.shortfall[0] == pytest.approx(-sign)
+        assert certificate.excess[0] == pytest.approx(sign)
+        assert f"within {certificate.within:.3f} nats" in str(certificate)

@@ -114,7 +114,9 @@ def test_a_support_that_depends_on_another_latent_of_all_the_data():
 
     x = X + 1
     low = (torch.arange(4000).double() + 0.5) / 1000
-    density = (4 / low).log().log() - math.log(4) + dist.Normal(low[:, None], 0.5).log_prob(x).sum(1)
+    density = (
+        (4 / low).log().log() - math.log(4) + dist.Normal(low[:, None], 0.5).log_prob(x).sum(1)
+    )
     exact = (density - math.log(1000)).logsumexp(0)[None]
     for method in ("modes", "annealed"):
         with pytest.raises(ValueError, match="support of latent site 'low' depends on other lat"):
