@@ -40,10 +40,12 @@ def guide(x):
 def ways(net):
     """Programs that hold one module in their own ways."""
     holder, table, row = SimpleNamespace(net=net), {"net": net}, [None, net]
+    nested = [row]
     return {
         "object": lambda x: body(holder.net, x),
         "dict": lambda x: body(table["net"], x),
         "list": lambda x: body(row[1], x),
+        "nested list": lambda x: body(nested[0][1], x),
         "partial": partial(body, net),
         "nested partial": partial(body, partial(net)),
         "helper": lambda x: body(helper(holder), x),
@@ -60,7 +62,9 @@ def net():
     return Net()
 
 
-@pytest.mark.parametrize("way", ["object", "dict", "list", "partial", "nested partial", "helper"])
+@pytest.mark.parametrize(
+    "way", ["object", "dict", "list", "nested list", "partial", "nested partial", "helper"]
+)
 def test_modules_are_in_eval_mode_however_they_are_held(way, net):
     x = dist.Poisson(torch.ones(6, 4)).sample()
     expected = pv.log_evidence(partial(body, net.eval()), guide, x, samples=20).log_px
@@ -114,7 +118,8 @@ def test_modules_used_are_those_called_found_and_stored(net):
         body(lambda z: net(z) * scale, x)
         return unused
 
-    program = ways(net)["dict"]
+    assert net in modules_of(ways(net)["dict"])
+    program = ways(net)["nested list"]
     assert net not in modules_of(program)
     used = modules_used(program, guide, (torch.ones(3, 4),))
     assert net in used
@@ -157,3 +162,44 @@ def test_a_module_in_place_of_its_program(digits):
         pv.log_evidence(vae, vae.guide, x)
     with pytest.raises(TypeError, match=r"the guide must be .* got NoneType\."):
         pv.log_evidence(vae.model, None, x)
+
+
+@pytest.mark.parametrize("held", ["default", "keyword", "attribute", "closure"])
+def test_batch_norm_of_a_flow_is_evaluated_however_it_is_held(held):
+    """Transforms are not called as modules are, so that no call can be seen; they must be found."""
+    torch.manual_seed(0)
+    norm = dist.transforms.BatchNorm(1)
+    norm.moving_mean, norm.moving_variance = torch.full((1,), 0.2), torch.full((1,), 1.3)
+
+    def draw(x, norm):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.stack([x / 2], -1), 0.9).to_event(1)
+            pyro.sample("z", dist.TransformedDistribution(base, [norm]))
+
+    class Program:
+        parts: dict
+
+        def guide(self, x):
+            draw(x, self.parts["norm"])
+
+    def by_default(x, norm=norm):
+        draw(x, norm)
+
+    def by_keyword(x, *, norm=norm):
+        draw(x, norm)
+
+    owner = Program()
+    owner.parts = {"norm": norm}
+    guides = {"default": by_default, "keyword": by_keyword, "attribute": owner.guide}
+    guide = guides.get(held, lambda x: draw(x, norm))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x), 1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
+
+    x = torch.linspace(-1, 1, 9)
+    found = pv.log_evidence(model, guide, x, samples=2000)
+    exact = dist.Normal(0.0, 2**0.5).log_prob(x)
+    assert ((found.log_px - exact).abs() < 4.5 * found.standard_error).all()
+    assert norm.training
