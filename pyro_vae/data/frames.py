@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..common.columns import check_columns_file
 from ..common.files import write_atomically
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "TABLES",
     "as_frame",
     "check_names",
+    "check_table_file",
     "is_frame",
     "read_csv",
     "read_parquet",
@@ -126,6 +128,20 @@ def read_parquet(path: Path) -> DataFrame:
     return as_frame(frame, what=str(path))
 
 
+def check_table_file(path: str | Path) -> None:
+    """Check that a table can be written to such a file, before there is work in it.
+
+    Raises:
+        ValueError: another suffix than ``.csv`` or ``.parquet``.
+        ImportError: Parquet without pyarrow.
+    """
+    if Path(path).suffix not in TABLES:
+        raise ValueError(
+            f"a table is written as {' or '.join(TABLES)}; got the name {str(path)!r}."
+        )
+    check_columns_file(path)
+
+
 def write_frame(frame: DataFrame, path: str | Path) -> Path:
     """Write a table, ``.csv`` or ``.parquet`` by its suffix, atomically.
 
@@ -133,10 +149,7 @@ def write_frame(frame: DataFrame, path: str | Path) -> Path:
         ValueError: another suffix.
     """
     path = Path(path)
-    if path.suffix not in TABLES:
-        raise ValueError(
-            f"a table is written as {' or '.join(TABLES)}; got the name {str(path)!r}."
-        )
+    check_table_file(path)
     if path.suffix == ".csv":
         text = frame.to_csv(index=False)
         return write_atomically(path, lambda file: file.write(text.encode()))
