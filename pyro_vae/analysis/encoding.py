@@ -111,7 +111,7 @@ def encode(
         guide: Pyro program.
         x: N data, as for ``log_evidence``.
         samples: draws for each datum, at least 2.
-        draws: how many of them to return.
+        draws: how many of them to return, at most ``samples``.
         mask: True where a value is observed, as for ``log_evidence``.
         seed: seed of the draws.
         progress: show a progress bar; ``None`` if the output is a terminal.
@@ -122,7 +122,11 @@ def encode(
     """
     _check_number("samples", samples, least=2)
     _check_number("draws", draws, least=0)
-    total = max(samples, draws)
+    if draws > samples:
+        raise ValueError(
+            f"draws are returned of the {samples} samples, so at most as many; got draws={draws}. "
+            f"Take more: samples={draws}."
+        )
     with evaluating(model, guide, x, mask=mask, narrow=True, each="encode") as evaluation:
         pair = evaluation.pair
         names = list(pair.supports(next(evaluation.blocks()).batch))
@@ -132,8 +136,8 @@ def encode(
         def work(block: Block) -> Found:
             moments = {name: Moments() for name in names}
             drawn: dict[str, list[Tensor]] = {name: [] for name in names}
-            for begin in range(0, total, _AT_ONCE):
-                number = min(_AT_ONCE, total - begin)
+            for begin in range(0, samples, _AT_ONCE):
+                number = min(_AT_ONCE, samples - begin)
                 with seeded("encode", seed, block.first // BLOCK, begin):
                     trace = pair.trace("guide", block.batch, number)
                 values = pair.drawn(trace, block.batch, number)

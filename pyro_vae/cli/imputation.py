@@ -27,13 +27,13 @@ class Impute(Command):
     table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
     """Table with the run's columns, .csv or .parquet."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """Completed table, .csv or .parquet: means of the draws (of categories the most frequent), and
-    beside each column with missing cells one named NAME.spread: the draws' standard deviation (of
-    categories the share of other draws)."""
+    """Completed table, .csv or .parquet, all that was there as it was: means of the draws (of
+    categories the most frequent), and beside each column with missing cells one named NAME.spread:
+    the draws' standard deviation (of categories the share of other draws)."""
     each: bool = False
     """Write every draw's completed table instead, one below the other."""
     draws: int = 20
-    """Draws of each missing cell."""
+    """Draws of each missing cell, at most as many as samples."""
     method: Method = "auto"
     """Proposal for the posterior: guide, refined, laplace, modes, annealed or auto."""
     samples: int = Sampling.samples

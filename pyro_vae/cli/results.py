@@ -49,7 +49,8 @@ class Certify(Command):
 
     def run(self) -> None:
         """Run the command."""
-        from ..runs.certificate import CERTIFICATE, certify_run
+        from ..runs.certificate import certify_run
+        from ..runs.results import CERTIFICATE
 
         print(certify_run(self.folder, self.settings, **vars(self.place)))
         print(f"saved to {self.folder / CERTIFICATE}, which the run's report shows.")
@@ -66,7 +67,8 @@ class Check(Command):
 
     def run(self) -> None:
         """Run the command."""
-        from ..runs.check import CHECK, check_figures, check_run
+        from ..runs.check import check_figures, check_run
+        from ..runs.results import CHECK
 
         fitted, ranked = check_run(self.folder, self.settings, **vars(self.place))
         print(f"Does the model make data like these?\n\n{fitted}\n")
@@ -89,8 +91,11 @@ class Compare(Command):
     def run(self) -> None:
         """Run the command."""
         from ..common.files import write_json
+        from ..runs.outputs import check_out
         from ..runs.run import compare_runs
 
+        if self.json is not None:
+            check_out(self.json)
         comparison = compare_runs(self.folders)
         print(comparison)
         if self.json is not None:

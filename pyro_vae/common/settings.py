@@ -142,7 +142,7 @@ class EncodingSettings(ReconstructionSettings):
     """How new data are encoded."""
 
     draws: Annotated[int, at_least(0)] = 0
-    """Draws to write for each datum."""
+    """Draws to write for each datum, at most as many as samples."""
 
 
 @dataclass(frozen=True, kw_only=True)

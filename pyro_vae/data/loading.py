@@ -21,7 +21,7 @@ from .arrays import to_floating
 from .columns import infer
 from .exposure import check_splits
 from .files import READERS, reader_of
-from .frames import is_frame
+from .frames import as_frame, as_written, is_frame
 from .named import DATASETS
 from .pictures import channels_first
 from .sets import Data, Splits, draw
@@ -260,8 +260,11 @@ def _read(name: Any, columns: Columns, layout: Layout | None) -> dict[str, Data]
         known: Layout | None = "channels-first" if path.is_dir() else layout
         return {key: _placed(data, known, f"{title}:{key}") for key, data in found.items()}
     schema = columns if isinstance(columns, Schema) else infer(found, columns, what=title)
+    x, table = coded(found, schema, what=title), as_frame(found, what=title)
+    if title.endswith(".csv") and not is_frame(name):
+        table = as_written(table, Path(name), schema)
     name = "table" if is_frame(name) else Path(name).name
-    return {"x": Data(coded(found, schema, what=title), name=name, schema=schema)}
+    return {"x": Data(x, name=name, schema=schema, table=table)}
 
 
 def _placed(data: Data, layout: Layout | None, what: str) -> Data:

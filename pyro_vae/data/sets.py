@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..common.options import Binarize
 from ..common.schema import Schema
+from .frames import below, rows_of
 from .stored import Stored
 
 __all__ = ["Data", "Splits", "as_bytes", "draw", "fingerprint"]
@@ -38,6 +39,7 @@ class Data:
         levels: number of gray levels, of dequantized data.
         schema: the columns of a table, by which values became ``x``.
         exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
+        table: the table itself, a frame of pandas with a row for each datum.
     """
 
     x: Any  # a tensor, or Stored
@@ -50,6 +52,7 @@ class Data:
     levels: int = 256
     schema: Schema | None = None
     exposure: Tensor | None = None
+    table: Any = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -105,6 +108,7 @@ class Data:
             y=None if self.y is None else self.y[rows],
             intensities=None if self.intensities is None else self.intensities[rows],
             exposure=None if self.exposure is None else self.exposure[rows],
+            table=None if self.table is None else rows_of(self.table, rows),
         )
 
     def in_memory(self) -> Data:
@@ -112,14 +116,16 @@ class Data:
         return replace(self, x=self.x[:])
 
     def joined(self, more: Data) -> Data:
-        """Return the data with more after them; labels and exposures, if both have them."""
+        """Return the data with more after them; labels, exposures and tables, if both have them."""
         labels = [y for y in (self.y, more.y) if y is not None]
         exposures = [e for e in (self.exposure, more.exposure) if e is not None]
+        tables = [t for t in (self.table, more.table) if t is not None]
         return replace(
             self,
             x=torch.cat([self.x, more.x]),
             y=torch.cat(labels) if len(labels) == 2 else None,
             exposure=torch.cat(exposures) if len(exposures) == 2 else None,
+            table=below(tables) if len(tables) == 2 else None,
         )
 
 

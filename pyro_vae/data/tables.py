@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,13 +15,15 @@ from ..common.errors import warn
 from ..common.schema import Column, Schema
 from ..common.tables import align
 from .frames import as_frame, pandas
+from .text import are_numbers, are_times, mend
 
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-__all__ = ["coded", "decoded", "describe", "imputed", "label", "numeric", "values_of"]
+__all__ = ["coded", "decoded", "describe", "label", "numeric", "values_of"]
 
 _MOST_COUNT = 2**24  # float32 holds whole numbers up to here
+_FARTHEST = 1e18  # deviations from the mean, whose squares float32 holds
 
 
 def coded(table: Any, schema: Schema, *, what: str = "the table") -> Tensor:
@@ -91,12 +95,14 @@ def describe(schema: Schema, x: Tensor) -> str:
         cells = x[:, place].double()
         seen = cells[~cells.isnan()]
         if column.is_named:
-            shown = ", ".join(map(str, column.categories[:4]))
+            shown = ", ".join(map(_shown, column.categories[:4]))
             more = len(column.categories) - 4
             values = shown + (f" and {more} more" if more > 0 else "")
         elif len(seen):
             offset, scale = (0.0, 1.0) if column.kind == "count" else (column.offset, column.scale)
-            low, high = (float(end) * scale + offset for end in (seen.min(), seen.max()))
+            digits = 6 - math.ceil(math.log10(abs(offset) + scale))  # that float32 tells apart
+            ends = (float(end) * scale + offset for end in (seen.min(), seen.max()))
+            low, high = (round(end, digits) + 0.0 for end in ends)
             values = f"{low:.5g} to {high:.5g}"
         else:
             values = "none"
@@ -106,11 +112,18 @@ def describe(schema: Schema, x: Tensor) -> str:
     return "\n".join(line.rstrip() for line in align(rows))
 
 
+def _shown(value: Any) -> str:
+    """A category as it is shown, in quotes where spaces or commas could be overlooked."""
+    text = str(value)
+    return repr(value) if text != text.strip() or "," in text or not text else text
+
+
 def label(value: Any) -> str:
     """Text by which values of a category are told apart: 1, 1.0 and "1" are the same."""
     if isinstance(value, bool | np.bool_):
         return str(bool(value))
-    if isinstance(value, int | float | np.integer | np.floating) and float(value).is_integer():
+    numbers = int | float | np.integer | np.floating | Decimal
+    if isinstance(value, numbers) and float(value).is_integer():
         return str(int(value))
     return str(value)
 
@@ -136,7 +149,9 @@ def _coded(series: Series, column: Column, what: str) -> Any:
         refuse(seen % 1 != 0, "counts, which are whole numbers")
         refuse(seen > _MOST_COUNT, f"counts up to {_MOST_COUNT}")
         return numbers.astype(np.float32)
-    x = ((numbers - column.offset) / column.scale).astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = (numbers - column.offset) / column.scale
+        x = np.where(np.abs(x) > _FARTHEST, np.inf, x).astype(np.float32)
     seen = x[~missing]
     if column.kind == "bounded":
         low, high = column.offset, column.offset + column.scale
@@ -146,6 +161,13 @@ def _coded(series: Series, column: Column, what: str) -> Any:
                 (seen <= 0) | (seen >= 1),
                 f"values strictly between {low:g} and {high:g} (truncated-normal takes the ends)",
             )
+    far = np.flatnonzero(np.isinf(x))
+    if len(far):
+        raise ValueError(
+            f"{where} holds {numbers[far[0]]:g} (row {far[0]}), too far from the column's mean "
+            f"{column.offset:.5g} and standard deviation {column.scale:.5g} for float32; mend the "
+            "value, or give it in the same units."
+        )
     return x
 
 
@@ -153,22 +175,31 @@ def numeric(series: Series, where: str) -> Any:
     """Return a column as float64, NaN where missing.
 
     Raises:
-        ValueError: text or dates, or infinite values.
+        ValueError: text or dates, complex or infinite values.
     """
     pd = pandas()
-    if pd.api.types.is_datetime64_any_dtype(series) or pd.api.types.is_timedelta64_dtype(series):
+    if are_times(series):
         raise ValueError(
             f"{where} holds dates or times; give numbers, such as days since the first, or leave "
             f"it out: {series.name}=ignore."
         )
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(object)
     try:
-        numbers = pd.to_numeric(series).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (ValueError, TypeError):
-        seen = series[series.notna()]
-        wrong = pd.to_numeric(seen, errors="coerce").isna()
-        row = int(np.flatnonzero(series.notna())[int(np.flatnonzero(wrong)[0])])
+        numbers = pd.to_numeric(series)
+        if np.iscomplexobj(numbers):
+            raise ValueError(
+                f"{where} holds complex numbers; give real and imaginary parts as two columns, "
+                "z.real and z.imag."
+            )
+        numbers = numbers.to_numpy(dtype=np.float64, na_value=np.nan)
+    except (ValueError, TypeError) as error:
+        wrong = np.flatnonzero(series.notna().to_numpy() & ~are_numbers(series))
+        if not len(wrong):
+            raise error from None
+        value = series.iloc[int(wrong[0])]
         raise ValueError(
-            f"{where} holds {series.iloc[row]!r} (row {row}), which is no number."
+            f"{where} holds {value!r} (row {wrong[0]}), which is no number.{mend(value)}"
         ) from None
     infinite = np.isinf(numbers)
     if infinite.any():
@@ -185,41 +216,10 @@ def _positions(series: Series, column: Column, missing: Any, where: str) -> Any:
             continue
         place = places.get(label(value))
         if place is None:
-            known = ", ".join(map(str, column.categories[:8]))
+            known = ", ".join(map(_shown, column.categories[:8]))
             known += ", ..." if len(column.categories) > 8 else ""
             raise ValueError(
                 f"{where} holds {value!r} (row {row}), which is none of its categories: {known}."
             )
         found[row] = place
     return found
-
-
-def imputed(draws: Tensor, missing: Tensor, schema: Schema, *, each: bool = False) -> DataFrame:
-    """Return a table whose missing cells were drawn, see :meth:`pyro_vae.Imputation.frame`.
-
-    Args:
-        draws: completed tables, ``(n, N, D)``.
-        missing: where cells were drawn, ``(N, D)``.
-        schema: the columns.
-        each: return the n tables one below the other.
-    """
-    pd = pandas()
-    if each:
-        table = decoded(draws.flatten(0, 1), schema)
-        table.insert(0, "row", list(range(draws.shape[1])) * len(draws))
-        table.insert(0, "draw", [draw for draw in range(len(draws)) for _ in range(draws.shape[1])])
-        return table
-    found: dict[str, Any] = {}
-    for place, column in enumerate(schema):
-        cells, drawn = draws[..., place].double(), missing[:, place]
-        if column.is_named:
-            centre = cells.mode(0).values
-            spread = (cells != centre).double().mean(0)
-        else:
-            centre = cells.mean(0).round() if column.kind == "count" else cells.mean(0)
-            unit = 1.0 if column.kind == "count" else column.scale
-            spread = cells.std(0, correction=0) * unit
-        found[column.name] = values_of(centre, column)
-        if drawn.any():
-            found[f"{column.name}.spread"] = pd.Series(spread.numpy()).where(drawn.numpy())
-    return pd.DataFrame(found)

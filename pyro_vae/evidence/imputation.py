@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,12 +36,14 @@ class Imputation:
         missing: where values were drawn, ``(N, *event_shape)``.
         evidence: log p of each datum's observed values, with the diagnostics of its weights.
         schema: columns of a table.
+        table: the table as it was given, with columns that the model does not know.
     """
 
     draws: Tensor
     missing: Tensor
     evidence: Evidence
     schema: Schema | None = None
+    table: Any = None
 
     @property
     def mean(self) -> Tensor:
@@ -57,12 +59,14 @@ class Imputation:
         return len(self.draws)
 
     def frame(self, *, each: bool = False) -> DataFrame:
-        """Return a table in its own units and categories.
+        """Return the table with its missing cells filled; all others are as they were given.
 
+        Columns that the model ignores stay, and types of columns where they hold what is filled in.
         Missing cells hold the mean of the draws (rounded for counts), or the most frequent
         category. A column ``NAME.spread`` beside each column with missing cells says how sure that
         is: the standard deviation of the draws or, of categories, the share of other draws; empty
-        where the cell was given.
+        where the cell was given. Where the table has a column of such a name, another one is taken,
+        with a warning.
 
         Args:
             each: return the n completed tables instead, one below the other, with a first column
@@ -73,7 +77,7 @@ class Imputation:
         """
         if self.schema is None:
             raise ValueError("the data were no table, so that no schema says what they mean.")
-        return imputed(self.draws, self.missing, self.schema, each=each)
+        return imputed(self.draws, self.missing, self.schema, given=self.table, each=each)
 
 
 @verb
@@ -150,8 +154,8 @@ def impute(
     given = torch.cat([known for _, known in blocks])
     missing = given.isnan() if mask is None else given.isnan() | ~check_mask(mask.cpu(), given)
     draws = torch.where(missing, draws, given)
-    schema = x.schema if isinstance(x, Data) else None
-    return Imputation(draws, missing, posterior.evidence, schema)
+    schema, table = (x.schema, x.table) if isinstance(x, Data) else (None, None)
+    return Imputation(draws, missing, posterior.evidence, schema, table)
 
 
 def _drawn(

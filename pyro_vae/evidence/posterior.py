@@ -21,7 +21,7 @@ from .importance import estimate, warn_if_unreliable
 from .ladder import Ladder
 from .result import Evidence
 
-__all__ = ["PosteriorDraws", "sample_posterior"]
+__all__ = ["PosteriorDraws", "check_draws", "sample_posterior"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,11 +153,7 @@ def sample_posterior(
         Rubin (1988), Using the SIR algorithm to simulate posterior distributions.
         Smith and Gelfand (1992). https://doi.org/10.1080/00031305.1992.10475856
     """
-    if not isinstance(n, int) or not 1 <= n <= samples:
-        raise ValueError(
-            f"n, the draws for each datum, must be a whole number from 1 to samples={samples}; got "
-            f"{n!r}. More draws need more samples."
-        )
+    check_draws(n, samples)
     ladder = Ladder(
         method=method,
         samples=samples,
@@ -174,3 +170,18 @@ def sample_posterior(
     if evidence.data_set:
         values = {name: value[:, 0] for name, value in values.items()}
     return PosteriorDraws(values, evidence)
+
+
+def check_draws(n: Any, samples: Any) -> None:
+    """Check numbers of draws, before there is work in them.
+
+    Raises:
+        ValueError: samples or draws less than 1, or more draws than samples.
+    """
+    if not isinstance(samples, int) or samples < 1:
+        raise ValueError(f"samples must be a whole number, at least 1; got {samples!r}.")
+    if not isinstance(n, int) or not 1 <= n <= samples:
+        raise ValueError(
+            f"n, the draws for each datum, must be a whole number from 1 to samples={samples}; got "
+            f"{n!r}. More draws need more samples."
+        )

@@ -14,11 +14,11 @@ from ..common.settings import CertificateSettings
 from ..common.verbs import verb
 from ..evidence import Annealing, Certificate, certify
 from .folder import Run, load_run
+from .results import CERTIFICATE
 from .run import arguments, check_method, load_data
 
-__all__ = ["CERTIFICATE", "certify_run", "save_certificate", "statements", "stored_certificate"]
+__all__ = ["certify_run", "save_certificate", "statements", "stored_certificate"]
 
-CERTIFICATE = "certificate.json"
 
 _STATES: Mapping[str, type | tuple[type, ...]] = {
     "number": int,

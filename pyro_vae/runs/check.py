@@ -12,11 +12,10 @@ from ..common.settings import CheckSettings
 from ..common.verbs import verb
 from .figures import FIGURES
 from .folder import load_run
+from .results import CHECK
 from .run import arguments, check_method, load_data
 
-__all__ = ["CHECK", "check_figures", "check_run"]
-
-CHECK = "check.json"
+__all__ = ["check_figures", "check_run"]
 
 
 @verb

@@ -12,12 +12,10 @@ from ..training import checkpoint
 from .card import model_card
 from .certificate import statements
 from .folder import load_run
-from .results import EVIDENCE, METRICS, stored_evidence
+from .results import CARD, EVIDENCE, METRICS, stored_evidence
 from .weights import SUMS, WEIGHTS, write_sums, write_weights
 
-__all__ = ["CARD", "export_run"]
-
-CARD = "README.md"
+__all__ = ["export_run"]
 
 
 @verb

@@ -17,6 +17,7 @@ from ..data.exposure import with_exposure
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
 from .folder import Run, load_run
+from .outputs import check_out
 from .run import arguments, check_method, identity
 from .tables import columns_of
 
@@ -134,10 +135,11 @@ def encode_run(
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        ValueError: another suffix; what :func:`read_new` and :func:`~pyro_vae.analysis.encode`
-            refuse.
+        ValueError: another suffix; a file that is read, or a run's own; what :func:`read_new` and
+            :func:`~pyro_vae.analysis.encode` refuse.
         OSError: the file cannot be written.
     """
+    check_out(out, data)
     check_columns_file(out)
     settings = settings or EncodingSettings()
     new = read_new(folder, data, root=root, device=device)
@@ -161,6 +163,7 @@ def reconstruct_run(
 
     Arguments and errors are those of :func:`encode_run`; tables are refused.
     """
+    check_out(out, data)
     check_columns_file(out)
     given = asdict(settings or ReconstructionSettings())
     new = read_new(folder, data, root=root, device=device)
@@ -196,6 +199,7 @@ def score_run(
     Raises:
         ValueError: also a method that the program cannot use.
     """
+    check_out(out, data)
     check_columns_file(out)
     given = asdict(settings or EvaluationSettings())
     new = read_new(folder, data, root=root, device=device, number=given.pop("number"))

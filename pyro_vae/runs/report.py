@@ -18,6 +18,7 @@ from ..training.checkpoint import CONFIG, holds_run
 from .certificate import statements
 from .figures import encode
 from .folder import Run, load_run
+from .outputs import check_out
 from .results import EVIDENCE, stored_evidence
 from .run import identity, load_data
 
@@ -50,13 +51,14 @@ def report_runs(
     Raises:
         CheckpointError: a folder that holds no run.
         ValueError: no runs; fewer than one datum; runs on different data, or evaluated on other
-            data than the present.
+            data than the present; ``out`` is the data, or a file of a run.
     """
     if not folders:
         raise ValueError("a report needs at least one run; got none.")
     if number < 1:
         raise ValueError(f"a report needs at least one datum; got number={number}.")
     runs = [load_run(path) for folder in folders for path in _runs_in(Path(folder))]
+    check_out(out, *(run.config.data for run in runs))
     names = _names([run.folder for run in runs])
     tests = [load_data(run.config, root=root).test for run in runs]
     for run, test in zip(runs, tests, strict=True):

@@ -8,9 +8,10 @@ from ..common.errors import warn
 from ..evidence import Evidence
 from .folder import hash_of, parameters_of
 
-__all__ = ["EVIDENCE", "METRICS", "stored_evidence"]
+__all__ = ["CARD", "CERTIFICATE", "CHECK", "EVIDENCE", "METRICS", "stored_evidence"]
 
 EVIDENCE, METRICS = "evidence.json", "metrics.json"
+CERTIFICATE, CHECK, CARD = "certificate.json", "check.json", "README.md"
 
 
 def stored_evidence(folder: Path) -> Evidence | None:

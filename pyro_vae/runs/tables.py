@@ -12,9 +12,11 @@ from ..common.schema import Schema, parse_columns
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, describe, load_table
-from ..data.frames import write_frame
+from ..data.frames import check_table_file, write_frame
 from ..evidence import Imputation, impute
+from ..evidence.posterior import check_draws
 from .folder import load_run
+from .outputs import check_out
 
 __all__ = ["columns_of", "impute_run", "show_table", "with_schema"]
 
@@ -83,9 +85,14 @@ def impute_run(
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        ValueError: a run that is not of a table; a table that does not fit the run's columns.
+        ValueError: a run that is not of a table; a table that does not fit the run's columns; more
+            draws than samples; ``out`` of another suffix, the table itself or a run's own file.
         OSError: ``out`` cannot be written.
     """
+    check_draws(draws, samples)
+    if out is not None:
+        check_out(out, table)
+        check_table_file(out)
     run = load_run(folder, device=device)
     schema: Schema | None = run.config.likelihood_schema
     if schema is None:

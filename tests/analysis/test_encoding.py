@@ -120,6 +120,8 @@ def test_wrong_use_is_refused(linear_gaussian):
         encode(lg.model, lg.guide, lg.x, samples=1)
     with pytest.raises(ValueError, match="draws must be a whole number, at least 0; got -1"):
         encode(lg.model, lg.guide, lg.x, draws=-1)
+    with pytest.raises(ValueError, match=r"as many; got draws=11\. Take more: samples=11"):
+        encode(lg.model, lg.guide, lg.x, samples=10, draws=11)
 
     def shared(x):
         mean = pyro.sample("mean", dist.Normal(x.new_zeros(()), 1.0))

@@ -1,3 +1,6 @@
+from datetime import date
+from decimal import Decimal
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -152,6 +155,15 @@ _WRONG = [
     ({"a": pd.date_range("2020", periods=3)}, None, "holds dates or times"),
     ({"a": [1.5, 2, 4]}, {"b": "normal"}, "no column 'b'"),
     ({"a": [1.5, 2, 4]}, {"a": "ignore"}, "no columns that are not ignored"),
+    ({"a": [f"{i}.5" for i in range(_N)]}, None, "numbers as text, such as '0.5'.* a=normal"),
+    ({"a": [*map(str, range(_N)), "?"]}, None, r"but for 1 value such as '\?'"),
+    ({"a": [f"{i},5" for i in range(_N)]}, None, "such as '0,5'. .*with commas: write 1.5 for 1,5"),
+    ({"a": [f"${i}.5" for i in range(_N)]}, None, "amounts with a sign"),
+    ({"a": ["1,5", "2,5"] * 5}, {"a": "normal"}, "holds '1,5', and normal takes.*write 1.5"),
+    ({"a": [date(2020, 1, 1 + i) for i in range(_N)]}, None, "holds dates or times"),
+    ({"a": [1 + 2j, 3, 4j]}, None, "holds complex numbers"),
+    ({"a": [1e200, 2e200, None, -3e200]}, None, r"-3e\+200 to 2e\+200 .*row 3.* differ too much"),
+    ({"a": [1e-300, 2e-300, 3e-300]}, None, "differ too little for float32; give them in other"),
     ({"Unnamed: 0": [0, 1, 2, 3], "a": [1.5, 2, 4, 5]}, None, "has no name"),
 ]
 
@@ -160,6 +172,65 @@ _WRONG = [
 def test_wrong_tables(columns, given, message):
     with pytest.raises(ValueError, match=message):
         pv.load(pd.DataFrame(columns), columns=given)
+
+
+def test_values_too_far_from_a_schemas_and_names_in_several_rows():
+    frame = _table()
+    schema = infer(frame)
+    with pytest.raises(
+        ValueError, match=r"'height' .*holds 1e\+300 \(row 1\), too far from .*mean"
+    ):
+        coded(frame.assign(height=[1.0, 1e300, *[2.0] * 58]), schema)
+    with pytest.raises(ValueError, match="has 2 rows of column names; expected one"):
+        pv.load(pd.DataFrame({("a", "b"): [1.0, 2.0]}))
+
+
+def test_decimals_and_numbers_as_text_are_numbers():
+    values = [1.25, -0.5, 3.0, 7.75]
+    expected = coded(pd.DataFrame({"a": values}), infer(pd.DataFrame({"a": values})))
+    for cells in (map(Decimal, map(str, values)), map(str, values), pd.Categorical(values)):
+        frame = pd.DataFrame({"a": list(cells)})
+        schema = infer(frame, {"a": "normal"})
+        assert torch.equal(coded(frame, schema), expected)
+    assert infer(pd.DataFrame({"a": [*map(Decimal, "1234")]}))  # without a likelihood
+    assert infer(pd.DataFrame({"a": [Decimal("1.0"), 2]})).columns[0].categories == (1.0, 2)
+
+
+@pytest.mark.parametrize("cells", [["2020-01-31", "2020-02-29"], ["1,5", "2,5"], ["5 €", "6 €"]])
+def test_text_that_looks_like_numbers_or_dates_is_said_to_be_categories(cells, recwarn):
+    frame = pd.DataFrame({"a": cells * 5})
+    infer(frame, {"a": "categorical"})
+    assert not recwarn
+    with pytest.warns(pv.PyroVAEWarning, match="is taken as 2 categories. It looks like"):
+        infer(frame)
+
+
+def test_columns_are_shown_as_they_are():
+    frame = pd.DataFrame({"a": [0.0, 87.0, 31.1, 2.2], "b": ["Oslo", "Oslo ", "Rome", "a, b"]})
+    schema = infer(frame)
+    lines = describe(schema, coded(frame, schema)).splitlines()
+    assert lines[2].endswith("  0 to 87")
+    assert lines[3].endswith("  Oslo, 'Oslo ', Rome, 'a, b'")
+
+
+def test_words_that_csv_takes_as_missing_are_said(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "NA,1\nDE,NA\nFR,3\n,4\nFR,NaN\nDE,5\nDE,9\n" * 5)
+    with pytest.warns(pv.PyroVAEWarning, match=r"'a' of .*t.csv has cells 'NA', which .* missing"):
+        table = load_table(path, {"b": "normal"})
+    assert table.x.isnan().sum(0).tolist() == [10, 10]
+    assert table.schema.columns[0].categories == ("DE", "FR")
+    kept = load_table(pd.read_csv(path, keep_default_na=False, na_values={"b": ["NA", ""]}))
+    assert "NA" in kept.schema.columns[0].categories
+
+
+def test_ignored_columns_are_kept_as_they_are_written(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("id,gap,n,v\n007,1,1,0.1\n008,,2,0.7\n010,3,3,0.2\n")
+    table = load_table(path, {"id": "ignore", "gap": "ignore", "n": "ignore", "v": "normal"}).table
+    assert table["id"].tolist() == ["007", "008", "010"]
+    assert table["gap"].tolist() == ["1", None, "3"]
+    assert table["n"].tolist() == [1, 2, 3]
 
 
 def test_files(tmp_path):
@@ -199,6 +270,8 @@ def test_polars_frames():
         (b"a,b\n", "no rows"),
         (b"a,b,a\n1,2,3\n4,5,6\n", "several columns named 'a'"),
         (b"a;b\n1;2\n3;4\n", "separate the columns by commas"),
+        (b"a|b\n1|2\n3|4\n", "separate the columns by commas"),
+        (b"\na b\n1 2\n3 4\n", "separate the columns by commas"),
         (b"a,b\n1,2\n1,2,3\n", "cannot be read as a table"),
         (b"a,b\n1,2,3\n1,2,4\n", "more cells than the 2"),
         (b"\x80\xff\x00\n", "cannot be read as a table"),
@@ -244,6 +317,56 @@ def test_imputed_cells_have_centre_and_spread():
     each = imputed(draws, torch.tensor([[True, True, True]]), schema, each=True)
     assert each["draw"].tolist() == [0, 1, 2]
     assert each["c"].tolist() == ["w", "w", "u"]
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_what_was_observed_is_as_it_was(each):
+    """Every cell to its bits and in its type, also in columns that the model does not know."""
+    n = 12
+    frame = pd.DataFrame(
+        {
+            "id": [f"k{i}" for i in range(n)],
+            "year": [1990.0 + i for i in range(n)],
+            "money": [12356580.32 + 1.7 * i for i in range(n)],
+            "grade": pd.Categorical(["lo", "hi", "mid"] * 4, ["lo", "mid", "hi"], ordered=True),
+            "sold": pd.array([True, False, None] * 4, dtype="boolean"),
+            "text": pd.array(["x", "y", None] * 4, dtype="string"),
+            "exact": [Decimal("1.10") + i for i in range(n)],
+            "small": np.arange(n, dtype="f4") / 7,
+            "whole": pd.array([1, 5, None] * 4, dtype="Int64"),
+        },
+        index=range(50, 50 + n),
+    )
+    frame.loc[53, ["year", "money", "grade", "exact", "small"]] = None
+    schema = infer(frame, {"id": "ignore", "whole": "normal"})
+    x = coded(frame, schema)
+    draws = torch.stack([torch.where(x.isnan(), torch.tensor(v), x) for v in (0.0, 1.0, 1.0)])
+    found = imputed(draws, x.isnan(), schema, given=frame, each=each)
+    assert found[list(frame.columns)].notna().all(axis=None)
+    for name in frame.columns:
+        seen = frame[name].notna().to_numpy()
+        assert found[name][:n][seen].tolist() == frame[name][seen].tolist()
+        if name != "whole":  # holds 2.5 now
+            assert found[name].dtype == frame[name].dtype
+    assert found["exact"].map(type).eq(Decimal).all()
+    if not each:
+        assert found.index.equals(frame.index)
+        assert list(found.columns)[:3] == ["id", "year", "year.spread"]
+
+
+def test_names_that_the_table_has_already_are_not_taken():
+    nan = float("nan")
+    frame = pd.DataFrame({"a.spread": [1.5, 2, 4, 3], "a": [nan, 1, 2, 4.5], "row": [1.5, 2, 3, 5]})
+    schema = infer(frame)
+    x = coded(frame, schema)
+    with pytest.warns(pv.PyroVAEWarning, match=r"spreads of 'a' are in a column 'a.spread.2'"):
+        found = imputed(x.nan_to_num()[None], x.isnan(), schema, given=frame)
+    assert found["a.spread"].tolist() == frame["a.spread"].tolist()
+    assert found["a.spread.2"].notna().tolist() == [True, False, False, False]
+    with pytest.warns(pv.PyroVAEWarning, match=r"rows are in a column 'row.2'"):
+        found = imputed(x.nan_to_num()[None], x.isnan(), schema, given=frame, each=True)
+    assert found["row"].tolist() == frame["row"].tolist()
+    assert found["row.2"].tolist() == [0, 1, 2, 3]
 
 
 def test_completed_keeps_what_is_there():

@@ -78,6 +78,30 @@ def test_csv_and_parquet_hold_what_npz_holds(normal, tmp_path):
         np.testing.assert_array_equal(read, expected)
 
 
+@pytest.mark.parametrize("name", ["new.npz", "r/history.csv", "r/config.json", "r/evidence.json"])
+def test_files_that_are_read_or_a_runs_own_are_not_written(normal, tmp_path, capsys, name):
+    np.savez(normal / "new.npz", x=np.load(normal / "new.npy"))
+    path = normal / name
+    before = path.read_bytes() if path.exists() else None
+    given = [normal / "r", normal / "new.npz", "--out", path]
+    commands = [[command, *given] for command in ("encode", "score", "reconstruct")]
+    commands += [["compare", normal / "r", "--json", path]] if name.startswith("r/") else []
+    commands += [["report", normal / "r", "--out", path]] if name.startswith("r/") else []
+    for command in commands:
+        assert run(*command) == 1
+        error = capsys.readouterr().err
+        assert f"cannot write {path}: it is " in error
+        assert error.endswith("give another name.\n")
+    assert (path.read_bytes() if path.exists() else None) == before
+
+
+def test_data_of_a_run_are_not_replaced_by_its_report(normal, capsys):
+    before = (normal / "x.npy").read_bytes()
+    assert run("report", normal / "r", "--out", normal / "x.npy") == 1
+    assert "it is what is read" in capsys.readouterr().err
+    assert (normal / "x.npy").read_bytes() == before
+
+
 def test_scores_are_sorted_by_surprise_and_are_those_of_log_evidence(normal, tmp_path, capsys):
     out = tmp_path / "s.csv"
     assert run("score", normal / "r", normal / "new.npy", "--out", out, "--samples", 100) == 0

@@ -60,22 +60,46 @@ def test_run_is_rebuilt_without_its_data_and_evaluated(run, capsys):
 
 
 def test_missing_cells_of_a_new_table_are_imputed(run, tmp_path, capsys):
-    new = _people(20).drop(columns="id")[["city", "visits", "height"]]
+    new = _people(20)[["city", "visits", "id", "height"]]
     new.to_parquet(tmp_path / "new.parquet")
     options = ["--method", "guide", "--samples", "60", "--device", "cpu", "--draws", "5"]
     given = [str(run), str(tmp_path / "new.parquet")]
     assert main(["impute", *given, "--out", str(tmp_path / "filled.csv"), *options]) == 0
-    filled = pd.read_csv(tmp_path / "filled.csv")
+    filled = pd.read_csv(tmp_path / "filled.csv", float_precision="round_trip")
     assert "6 of 60 cells imputed" not in capsys.readouterr().err
     assert filled[["height", "visits", "city"]].notna().all(axis=None)
     there = new["height"].notna().to_numpy()
-    np.testing.assert_allclose(filled["height"][there], new["height"][there], rtol=1e-6)
+    assert filled["height"][there].tolist() == new["height"][there].tolist()
+    assert filled["id"].tolist() == new["id"].tolist()
+    assert filled.columns[0] == "city"
     assert (filled["height.spread"].isna().to_numpy() == there).all()
     each = tmp_path / "each.parquet"
     assert main(["impute", *given, "--out", str(each), "--each", *options]) == 0
     assert len(pd.read_parquet(each)) == 100
-    assert main(["impute", *given, "--out", str(tmp_path / "x.txt"), *options]) == 1
-    assert "written as .csv or .parquet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--out", "x.txt"], "written as .csv or .parquet"),
+        (["--out", "new.csv"], "it is what is read"),
+        (["--out", "run/history.csv"], "it is a file of the run in"),
+        (["--draws", "0"], "from 1 to samples=1000; got 0"),
+        (["--draws", "9", "--samples", "8"], "from 1 to samples=8; got 9. More draws need more"),
+        (["--samples", "-5"], "samples must be a whole number, at least 1; got -5"),
+    ],
+)
+def test_what_cannot_be_written_or_drawn_is_refused_before_any_work(
+    run, capsys, monkeypatch, more, message
+):
+    monkeypatch.chdir(run.parent)
+    _people(20).to_csv("new.csv", index=False)
+    before = run.joinpath("history.csv").read_text()
+    monkeypatch.setattr("pyro_vae.runs.tables.load_run", None)  # is not come to
+    assert main(["impute", "run", "new.csv", "--out", "filled.csv", *more]) == 1
+    assert message in capsys.readouterr().err
+    assert run.joinpath("history.csv").read_text() == before
+    assert len(pd.read_csv("new.csv")) == 20
 
 
 def test_wrong_new_tables_and_runs(run, tmp_path, capsys):
