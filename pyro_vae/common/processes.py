@@ -16,9 +16,9 @@ from torch import Tensor, distributed, nn
 
 from .devices import own_gpu
 
-__all__ = ["Processes", "alone"]
+__all__ = ["Processes", "unshared"]
 
-_ALONE = ContextVar("alone", default=False)
+_UNSHARED = ContextVar("unshared", default=False)
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Processes:
     def join(cls) -> Processes:
         """Return the group that torch knows, or form the one that ``torchrun`` started.
 
-        Inside :func:`alone` this is a group of one.
+        Inside :func:`unshared` this is a group of one.
         """
-        if _ALONE.get() or not distributed.is_available():
+        if _UNSHARED.get() or not distributed.is_available():
             return cls()
         if not distributed.is_initialized():
             if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "MASTER_ADDR" not in os.environ:
@@ -125,13 +125,13 @@ class Processes:
 
 
 @contextmanager
-def alone() -> Iterator[None]:
+def unshared() -> Iterator[None]:
     """Let one process work for itself for a while: what it calls shares nothing with the others."""
-    token = _ALONE.set(True)
+    token = _UNSHARED.set(True)
     try:
         yield
     finally:
-        _ALONE.reset(token)
+        _UNSHARED.reset(token)
 
 
 def _backend() -> str:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from .verbs import alone
+from .verbs import exclusively
 
 __all__ = ["derive", "seeded"]
 
@@ -39,7 +39,7 @@ def seeded(stream: str, *keys: int) -> Iterator[None]:
     on_gpu = torch.cuda.is_initialized()
     # Of every GPU, as a model need not be on the current one: a state is 16 bytes on the host.
     with (
-        alone(stream),
+        exclusively(stream),
         torch.random.fork_rng(devices=range(torch.cuda.device_count()) if on_gpu else []),
     ):
         # torch.manual_seed would also record the call stack, in case a GPU is used later.

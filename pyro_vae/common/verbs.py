@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from .errors import warn
 from .memory import explained
 
-__all__ = ["alone", "is_verb", "say_turns", "verb"]
+__all__ = ["exclusively", "is_verb", "say_turns", "verb"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,7 +48,7 @@ def verb(function: Callable[P, T]) -> Callable[P, T]:
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with alone(name), explained(name):
+        with exclusively(name), explained(name):
             return function(*args, **kwargs)
 
     call.__verb__ = True  # type: ignore[attr-defined]
@@ -61,7 +61,7 @@ def is_verb(function: Any) -> bool:
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def exclusively(name: str) -> Iterator[None]:
     """Wait until no other thread of this process is in such a block; ``name`` says what is done.
 
     The lock is let go however the block ends, also by an exception from another thread. A process

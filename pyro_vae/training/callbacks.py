@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..common.processes import Processes, alone
+from ..common.processes import Processes, unshared
 from ..common.seeding import seeded
 from ..programs.modules import modes_kept
 from .history import Epoch, History
@@ -56,7 +56,7 @@ class Callbacks:
             return
         row = history.epochs[-1]
         if processes.is_first:
-            with _unseen(program, seed, row.epoch), alone():
+            with _unseen(program, seed, row.epoch), unshared():
                 for function in self.functions:
                     try:
                         row = _with_columns(row, function(row), function)

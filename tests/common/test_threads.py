@@ -11,7 +11,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.common import verbs
-from pyro_vae.common.verbs import alone, is_verb, verb
+from pyro_vae.common.verbs import exclusively, is_verb, verb
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -94,7 +94,7 @@ def test_who_waits_says_for_what(monkeypatch):
     thread, end = _held()
     threading.Timer(0.3, end.set).start()
     words = r"evidence .* waits for _hold \(thread 'behind'\)"
-    with pytest.warns(pv.PyroVAEWarning, match=words), alone("evidence"):
+    with pytest.warns(pv.PyroVAEWarning, match=words), exclusively("evidence"):
         pass
     thread.join()
 

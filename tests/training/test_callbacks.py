@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.common.processes import Processes, alone
+from pyro_vae.common.processes import Processes, unshared
 from pyro_vae.training.callbacks import Callbacks
 
 
@@ -144,7 +144,7 @@ def test_of_several_processes_the_first_calls_them(linear_gaussian):
     assert not called
     with pytest.raises(RuntimeError, match="failed in the first process"):
         callbacks.check("")
-    with alone():
+    with unshared():
         assert Processes.join() == Processes()
 
 
