@@ -110,6 +110,12 @@ def check_densities(model: Trace, guide: Trace) -> None:
                 f"{words[1]} in the guide ({kind(guide_sites[name])}), whose densities have no "
                 "ratio; use distributions of one kind."
             )
+        if hasattr(model_sites[name]["value"], "_unquantize"):
+            raise ValueError(
+                f"latent site {name!r} is {type(q).__name__}, whose density is that of "
+                "another value than the rounded one it returns; draw the relaxed variable, and "
+                "round it in the model."
+            )
         if p.event_shape != q.event_shape:
             raise ValueError(
                 f"latent site {name!r} has event shape {tuple(q.event_shape)} in the guide and "

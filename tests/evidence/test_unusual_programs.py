@@ -307,3 +307,26 @@ def test_guides_with_a_call_of_their_own():
     covariance = torch.eye(7) + 4.0
     exact = dist.MultivariateNormal(torch.zeros(7), covariance).log_prob(X)[None]
     check(pv.log_evidence(model, guide, X, method="auto", samples=2000), exact)
+
+
+@pytest.mark.parametrize("kind", ["bits", "classes"])
+def test_straight_through_latents_are_refused(kind):
+    """Their density is of the relaxed value, which they keep out of sight."""
+    warmth, odds = torch.tensor(0.5), torch.tensor([0.3, 0.7])
+
+    def latent(x):
+        if kind == "bits":
+            return dist.RelaxedBernoulliStraightThrough(warmth, probs=odds[:1].expand(len(x)))
+        return dist.RelaxedOneHotCategoricalStraightThrough(warmth, probs=odds.expand(len(x), 2))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", latent(x))
+            pyro.sample("x", dist.Normal(z.reshape(len(x), -1)[:, 0], 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", latent(x))
+
+    with pytest.raises(ValueError, match=r"'z' is Relaxed.*StraightThrough.* draw the relaxed var"):
+        pv.log_evidence(model, guide, X)
