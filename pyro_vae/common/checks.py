@@ -40,7 +40,9 @@ def check_data(x: Tensor, *, what: str = "x", first: int = 0, finite: bool = Tru
         if bad.any():
             raise ValueError(
                 f"{what} holds NaN or infinite values (first in datum "
-                f"{first + start + int(bad.nonzero()[0])}); remove or impute them."
+                f"{first + start + int(bad.nonzero()[0])}); remove, impute or mask them. A "
+                "program that masks them itself takes values and mask as arguments: "
+                "(x.nan_to_num(), x.isfinite())."
             )
 
 
