@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..common.options import Binarize, Layout
-from ..common.registry import suggestion
+from ..common.registry import check_choice, suggestion
 from ..common.schema import Schema
 from ..common.seeding import derive
 from ..common.verbs import verb
@@ -98,10 +98,8 @@ def load(
         FileNotFoundError: a path or data set that is not there.
         ImportError: tables without pandas.
     """
-    if binarize is not None and binarize not in get_args(Binarize):
-        raise ValueError(
-            f"unknown binarization {binarize!r}; there are {', '.join(get_args(Binarize))}."
-        )
+    if binarize is not None:
+        check_choice("binarization", binarize, get_args(Binarize))
     frame = is_frame(name)
     reader = None if frame else DATASETS.get(str(name))
     if reader is None:

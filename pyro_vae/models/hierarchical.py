@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import pyro
 from torch import Tensor, nn
 
+from ..common.registry import check_choice
 from ..programs.module import evaluated
 from .base import Model
 from .parts import Parts
@@ -64,10 +65,7 @@ class HierarchicalVAE(Model):
         form: Form = "bottom-up",
     ) -> None:
         super().__init__()
-        if form not in get_args(Form):
-            raise ValueError(
-                f"unknown form {form!r}; there are {', '.join(map(repr, get_args(Form)))}."
-            )
+        check_choice("form", form, get_args(Form))
         self.prior = prior
         self.conditional = conditional
         self.likelihood = likelihood

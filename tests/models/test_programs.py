@@ -999,7 +999,7 @@ def test_arguments_go_to_the_models_device(digits):
 
 def test_wrong_construction():
     config = pv.Config(latent_dim=3, hidden=(8,))
-    with pytest.raises(ValueError, match="unknown form 'sideways'; there are 'bottom-up'"):
+    with pytest.raises(ValueError, match="unknown form 'sideways'; there are bottom-up"):
         HierarchicalVAE(*[nn.Identity()] * 5, form="sideways")
     with pytest.raises(ValueError, match="top_dim must be at least 1; got 0"):
         HierarchicalVAE.from_config(config, event_shape=(4,), top_dim=0)
