@@ -163,6 +163,8 @@ class ModelSettings:
         Of("program", "conditional", "semi-supervised"),
     ] = None
     """Number of classes of the labels."""
+    class_names: Annotated[tuple[str, ...] | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Names of the classes by number, by which those of other data are found: from the data."""
     labels: Annotated[int | None, otherwise("all"), _COUNT, Of("program", "semi-supervised")] = None
     """Training data that keep their labels, equally many per class (semi-supervised)."""
     exposure: Annotated[Exposure, Of("program", "counts")] = "file"
@@ -204,7 +206,7 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
     """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "columns"):
+        for name in ("hidden", "columns", "class_names"):
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, tuple(getattr(self, name)))
         parse_columns(self.columns or ())

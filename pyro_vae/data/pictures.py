@@ -89,8 +89,8 @@ def _read(folder: Path, classes: list[str]) -> Data:
             f"{folder} holds no pictures ({', '.join(_SUFFIXES)}), nor folders of them."
         )
     labels = [classes.index(path.parent.name) for path in paths]
-    y = torch.tensor(labels) if paths else None
-    return Data(Stored(_Files(loose or paths)), y, binarization="gray")
+    y, names = (torch.tensor(labels), tuple(classes)) if paths else (None, None)
+    return Data(Stored(_Files(loose or paths)), y, binarization="gray", class_names=names)
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -38,6 +38,7 @@ class Data:
         levels: number of gray levels, of dequantized data.
         schema: the columns of a table, by which values became ``x``.
         exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
+        class_names: names of the classes by their number in ``y``, if they have some.
     """
 
     x: Any  # a tensor, or Stored
@@ -50,6 +51,7 @@ class Data:
     levels: int = 256
     schema: Schema | None = None
     exposure: Tensor | None = None
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.x)

@@ -20,6 +20,7 @@ from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
+from ..data.classes import as_in
 from ..data.exposure import with_exposure
 from ..evidence import Comparison, Evidence, compare, log_evidence
 from ..models import build_program, partially_labelled
@@ -52,7 +53,10 @@ _MONITORED = 200
 
 @verb
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
-    """Load the data that a config names, with the exposures that its program takes."""
+    """Load the data that a config names, with the exposures that its program takes.
+
+    Labels are numbered by the config's classes, if it names them.
+    """
     splits = load(
         config.data,
         columns=columns_of(config),
@@ -64,7 +68,7 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     )
     if takes(config, "exposure"):
         splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
-    return splits
+    return Splits(*(as_in(config.class_names, data, repr(data.name)) for data in splits))
 
 
 def some_of(train: Data) -> Data:
@@ -99,7 +103,8 @@ def complete(config: Config, splits: Splits) -> Config:
     labels = torch.cat([data.y for data in splits if data.y is not None])
     classes = config.classes or int(labels[: len(splits.train)].max()) + 1
     check_labels(labels, classes, least=UNKNOWN if takes(config, "labels") else 0)
-    return replace(config, classes=classes)
+    names = splits.train.class_names
+    return replace(config, classes=classes, class_names=names and names[:classes])
 
 
 @verb
@@ -136,15 +141,22 @@ def train_run(
     out = Path(out)
     if Path(config.data).exists():  # a file, to be found from any folder
         config = replace(config, data=str(Path(config.data).resolve()))
-    if resume and checkpoint.holds_run(out):
-        stored = read_config(out)
-        schema = stored.likelihood_schema
-        config = replace(config, classes=config.classes or stored.classes, likelihood_schema=schema)
+    stored = read_config(out) if resume and checkpoint.holds_run(out) else None
+    if stored is not None:
+        config = replace(
+            config,
+            classes=config.classes or stored.classes,
+            class_names=stored.class_names,
+            likelihood_schema=stored.likelihood_schema,
+        )
         check_resumable(stored.to_dict(), config.to_dict(), str(out))
     else:
-        config = replace(config, likelihood_schema=None)  # that of these data, not of others
+        # those of these data, not of others
+        config = replace(config, likelihood_schema=None, class_names=None)
     splits = load_data(config, root=root)
     config = complete(config, splits)
+    if stored is not None:  # which may be of a version that kept no names
+        config = replace(config, class_names=stored.class_names)
     if say is not None and (table := show_table(splits)) is not None:
         say(f"{table}\n")
     train, valid, _ = splits
