@@ -34,8 +34,8 @@ def read_h5ad(path: Path) -> dict[str, Data]:
     """Read the counts of an AnnData file.
 
     They are the layer ``counts``, if there is one, else ``X``. Of the table ``obs`` the column
-    ``exposure`` gives exposures, ``y`` labels (categories by their codes, and with their names), and
-    ``split`` the split of each datum, ``train``, ``valid`` or ``test``; all of them may be missing.
+    ``exposure`` gives exposures, ``y`` labels (of categories their codes, and their names), and
+    ``split`` the split of each datum, ``train``, ``valid`` or ``test``; all may be missing.
 
     Raises:
         ImportError: anndata is not installed.
@@ -56,9 +56,9 @@ def read_h5ad(path: Path) -> dict[str, Data]:
     counts = content.layers.get("counts", content.X)
     if counts is None:
         raise ValueError(f"{path} has no X and no layer named counts.")
-    y, names = _labels(content.obs, path)
+    y, classes = _labels(content.obs, path)
     exposure = _exposure(content.obs, path)
-    data = Data(as_tensor(counts, what=f"{path}:X"), y, exposure=exposure, class_names=names)
+    data = Data(as_tensor(counts, what=f"{path}:X"), y, exposure=exposure, class_names=classes)
     if "split" not in content.obs:
         return {"x": data}
     names = np.asarray(content.obs["split"], dtype=str)

@@ -139,7 +139,7 @@ def train_run(
         BlockingIOError: another process trains into ``out``.
     """
     out = Path(out)
-    if Path(config.data).exists():  # a file, to be found from any folder
+    if config.data and Path(config.data).exists():  # a file, to be found from any folder
         config = replace(config, data=str(Path(config.data).resolve()))
     stored = read_config(out) if resume and checkpoint.holds_run(out) else None
     if stored is not None:

@@ -110,11 +110,17 @@ def test_wrong_files(tmp_path, monkeypatch):
 
 
 def test_large_counts_are_not_rounded_in_silence(tmp_path):
-    x = _X.astype("i8")
-    x[3, 0] = 2**24 + 1
-    np.save(tmp_path / "x.npy", x)
-    with pytest.raises(ValueError, match="cannot tell apart"):
-        pv.load(tmp_path / "x.npy")
+    for kind in ("i8", "f8"):
+        x = _X.astype(kind)
+        x[3, 0] = 2**24 + 1
+        np.save(tmp_path / "x.npy", x)
+        scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.csr_matrix(x))
+        for name in ("x.npy", "x.npz"):
+            with pytest.raises(ValueError, match=r"cannot tell apart.*clip those in a file"):
+                pv.load(tmp_path / name)
+        x[3, 0] = 2**30  # which float32 holds
+        np.save(tmp_path / "x.npy", x)
+        assert max(split.x.max() for split in pv.load(tmp_path / "x.npy")) == 2**30
 
 
 @pytest.mark.parametrize(
