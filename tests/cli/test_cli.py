@@ -109,6 +109,11 @@ def test_resume(tmp_path, capsys):
     out = tmp_path / "new"
     assert run("fit", "--out", out, "--resume", *_SMALL) == 0  # nothing there yet: a new run
     assert json.loads((out / "config.json").read_text())["latent_dim"] == 2
+    assert "holds no run to resume: a new one starts" in capsys.readouterr().out
+    for options in ([], ["--epochs", 3]):  # a wrong name, as no run is described
+        assert run("fit", "--out", tmp_path / "wrong", "--resume", *options) == 1
+        assert "wrong holds no run to resume; give the folder" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_SMALL) == 0
     assert run("fit", "--out", out, *_SMALL) == 1
