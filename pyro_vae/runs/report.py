@@ -19,7 +19,7 @@ from .certificate import statements
 from .figures import encode
 from .folder import Run, load_run
 from .results import EVIDENCE, stored_evidence
-from .run import identity, load_data
+from .run import data_of, identity
 
 __all__ = ["report_runs"]
 
@@ -58,7 +58,7 @@ def report_runs(
         raise ValueError(f"a report needs at least one datum; got number={number}.")
     runs = [load_run(path) for folder in folders for path in _runs_in(Path(folder))]
     names = _names([run.folder for run in runs])
-    tests = [load_data(run.config, root=root).test for run in runs]
+    tests = [data_of(run, root=root).test for run in runs]
     for run, test in zip(runs, tests, strict=True):
         if test.sha256 != tests[0].sha256:
             raise ValueError(

@@ -30,7 +30,7 @@ from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable
-from .folder import load_run, read_config
+from .folder import Run, load_run, read_config
 from .results import EVIDENCE, METRICS, stored_evidence
 from .tables import columns_of, show_table, with_schema
 
@@ -39,6 +39,7 @@ __all__ = [
     "check_method",
     "compare_runs",
     "complete",
+    "data_of",
     "evaluate_run",
     "identity",
     "load_data",
@@ -69,6 +70,34 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     if takes(config, "exposure"):
         splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
     return Splits(*(as_in(config.class_names, data, repr(data.name)) for data in splits))
+
+
+def data_of(run: Run, *, root: str | Path | None = None) -> Splits:
+    """Load the data of a run.
+
+    Raises:
+        ValueError: they have another shape than those that it was trained on.
+
+    Warns:
+        PyroVAEWarning: their training split is another one. (Data on disk are not compared.)
+    """
+    splits = load_data(run.config, root=root)
+    train, name = splits.train, run.config.data
+    if tuple(train.event_shape) != run.event_shape:
+        raise ValueError(
+            f"{name} has changed since the run in {run.folder} was trained on it: it holds data of "
+            f"shape {tuple(train.event_shape)}, and held some of shape {run.event_shape}. Put the "
+            "old data back, or train a new run."
+        )
+    if takes(run.config, "labels"):
+        train = _partly_labelled(train, run.config)
+    known = run.train_data if isinstance(train.x, Tensor) else None
+    if known is not None and train.sha256 != known:
+        warn(
+            f"{name} has changed since the run in {run.folder} was trained on it: results are of "
+            "the data that are there now, of which it may have seen some."
+        )
+    return splits
 
 
 def some_of(train: Data) -> Data:
@@ -202,7 +231,7 @@ def evaluate_run(
     settings = settings or EvaluationSettings()
     run = load_run(folder, device=device)
     check_method(run.config, settings.method)
-    test = load_data(run.config, root=root).test
+    test = data_of(run, root=root).test
     options = asdict(settings)
     if (number := options.pop("number")) is not None:
         test = test.head(number)
