@@ -29,7 +29,7 @@ from .common.options import (
     Start,
     at_least,
 )
-from .common.plain import fits
+from .common.plain import as_number, fits
 from .common.registry import suggestion
 from .common.schema import Schema, parse_columns
 from .common.settings import TrainingSettings, otherwise
@@ -207,10 +207,12 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
 
     def __post_init__(self) -> None:
         for name in ("hidden", "columns", "class_names"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+            if isinstance(getattr(self, name), list | tuple):
+                object.__setattr__(self, name, tuple(map(as_number, getattr(self, name))))
         parse_columns(self.columns or ())
         super().__post_init__()
+        if self.hidden is not None and not isinstance(self.hidden, tuple):
+            raise TypeError(f"hidden must be widths, such as (200, 200); got {self.hidden!r}.")
         if any(width < 1 for width in self.hidden or ()):
             raise ValueError(f"hidden widths must be at least 1; got {self.hidden}.")
 
