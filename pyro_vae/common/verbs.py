@@ -43,16 +43,16 @@ def verb(function: Callable[P, T]) -> Callable[P, T]:
 
     A call from another thread waits for its turn, and says so after ten seconds; one from the same
     thread (of a callback, say) runs at once. Where an allocation fails, :class:`NotEnoughMemory`
-    says what was asked for and what there is. Numbers of NumPy become Python's.
+    says what was asked for and what there is. Numbers of NumPy given by keyword become
+    Python's.
     """
     name = function.__name__
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         with alone(name), explained(name):
-            given: Any = [as_number(value) for value in args]
             named: Any = {key: as_number(value) for key, value in kwargs.items()}
-            return function(*given, **named)
+            return function(*args, **named)
 
     call.__verb__ = True  # type: ignore[attr-defined]
     return call

@@ -72,6 +72,7 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     return Splits(*(as_in(config.class_names, data, repr(data.name)) for data in splits))
 
 
+@verb
 def data_of(run: Run, *, root: str | Path | None = None) -> Splits:
     """Load the data of a run.
 

@@ -305,3 +305,10 @@ def test_demo(tmp_path, capsys):
     page = folder / "report.html"
     assert out.rstrip().endswith(f"open {page}")
     assert page.stat().st_size < 3e6
+
+
+def test_wrong_values_are_said_without_inner_names(capsys):
+    assert run("certify", "x", "--number", 0) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2].split()[:5] == ["number", "must", "be", "at", "least"]
+    assert len({len(line) for line in lines}) == 1  # a box, here without a frame
