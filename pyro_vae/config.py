@@ -29,7 +29,7 @@ from .common.options import (
     Start,
     at_least,
 )
-from .common.plain import fits
+from .common.plain import as_number, fits
 from .common.registry import suggestion
 from .common.schema import Schema, parse_columns
 from .common.settings import TrainingSettings, otherwise
@@ -163,6 +163,8 @@ class ModelSettings:
         Of("program", "conditional", "semi-supervised"),
     ] = None
     """Number of classes of the labels."""
+    class_names: Annotated[tuple[str, ...] | None, tyro.conf.Fixed, tyro.conf.Suppress] = None
+    """Names of the classes by number, by which those of other data are found: from the data."""
     labels: Annotated[int | None, otherwise("all"), _COUNT, Of("program", "semi-supervised")] = None
     """Training data that keep their labels, equally many per class (semi-supervised)."""
     exposure: Annotated[Exposure, Of("program", "counts")] = "file"
@@ -204,11 +206,13 @@ class Config(TrainingSettings, ObjectiveSettings, ModelSettings, DataSettings):
     """A run: its data, model and training. Equal configs give equal runs."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "columns"):
-            if isinstance(getattr(self, name), list):
-                object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("hidden", "columns", "class_names"):
+            if isinstance(getattr(self, name), list | tuple):
+                object.__setattr__(self, name, tuple(map(as_number, getattr(self, name))))
         parse_columns(self.columns or ())
         super().__post_init__()
+        if self.hidden is not None and not isinstance(self.hidden, tuple):
+            raise TypeError(f"hidden must be widths, such as (200, 200); got {self.hidden!r}.")
         if any(width < 1 for width in self.hidden or ()):
             raise ValueError(f"hidden widths must be at least 1; got {self.hidden}.")
 

@@ -30,7 +30,7 @@ __all__ = ["VAEDensity"]
 
 _LEFT_OUT = (  # what is of files and tables, of labels and of exposures
     *("data", "binarize", "data_seed", "validation", "columns", "likelihood_schema"),
-    *("classes", "labels", "learned_prior", "classification_weight"),
+    *("classes", "class_names", "labels", "learned_prior", "classification_weight"),
     "exposure",
 )
 _OWN: dict[str, Any] = {

@@ -2,6 +2,7 @@ import json
 import math
 from typing import get_args
 
+import numpy as np
 import pytest
 
 import pyro_vae as pv
@@ -106,3 +107,14 @@ def test_options_of_the_values_that_take_them():
     with pytest.raises(ValueError, match=r"does not take top_dim=4; only 'bottom-up' and 'top-d"):
         options.check_taken(config, "program")
     options.check_taken(pv.Config(), "program")
+
+
+def test_numbers_of_numpy_are_numbers_and_text_is_none():
+    config = pv.Config(latent_dim=np.int64(3), learning_rate=np.float32(0.5), hidden=[np.int32(8)])
+    assert config == pv.Config(latent_dim=3, learning_rate=0.5, hidden=(8,))
+    assert pv.Config.from_dict(config.to_dict()) == config
+    for name, value in (("latent_dim", "2"), ("epochs", 1.5), ("learning_rate", "x")):
+        with pytest.raises(TypeError, match=rf"{name} must be a .*number; got {value!r}"):
+            pv.Config(**{name: value})
+    with pytest.raises(TypeError, match=r"hidden must be widths, such as .*; got '8'"):
+        pv.Config(hidden="8")

@@ -147,6 +147,12 @@ def test_wrong_settings_are_refused_by_fit(settings, message, rows):
         pv.VAEDensity(**{**_SMALL, **settings}).fit(rows)
 
 
+def test_settings_from_arrays_of_numpy(rows):
+    found = pv.VAEDensity(**{**_SMALL, "samples": np.int64(20), "seed": np.int64(3)}).fit(rows)
+    same = pv.VAEDensity(**{**_SMALL, "samples": 20, "seed": 3}).fit(rows)
+    assert found.score(rows) == same.score(rows)
+
+
 def test_wrong_use_is_refused(rows):
     density = pv.VAEDensity(**_SMALL)
     with pytest.raises(NotFittedError):

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..data import AnyData
+from ..evidence.sizes import check_sizes
 from ..programs.checks import kind
 from ..programs.evaluation import BLOCK, Block, evaluating
 from ..programs.moments import Moments, classes_of, moments_of
@@ -119,6 +120,7 @@ def encode(
     Raises:
         ValueError: a wrong number of draws; no latents left to draw; latents of the whole data
             set; all that ``log_evidence`` refuses of programs and data.
+        NotEnoughMemory: the draws to return do not fit.
     """
     _check_number("samples", samples, least=2)
     _check_number("draws", draws, least=0)
@@ -129,6 +131,7 @@ def encode(
         )
     with evaluating(model, guide, x, mask=mask, narrow=True, each="encode") as evaluation:
         pair = evaluation.pair
+        check_sizes(evaluation, BLOCK, 0, keep=draws)
         names = list(pair.supports(next(evaluation.blocks()).batch))
         if not names:
             raise ValueError("no latent is left to encode: the model sums them all out.")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, redirect_stdout, suppress
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -47,6 +48,8 @@ COMMANDS: dict[str, type[Command]] = {
     "export": Export,
     "impute": Impute,
 }
+_INNER = re.compile(r"Error parsing \S*__tyro-dummy-inner__\S* ?(.*?)(?= │|$)", re.MULTILINE)
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _NOBODY_READS = 141  # 128 + SIGPIPE
 _DESCRIPTION = (
     "Deep latent-variable models as Pyro programs: train with SVI, swap any part, and know "
@@ -133,13 +136,25 @@ def _cli(arguments: Sequence[str], config: Config) -> Command:
                 given[field.name] = tyro.MISSING
         entry: Any = Annotated[kind, tyro.conf.subcommand(name, default=kind(**given))]
         commands = entry if commands is None else commands | entry
-    return tyro.cli(
-        commands,
-        args=list(arguments),
-        prog="pyro-vae",
-        description=_DESCRIPTION,
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.cli(
+                commands,
+                args=list(arguments),
+                prog="pyro-vae",
+                description=_DESCRIPTION,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    finally:
+        print(_without_inner(said.getvalue()), end="", file=sys.stderr)
+
+
+def _without_inner(text: str) -> str:
+    """Leave out tyro's own name of a group of options, in a box as wide as before."""
+    plain = _COLOURS.sub("", text)
+    found = _INNER.search(plain)
+    return text if found is None else plain.replace(found[0], found[1].ljust(len(found[0])))
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

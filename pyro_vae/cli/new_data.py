@@ -22,7 +22,7 @@ class _NewData(Command):
 
     folder: RunFolder
     """Run folder."""
-    data: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
     """New data, a file or a name as for `fit --data`: all rows in their order, prepared as in
     training (the same binarization)."""
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]

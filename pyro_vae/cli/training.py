@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from ..common.settings import Sampling
-from ..config import parse_grid
+from ..config import Config, parse_grid
 from .base import Command, Flat, Training, say
 
 __all__ = ["Demo", "Fit", "Study"]
@@ -50,7 +50,7 @@ class Fit(Training):
     out: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """Run folder: config, checkpoint, history."""
     resume: bool = False
-    """Resume the run in --out, with its own settings."""
+    """Resume the run in --out, with its own settings; start it if other options are given."""
     monitor: bool = False
     """Add rate, mutual information and active units to the history, epoch by epoch: do the latents
     collapse?"""
@@ -64,7 +64,16 @@ class Fit(Training):
     def run(self) -> None:
         """Run the command."""
         from ..runs.run import train_run
+        from ..training.checkpoint import holds_run
 
+        if self.resume and not holds_run(self.out):
+            lengths: dict[str, Any] = {"epochs": Config.epochs, "patience": Config.patience}
+            if self.config_file is None and dataclasses.replace(self.config, **lengths) == Config():
+                raise ValueError(
+                    f"{self.out} holds no run to resume; give the folder of one (--out), or "
+                    "options of a run to start (--data, ...)."
+                )
+            say(f"{self.out} holds no run to resume: a new one starts")
         history = train_run(
             self.config,
             self.out,

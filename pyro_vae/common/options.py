@@ -9,6 +9,7 @@ from functools import cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from .plain import as_number, fits
 from .registry import check_choice
 
 __all__ = [
@@ -135,18 +136,24 @@ class Of:
 
 
 def check_values(settings: object) -> None:
-    """Check the fields of a dataclass against their annotations.
+    """Check the fields of a dataclass against their annotations; numbers of NumPy become Python's.
 
     Raises:
+        TypeError: another kind of value where a number is expected.
         ValueError: a value that breaks a rule, or a word that is not one of the choices.
     """
     for name, (kind, rules) in _declared(settings).items():
-        value = getattr(settings, name)
+        value = as_number(getattr(settings, name))
+        object.__setattr__(settings, name, value)
         if value is None and NoneType in get_args(kind):
             continue
         choices = [get_args(one) for one in (kind, *get_args(kind)) if get_origin(one) is Literal]
         if choices and (isinstance(value, str) or get_origin(kind) is Literal):
             check_choice(name, str(value), choices[0])
+        numbers = [one for one in (kind, *get_args(kind)) if one in (int, float)]
+        if numbers and not fits(value, kind):
+            expected = "a number" if float in numbers else "a whole number"
+            raise TypeError(f"{name} must be {expected}; got {value!r}.")
         for rule in rules:
             if isinstance(rule, Must) and not rule.holds(value):
                 raise ValueError(f"{name} must {rule.words}; got {value}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import (
     Any,
     Literal,
@@ -15,7 +16,16 @@ from typing import (
     is_typeddict,
 )
 
-__all__ = ["fits", "misfits"]
+__all__ = ["as_number", "fits", "misfits"]
+
+
+def as_number(value: Any) -> Any:
+    """Return a number of another library, such as ``np.int64(3)``, as Python's; others as is."""
+    if isinstance(value, Integral) and not isinstance(value, int):
+        return int(value)
+    if isinstance(value, Real) and not isinstance(value, int | float):
+        return float(value)
+    return value
 
 
 def fits(value: Any, hint: Any) -> bool:

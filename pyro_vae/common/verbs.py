@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from .errors import warn
 from .memory import explained
+from .plain import as_number
 
 __all__ = ["exclusively", "is_verb", "say_turns", "verb"]
 
@@ -42,14 +43,16 @@ def verb(function: Callable[P, T]) -> Callable[P, T]:
 
     A call from another thread waits for its turn, and says so after ten seconds; one from the same
     thread (of a callback, say) runs at once. Where an allocation fails, :class:`NotEnoughMemory`
-    says what was asked for and what there is.
+    says what was asked for and what there is. Numbers of NumPy given by keyword become
+    Python's.
     """
     name = function.__name__
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         with exclusively(name), explained(name):
-            return function(*args, **kwargs)
+            named: Any = {key: as_number(value) for key, value in kwargs.items()}
+            return function(*args, **named)
 
     call.__verb__ = True  # type: ignore[attr-defined]
     return call

@@ -9,14 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["as_tensor", "check_batches", "is_array", "to_floating"]
+__all__ = ["as_tensor", "check_batches", "is_array", "to_floating", "to_single"]
 
 
 _ROWS, _VALUES = 4096, 2**20  # that are looked at or converted at once
 _LARGEST = 2**63 - 1
 _APART = (
     "{} holds integers that {} numbers cannot tell apart; give x.double(), and a model of float64 "
-    "parameters (model.double())."
+    "parameters (model.double()). Files are read in float32, which holds all whole numbers up to "
+    "2**24: divide or clip those in a file."
 )
 
 
@@ -120,6 +121,17 @@ def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
     if not all(torch.equal(some.to(x.dtype), own) for some, own in zip(*flat, strict=True)):
         raise ValueError(_APART.format(what, str(dtype).removeprefix("torch.")))
     return converted
+
+
+def to_single(x: Tensor, *, what: str = "x") -> Tensor:
+    """Return numbers of any type in float32, whole ones unchanged.
+
+    Raises:
+        ValueError: whole numbers alone, of which float32 would round some.
+    """
+    if x.is_floating_point() and _are_other_whole_numbers(x.numpy(), torch.float32):
+        raise ValueError(_APART.format(what, "float32"))
+    return to_floating(x, torch.float32, what=what).float()
 
 
 def check_batches(items: Sequence[Any], what: str) -> None:

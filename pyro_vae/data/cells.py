@@ -13,6 +13,7 @@ import torch
 
 from .arrays import as_tensor
 from .sets import Data
+from .tables import label, numeric
 
 __all__ = ["is_sparse", "read_h5ad", "read_sparse"]
 
@@ -33,8 +34,8 @@ def read_h5ad(path: Path) -> dict[str, Data]:
     """Read the counts of an AnnData file.
 
     They are the layer ``counts``, if there is one, else ``X``. Of the table ``obs`` the column
-    ``exposure`` gives exposures, ``y`` labels (categories by their codes), and ``split`` the split
-    of each datum, ``train``, ``valid`` or ``test``; all of them may be missing.
+    ``exposure`` gives exposures, ``y`` labels (of categories their codes, and their names), and
+    ``split`` the split of each datum, ``train``, ``valid`` or ``test``; all may be missing.
 
     Raises:
         ImportError: anndata is not installed.
@@ -55,11 +56,9 @@ def read_h5ad(path: Path) -> dict[str, Data]:
     counts = content.layers.get("counts", content.X)
     if counts is None:
         raise ValueError(f"{path} has no X and no layer named counts.")
-    data = Data(
-        as_tensor(counts, what=f"{path}:X"),
-        _column(content.obs, "y", path),
-        exposure=_column(content.obs, "exposure", path),
-    )
+    y, classes = _labels(content.obs, path)
+    exposure = _exposure(content.obs, path)
+    data = Data(as_tensor(counts, what=f"{path}:X"), y, exposure=exposure, class_names=classes)
     if "split" not in content.obs:
         return {"x": data}
     names = np.asarray(content.obs["split"], dtype=str)
@@ -72,8 +71,23 @@ def read_h5ad(path: Path) -> dict[str, Data]:
     return {name: data.take(index) for name, index in rows.items() if len(index)}
 
 
-def _column(table: Any, name: str, path: Path) -> torch.Tensor | None:
-    if name not in table:
+def _labels(table: Any, path: Path) -> tuple[torch.Tensor | None, tuple[str, ...] | None]:
+    """Labels, and the names of their classes if they are categories or text."""
+    if "y" not in table:
+        return None, None
+    column = table["y"]
+    if column.dtype.kind == "O":
+        column = column.astype("category")
+    if not hasattr(column, "cat"):
+        return as_tensor(column, what=f"{path}:y"), None
+    return as_tensor(column.cat.codes), tuple(map(label, column.cat.categories))
+
+
+def _exposure(table: Any, path: Path) -> torch.Tensor | None:
+    """Exposures, of a categorical column the numbers that its categories are."""
+    if "exposure" not in table:
         return None
-    column = table[name]
-    return as_tensor(column.cat.codes if hasattr(column, "cat") else column, what=f"{path}:{name}")
+    column = table["exposure"]
+    if hasattr(column, "cat"):
+        column = column.astype(column.cat.categories.dtype)
+    return as_tensor(numeric(column, f"{path}: obs['exposure']"))

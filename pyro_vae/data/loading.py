@@ -17,7 +17,7 @@ from ..common.registry import check_choice, suggestion
 from ..common.schema import Schema
 from ..common.seeding import derive
 from ..common.verbs import verb
-from .arrays import to_floating
+from .arrays import to_single
 from .columns import infer
 from .exposure import check_splits
 from .files import READERS, reader_of
@@ -58,8 +58,9 @@ def load(
     - a table: a path, ``.csv`` or ``.parquet``, or a frame of pandas or polars. Its columns get a
       likelihood each (``train.schema``; see :func:`~pyro_vae.data.columns.infer`), and missing
       cells are NaN.
-    - a folder of pictures, PNG or JPEG: gray ``(N, H, W)`` or colours ``(N, C, H, W)``. Folders in
-      it are classes, whose numbers are the labels; or ``train`` and perhaps ``valid`` and ``test``.
+    - a folder of pictures, see :func:`~pyro_vae.data.pictures.read_pictures`: gray ``(N, H, W)``
+      or colours ``(N, C, H, W)``. Folders in it are classes, whose numbers are the labels; or
+      ``train`` and perhaps ``valid`` and ``test``.
 
     Data of more than a gigabyte (as float32) stay on disk, and are read as they are used.
 
@@ -111,7 +112,7 @@ def load(
         _refuse_columns(columns, title)
     elif binarize not in (None, "none"):
         raise ValueError(f"{title!r} is a table; binarization is for gray values.")
-    binarize = binarize or (found["train"].binarization if reader is None else "dynamic")
+    binarize = binarize or _usual(name)
     if validation is not None or "valid" not in found:
         found = _set_aside(found, "valid", validation)
     shapes = {split: tuple(data.event_shape) for split, data in found.items()}
@@ -186,9 +187,13 @@ def load_rows(
     _check_labels(data, repr(title))
     check_splits(found, repr(title))
     check_rows(data.x, what=repr(title) if named else str(name), finite=data.schema is None)
-    binarize = binarize or ("dynamic" if str(like) in DATASETS else data.binarization)
+    binarize = binarize or _usual(like)
     largest = 1.0
-    if binarize != "none" and not (data.x.is_floating_point() or data.x.dtype == torch.bool):
+    if binarize == "none" or data.x.dtype.is_floating_point or data.x.dtype == torch.bool:
+        pass
+    elif _usual(like) == "gray":  # of pictures, which are bytes
+        largest = 255.0
+    else:
         try:
             others = found if like == name else _parts(like, None, layout, root, download)
         except FileNotFoundError as error:
@@ -199,7 +204,16 @@ def load_rows(
         largest = _largest([part.x for part in others.values()])
     exposure = None if data.exposure is None else data.exposure.float()
     data = replace(data, name=title, split="all rows", binarization=binarize, seed=seed)
-    return _binarized(replace(data, exposure=exposure), 3, repr(title), largest)
+    return _binarized(replace(data, exposure=exposure), 3, repr(title), largest, like=like)
+
+
+def _usual(name: Any) -> Binarize:
+    """Binarization of a data set, if none is asked for; of a folder that is gone, too."""
+    if is_frame(name):
+        return "none"
+    if str(name) in DATASETS:
+        return "dynamic"
+    return "none" if Path(name).suffix in READERS and not Path(name).is_dir() else "gray"
 
 
 def _parts(
@@ -244,6 +258,8 @@ def _read(name: Any, columns: Columns, layout: Layout | None) -> dict[str, Data]
         found, title = name, "the table"
     else:
         path, title = Path(name), str(name)
+        if not title:
+            raise ValueError(f"data has no name; give {', '.join(DATASETS)}, or a path.")
         reader = reader_of(path)
         if reader is None:
             raise ValueError(
@@ -290,15 +306,15 @@ def _refuse_columns(columns: Columns, title: str) -> None:
         raise ValueError(f"columns are those of a table, .csv or .parquet; {title!r} is none.")
 
 
-def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
+def _binarized(data: Data, index: int, what: str, largest: float, *, like: Any = None) -> Data:
     x, binarize = data.x, data.binarization
     if isinstance(x, Stored):
-        return replace(data, x=_read_later(x, binarize, what, largest))
+        return replace(data, x=_read_later(x, binarize, what, largest, like))
     if binarize == "none":
-        return replace(data, x=to_floating(x, torch.float32, what=what).float())
+        return replace(data, x=to_single(x, what=what))
     gray = x.float() / largest
     if len(gray):
-        _check_gray(gray, what)
+        _check_gray(gray, what, like)
     if binarize == "gray":
         return replace(data, x=gray)
     if binarize == "threshold":
@@ -312,7 +328,7 @@ def _binarized(data: Data, index: int, what: str, largest: float) -> Data:
     return replace(data, x=drawn, intensities=again, levels=levels)
 
 
-def _read_later(x: Stored, binarize: Binarize, what: str, largest: float) -> Stored:
+def _read_later(x: Stored, binarize: Binarize, what: str, largest: float, like: Any) -> Stored:
     """Data on disk as they are used: as they are, or gray."""
     if binarize not in ("none", "gray"):
         raise ValueError(
@@ -324,16 +340,20 @@ def _read_later(x: Stored, binarize: Binarize, what: str, largest: float) -> Sto
     gray = x.as_type(torch.float32, integers=True, divisor=largest)
     if x.dtype != torch.uint8:
         for block in gray.split(1000):
-            _check_gray(block, what)
+            _check_gray(block, what, like)
     return gray
 
 
-def _check_gray(gray: Tensor, what: str) -> None:
+def _check_gray(gray: Tensor, what: str, like: Any) -> None:
     if gray.min() < 0 or gray.max() > 1:
+        cure = (
+            "scale the data, or use --binarize none with a likelihood for real values."
+            if like is None
+            else f"scale the data as those of {like}, which the model was trained on."
+        )
         raise ValueError(
             f"{what} has values in [{gray.min():.4g}, {gray.max():.4g}], but binarization needs "
-            "gray values in [0, 1]; scale the data, or use --binarize none with a likelihood for "
-            "real values."
+            f"gray values in [0, 1]; {cure}"
         )
 
 
@@ -352,6 +372,11 @@ def _set_aside(found: dict[str, Data], split: str, number: int | None) -> dict[s
     if split in found:
         train = train.joined(found[split])
     number = max(1, len(train) // 10) if number is None else number
+    if split == "test" and len(train) < 2:
+        raise ValueError(
+            "there is 1 datum, of which none can be set aside for test; give two or more, or a "
+            "test split."
+        )
     if not 0 <= number < len(train):
         raise ValueError(
             f"cannot set {number} data aside for {split}: there are {len(train)} to train on. "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,10 @@ from .stored import Stored
 
 __all__ = ["channels_first", "collated", "read_pictures"]
 
-_SUFFIXES = (".png", ".jpg", ".jpeg")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Names of the splits, in any case.
+_SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid"}
+_SPLITS |= {"test": "test", "training": "train", "testing": "test"}
 _CHANNELS = (1, 3, 4)
 # Kinds of Pillow's pictures that are kept, and what some others become.
 _KINDS = {"L": "gray", "RGB": "of 3 colours", "RGBA": "of 3 colours and transparency"}
@@ -26,20 +30,34 @@ _BECOME = {"1": "L", "P": "RGB", "LA": "RGBA", "PA": "RGBA", "CMYK": "RGB", "YCb
 
 
 def read_pictures(folder: Path) -> dict[str, Data]:
-    """Read a folder of PNG or JPEG files as gray values (N, H, W) or colours (N, C, H, W).
+    """Read a folder of pictures as gray values (N, H, W) or colours (N, C, H, W).
 
-    Folders in it are classes, in the order of their names; or ``train`` and perhaps ``valid`` and
-    ``test``, each with pictures or classes. Pictures are read when they are asked for.
+    They are PNG, JPEG, BMP, GIF, TIFF or WebP; how many files of other formats are left out is said
+    in a warning. Folders in it are classes, in the order of their names; or ``train`` and perhaps
+    ``valid`` (``val``, ``validation``) and ``test``, in upper or lower case, each with pictures or
+    classes. Pictures are read when they are asked for.
 
     Raises:
         ValueError: no pictures; pictures of several sizes or numbers of channels, or of more than
-            8 bits; pictures beside folders of them; a class without a picture for training.
+            8 bits, or that are animated; pictures beside folders of them; a class without a picture
+            for training; other folders beside those of splits.
     """
-    splits = [name for name in ("train", "valid", "test") if (folder / name).is_dir()]
-    if "train" not in splits:
-        return {"x": _read(folder, _classes(folder))}
-    classes = _classes(folder / "train")
-    return {name: _read(folder / name, classes) for name in splits}
+    inside = _classes(folder)
+    splits = {split: name for name in inside if (split := _SPLITS.get(name.lower()))}
+    if not splits:
+        return {"x": _read(folder, inside)}
+    if "train" not in splits or len(splits) < len(inside):
+        raise ValueError(
+            f"{folder} holds the folders {', '.join(inside)}; expected train, and perhaps valid "
+            "and test, one of each, or classes of other names than these."
+        )
+    if loose := _pictures(folder):
+        raise ValueError(
+            f"{folder} holds pictures ({loose[0].name}, ...) beside the folders of splits; put "
+            "every picture in one."
+        )
+    classes = _classes(folder / splits["train"])
+    return {split: _read(folder / name, classes) for split, name in splits.items()}
 
 
 class _Files:
@@ -89,13 +107,21 @@ def _read(folder: Path, classes: list[str]) -> Data:
             f"{folder} holds no pictures ({', '.join(_SUFFIXES)}), nor folders of them."
         )
     labels = [classes.index(path.parent.name) for path in paths]
-    y = torch.tensor(labels) if paths else None
-    return Data(Stored(_Files(loose or paths)), y, binarization="gray")
+    y, names = (torch.tensor(labels), tuple(classes)) if paths else (None, None)
+    return Data(Stored(_Files(loose or paths)), y, class_names=names)
 
 
 def _pictures(folder: Path) -> list[Path]:
-    files = (path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    return sorted(path for path in files if path.is_file() and not path.name.startswith("."))
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    found = [path for path in files if path.suffix.lower() in _SUFFIXES]
+    kinds = {path.name: guess_type(path.name)[0] or "" for path in {*files}.difference(found)}
+    others = sorted(name for name in kinds if kinds[name].startswith("image/"))
+    if others:
+        warn(
+            f"{folder} holds {len(others)} pictures of other formats ({others[0]}, ...), which are "
+            f"left out; convert them to one of {', '.join(_SUFFIXES)}."
+        )
+    return found
 
 
 def _opened(path: Path, *, whole: bool = True) -> Any:
@@ -104,6 +130,8 @@ def _opened(path: Path, *, whole: bool = True) -> Any:
 
     try:
         with Image.open(path) as picture:
+            if getattr(picture, "is_animated", False) and picture.format != "MPO":
+                raise ValueError("it has several frames; give each as a file of its own")
             if whole:
                 picture.load()
             return picture

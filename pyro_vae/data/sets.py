@@ -40,6 +40,7 @@ class Data:
         schema: the columns of a table, by which values became ``x``.
         exposure: exposures of shape ``(N,)`` of data that are counts, if there are any.
         table: the table itself, a frame of pandas with a row for each datum.
+        class_names: names of the classes by their number in ``y``, if they have some.
     """
 
     x: Any  # a tensor, or Stored
@@ -53,6 +54,7 @@ class Data:
     schema: Schema | None = None
     exposure: Tensor | None = None
     table: Any = None
+    class_names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.x)

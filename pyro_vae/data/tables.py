@@ -147,7 +147,8 @@ def _coded(series: Series, column: Column, what: str) -> Any:
     if column.kind == "count":
         refuse(seen < 0, "counts, which are not negative")
         refuse(seen % 1 != 0, "counts, which are whole numbers")
-        refuse(seen > _MOST_COUNT, f"counts up to {_MOST_COUNT}")
+        wanted = f"counts that float32 holds exactly, as all up to {_MOST_COUNT}"
+        refuse(seen.astype(np.float32) != seen, wanted)
         return numbers.astype(np.float32)
     with np.errstate(over="ignore"):
         x = (numbers - column.offset) / column.scale

@@ -35,6 +35,7 @@ __all__ = ["Certificate", "certify"]
 
 _DATA, _DATA_SETS = 100, 8
 
+_NO_DISCRETE = "certify takes no discrete latents, whatever the method:"
 _MARGIN = 3.0  # standard errors
 _SURE = 0.975  # to one side
 
@@ -215,7 +216,7 @@ def certify(
         evaluation = evaluation.on(data if seen is None else fill(data, seen))
 
         def work(block: Block) -> tuple[Tensor, ...]:
-            space = Space.of(evaluation.pair, block.batch)
+            space = Space.of(evaluation.pair, block.batch, cure=_NO_DISCRETE)
             u = space.vector(drawn[block.first // rows])[0]
             # the guide of a whole data set is mostly made for the given one
             start = moments_of_prior if evaluation.data_set else moments_of_guide

@@ -252,6 +252,11 @@ class Evidence:
 
         Those of ``relative_to`` are subtracted, so that nothing vanishes below -700 nats.
         """
+        if not isinstance(relative_to, Evidence | None):
+            raise TypeError(
+                "relative_to must be a result on the same data, as of log_evidence; got "
+                f"{type(relative_to).__name__}."
+            )
         own, *base = ((e.corrected(), e.data_sha256) for e in (self, relative_to) if e is not None)
         return elpd_data(own, self.pareto_k, self.samples, self.unreliable(), *base)
 

@@ -18,6 +18,8 @@ from ..programs.traces import Batch
 
 __all__ = ["Edges", "Space", "can_be_fitted"]
 
+_DRAWN = "use method='guide', which draws it from the guide, or"
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -55,8 +57,10 @@ class Space:
     idle: Tensor | None = None
 
     @classmethod
-    def of(cls, pair: Pair, batch: Batch) -> Space:
+    def of(cls, pair: Pair, batch: Batch, *, cure: str = _DRAWN) -> Space:
         """Read the sites and their supports from a run of the programs.
+
+        ``cure`` says what to do about a discrete latent.
 
         Raises:
             ValueError: a latent that is discrete, or whose support is unknown to torch or differs
@@ -68,8 +72,7 @@ class Space:
         for name, (support, active) in sites.items():
             if is_discrete(support):
                 raise ValueError(
-                    f"latent site {name!r} is discrete; use method='guide', which draws it from "
-                    "the guide, or sum it out of the model."
+                    f"latent site {name!r} is discrete; {cure} sum it out of the model."
                 )
             try:
                 transform = biject_to(shared(name, support))

@@ -10,12 +10,13 @@ from typing import Any
 from ..common.errors import CheckpointError
 from ..common.files import read_json, sweep, write_json
 from ..common.locks import take_turns
+from ..common.options import takes
 from ..common.settings import CertificateSettings
 from ..common.verbs import verb
 from ..evidence import Annealing, Certificate, certify
 from .folder import Run, load_run
 from .results import CERTIFICATE
-from .run import arguments, check_method, load_data
+from .run import arguments, data_of
 
 __all__ = ["certify_run", "save_certificate", "statements", "stored_certificate"]
 
@@ -48,12 +49,16 @@ def certify_run(
         The certificate, see :func:`~pyro_vae.evidence.bounds.certify`.
 
     Raises:
-        ValueError: a method that the program cannot use; data that cannot be simulated.
+        ValueError: a program with discrete latents; data that cannot be simulated.
     """
     settings = settings or CertificateSettings()
     run = load_run(folder, device=device)
-    check_method(run.config, settings.method)
-    test = load_data(run.config, root=root).test.head(settings.number)
+    if takes(run.config, "labels"):
+        raise ValueError(
+            f"the unknown label of program {run.config.program!r} is discrete, and certify takes "
+            "no discrete latents, whatever the method; evaluate --method guide estimates log p(x)."
+        )
+    test = data_of(run, root=root).test.head(settings.number)
     certificate = certify(
         run.vae.model,
         run.vae.guide,

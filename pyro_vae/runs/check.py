@@ -13,7 +13,7 @@ from ..common.verbs import verb
 from .figures import FIGURES
 from .folder import load_run
 from .results import CHECK
-from .run import arguments, check_method, load_data
+from .run import arguments, check_method, data_of
 
 __all__ = ["check_figures", "check_run"]
 
@@ -37,7 +37,7 @@ def check_run(
     settings = settings or CheckSettings()
     run = load_run(folder, device=device)
     check_method(run.config, settings.method)
-    x = arguments(run.config, load_data(run.config, root=root).test.head(settings.number))
+    x = arguments(run.config, data_of(run, root=root).test.head(settings.number))
     given = (run.vae.model, run.vae.guide, x)
     fitted = predictive(
         *given,

@@ -23,7 +23,7 @@ from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
 from .outcome import Study
 from .results import stored_evidence
-from .run import arguments, load_data
+from .run import arguments, data_of
 
 __all__ = ["draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 
@@ -57,7 +57,7 @@ def sample_run(
 def draw_run(folder: str | Path, *, root: str | Path | None = None) -> Iterator[Path]:
     """Draw every figure of a run: samples, reconstructions, curves, latent space, evidence."""
     run = load_run(folder)
-    test = load_data(run.config, root=root).test
+    test = data_of(run, root=root).test
     out = run.folder / FIGURES
     evidence = stored_evidence(run.folder)
     if test.schema is None:

@@ -44,6 +44,7 @@ class Run:
         folder: path of the run folder.
         finished: whether training was completed.
         event_shape: shape of one datum.
+        train_data: hash of the data that it was trained on, if known.
     """
 
     vae: Model
@@ -52,6 +53,7 @@ class Run:
     folder: Path
     finished: bool
     event_shape: tuple[int, ...]
+    train_data: str | None = None
 
     def sample(self, number: int, *, seed: int | None = None, mean: bool = False) -> Tensor:
         """Draw data from the model, going through the classes in turn if it has labels.
@@ -129,6 +131,7 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Run:
         folder=folder,
         finished=state["finished"],
         event_shape=tuple(state["event_shape"]),
+        train_data=state.get("settings", {}).get("train_data"),
     )
 
 

@@ -17,7 +17,7 @@ from ..priors import PRIORS
 __all__ = ["Planned", "plan"]
 
 _PARTS: dict[str, Any] = {"prior": PRIORS, "likelihood": LIKELIHOODS, "posterior": POSTERIORS}
-_OF_THE_DATA = ("data", "columns", "layout", "exposure", "binarize", "data_seed")
+_OF_THE_DATA = ("data", "columns", "class_names", "layout", "exposure", "binarize", "data_seed")
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ..analysis import Encoding, Reconstruction, encode, reconstruct
 from ..common.columns import check_columns_file, write_columns
+from ..common.errors import warn
 from ..common.options import takes
 from ..common.settings import EncodingSettings, EvaluationSettings, ReconstructionSettings
 from ..data import Data, load_rows
+from ..data.classes import as_in, label_column
 from ..data.exposure import with_exposure
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
@@ -51,8 +53,11 @@ class NewData:
         }
 
     def columns(self) -> dict[str, Any]:
-        """Columns that every file begins with: the row's number, from 0, and any label."""
-        labels = {} if self.data.y is None else {"label": self.data.y}
+        """Columns that every file begins with: the row's number, from 0, and any label.
+
+        Labels of classes with names are these.
+        """
+        labels = {} if self.data.y is None else {"label": label_column(self.data)}
         return {"row": list(range(len(self.data))), **labels}
 
 
@@ -67,7 +72,7 @@ def read_new(
     """Load a run, and new data as its program wants them.
 
     All rows are read, in their order, and prepared like the run's own data: the same binarization,
-    drawn once with the run's ``data_seed``.
+    drawn once with the run's ``data_seed``. Labels of classes with names are numbered by the run's.
 
     Args:
         folder: run folder.
@@ -79,7 +84,7 @@ def read_new(
     Raises:
         CheckpointError: no run.
         ValueError: data of another shape than the run's, or of other columns; no labels where the
-            program needs them.
+            program needs them, or a class that the run does not know.
         FileNotFoundError: no such data.
     """
     run = load_run(folder, device=device)
@@ -108,6 +113,12 @@ def read_new(
             f"program {config.program!r} needs labels, which {data} has not; give them as y in a "
             ".npz file."
         )
+    if takes(config, "classes") and rows.class_names and config.class_names is None:
+        warn(
+            f"the run in {folder} has no names of its classes; those of {data} are taken to be its "
+            f"0, 1, ... in this order: {', '.join(rows.class_names)}."
+        )
+    rows = as_in(config.class_names, rows, str(data))
     rows = rows if number is None else rows.head(number)
     return NewData(run, rows, arguments(config, rows))
 

@@ -20,7 +20,7 @@ from .figures import encode
 from .folder import Run, load_run
 from .outputs import check_out
 from .results import EVIDENCE, stored_evidence
-from .run import identity, load_data
+from .run import data_of, identity
 
 __all__ = ["report_runs"]
 
@@ -60,7 +60,7 @@ def report_runs(
     runs = [load_run(path) for folder in folders for path in _runs_in(Path(folder))]
     check_out(out, *(run.config.data for run in runs))
     names = _names([run.folder for run in runs])
-    tests = [load_data(run.config, root=root).test for run in runs]
+    tests = [data_of(run, root=root).test for run in runs]
     for run, test in zip(runs, tests, strict=True):
         if test.sha256 != tests[0].sha256:
             raise ValueError(

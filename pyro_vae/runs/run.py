@@ -20,6 +20,7 @@ from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
+from ..data.classes import as_in
 from ..data.exposure import with_exposure
 from ..evidence import Comparison, Evidence, compare, log_evidence
 from ..models import build_program, partially_labelled
@@ -29,7 +30,7 @@ from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable
-from .folder import load_run, read_config
+from .folder import Run, load_run, read_config
 from .results import EVIDENCE, METRICS, stored_evidence
 from .tables import columns_of, show_table, with_schema
 
@@ -38,6 +39,7 @@ __all__ = [
     "check_method",
     "compare_runs",
     "complete",
+    "data_of",
     "evaluate_run",
     "identity",
     "load_data",
@@ -52,7 +54,10 @@ _MONITORED = 200
 
 @verb
 def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
-    """Load the data that a config names, with the exposures that its program takes."""
+    """Load the data that a config names, with the exposures that its program takes.
+
+    Labels are numbered by the config's classes, if it names them.
+    """
     splits = load(
         config.data,
         columns=columns_of(config),
@@ -64,6 +69,35 @@ def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
     )
     if takes(config, "exposure"):
         splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
+    return Splits(*(as_in(config.class_names, data, repr(data.name)) for data in splits))
+
+
+@verb
+def data_of(run: Run, *, root: str | Path | None = None) -> Splits:
+    """Load the data of a run.
+
+    Raises:
+        ValueError: they have another shape than those that it was trained on.
+
+    Warns:
+        PyroVAEWarning: their training split is another one. (Data on disk are not compared.)
+    """
+    splits = load_data(run.config, root=root)
+    train, name = splits.train, run.config.data
+    if tuple(train.event_shape) != run.event_shape:
+        raise ValueError(
+            f"{name} has changed since the run in {run.folder} was trained on it: it holds data of "
+            f"shape {tuple(train.event_shape)}, and held some of shape {run.event_shape}. Put the "
+            "old data back, or train a new run."
+        )
+    if takes(run.config, "labels"):
+        train = _partly_labelled(train, run.config)
+    known = run.train_data if isinstance(train.x, Tensor) else None
+    if known is not None and train.sha256 != known:
+        warn(
+            f"{name} has changed since the run in {run.folder} was trained on it: results are of "
+            "the data that are there now, of which it may have seen some."
+        )
     return splits
 
 
@@ -99,7 +133,8 @@ def complete(config: Config, splits: Splits) -> Config:
     labels = torch.cat([data.y for data in splits if data.y is not None])
     classes = config.classes or int(labels[: len(splits.train)].max()) + 1
     check_labels(labels, classes, least=UNKNOWN if takes(config, "labels") else 0)
-    return replace(config, classes=classes)
+    names = splits.train.class_names
+    return replace(config, classes=classes, class_names=names and names[:classes])
 
 
 @verb
@@ -134,17 +169,24 @@ def train_run(
         BlockingIOError: another process trains into ``out``.
     """
     out = Path(out)
-    if Path(config.data).exists():  # a file, to be found from any folder
+    if config.data and Path(config.data).exists():  # a file, to be found from any folder
         config = replace(config, data=str(Path(config.data).resolve()))
-    if resume and checkpoint.holds_run(out):
-        stored = read_config(out)
-        schema = stored.likelihood_schema
-        config = replace(config, classes=config.classes or stored.classes, likelihood_schema=schema)
+    stored = read_config(out) if resume and checkpoint.holds_run(out) else None
+    if stored is not None:
+        config = replace(
+            config,
+            classes=config.classes or stored.classes,
+            class_names=stored.class_names,
+            likelihood_schema=stored.likelihood_schema,
+        )
         check_resumable(stored.to_dict(), config.to_dict(), str(out))
     else:
-        config = replace(config, likelihood_schema=None)  # that of these data, not of others
+        # those of these data, not of others
+        config = replace(config, likelihood_schema=None, class_names=None)
     splits = load_data(config, root=root)
     config = complete(config, splits)
+    if stored is not None:  # which may be of a version that kept no names
+        config = replace(config, class_names=stored.class_names)
     if say is not None and (table := show_table(splits)) is not None:
         say(f"{table}\n")
     train, valid, _ = splits
@@ -190,7 +232,7 @@ def evaluate_run(
     settings = settings or EvaluationSettings()
     run = load_run(folder, device=device)
     check_method(run.config, settings.method)
-    test = load_data(run.config, root=root).test
+    test = data_of(run, root=root).test
     options = asdict(settings)
     if (number := options.pop("number")) is not None:
         test = test.head(number)

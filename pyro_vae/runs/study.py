@@ -90,7 +90,7 @@ def study(
         Interrupted: Ctrl-C; what was done is saved.
     """
     grid = _grid(setting, values, config, out)
-    config, out = config or Config(), Path(out or "")
+    config, out = replace(config or Config(), class_names=None), Path(out or "")
     settings = EvaluationSettings(
         samples=samples,
         method=method,

@@ -62,8 +62,9 @@ class Task:
     def __post_init__(self) -> None:
         again = self.resume and checkpoint.holds_run(self.folder)
         object.__setattr__(self, "resume", again)
-        if again:  # a file's path was made absolute
-            config = replace(self.config, data=read_config(self.folder).data)
+        if again:  # a file's path was made absolute; older runs have no names of classes
+            stored = read_config(self.folder)
+            config = replace(self.config, data=stored.data, class_names=stored.class_names)
             object.__setattr__(self, "config", config)
 
     def run(self, say: Callable[[str], None], progress: bool | None) -> None:

@@ -7,6 +7,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.analysis import encode, reconstruct
+from pyro_vae.common.errors import NotEnoughMemory
 
 _PLACES = torch.tensor([-1.0, 0.0, 2.0]).double()
 _COUPLED = 0.6
@@ -122,6 +123,8 @@ def test_wrong_use_is_refused(linear_gaussian):
         encode(lg.model, lg.guide, lg.x, draws=-1)
     with pytest.raises(ValueError, match=r"as many; got draws=11\. Take more: samples=11"):
         encode(lg.model, lg.guide, lg.x, samples=10, draws=11)
+    with pytest.raises(NotEnoughMemory, match="keeping 2,000,000,000 draws of each datum needs"):
+        encode(lg.model, lg.guide, lg.x, samples=10**10, draws=2_000_000_000)
 
     def shared(x):
         mean = pyro.sample("mean", dist.Normal(x.new_zeros(()), 1.0))

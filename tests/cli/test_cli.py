@@ -109,6 +109,11 @@ def test_resume(tmp_path, capsys):
     out = tmp_path / "new"
     assert run("fit", "--out", out, "--resume", *_SMALL) == 0  # nothing there yet: a new run
     assert json.loads((out / "config.json").read_text())["latent_dim"] == 2
+    assert "holds no run to resume: a new one starts" in capsys.readouterr().out
+    for options in ([], ["--epochs", 3]):  # a wrong name, as no run is described
+        assert run("fit", "--out", tmp_path / "wrong", "--resume", *options) == 1
+        assert "wrong holds no run to resume; give the folder" in capsys.readouterr().err
+    assert not (tmp_path / "wrong").exists()
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_SMALL) == 0
     assert run("fit", "--out", out, *_SMALL) == 1
@@ -300,3 +305,10 @@ def test_demo(tmp_path, capsys):
     page = folder / "report.html"
     assert out.rstrip().endswith(f"open {page}")
     assert page.stat().st_size < 3e6
+
+
+def test_wrong_values_are_said_without_inner_names(capsys):
+    assert run("certify", "x", "--number", 0) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2].split()[:5] == ["number", "must", "be", "at", "least"]
+    assert len({len(line) for line in lines}) == 1  # a box, here without a frame

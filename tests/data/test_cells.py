@@ -11,6 +11,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.data import Data
+from pyro_vae.data.classes import as_in, label_column
 from pyro_vae.data.exposure import with_exposure
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -59,6 +61,34 @@ def test_sparse_npz(tmp_path):
     assert torch.equal(_rows(pv.load(tmp_path / "x.npz")), torch.from_numpy(_X).sort(0).values)
 
 
+def test_categories_of_h5ad(tmp_path):
+    exposure = pd.Categorical([20.0, 30.0] * 30, categories=[10.0, 20.0, 30.0])
+    path = _cells(tmp_path / "c.h5ad", exposure=exposure, y=["T", "B"] * 30)
+    splits = pv.load(path)
+    for split in splits:
+        assert split.class_names == ("B", "T")
+        assert torch.equal(split.exposure, 30 - 10.0 * split.y)
+    _cells(path, exposure=["much", "little"] * 30)
+    with pytest.raises(
+        ValueError, match=r"obs\['exposure'\] holds 'much' \(row 0\), which is no n"
+    ):
+        pv.load(path)
+    _cells(path, y=np.arange(60) % 3)
+    assert pv.load(path).train.class_names is None
+
+
+def test_classes_of_other_data():
+    data = Data(torch.zeros(4, 1), torch.tensor([1, 0, -1, 1]), class_names=("cat", "bee"))
+    found = as_in(("ant", "bee", "cat"), data, "x")
+    assert found.y.tolist() == [1, 2, -1, 1]
+    assert label_column(found) == ["bee", "cat", "", "bee"]
+    assert as_in(None, data, "x") is data
+    assert as_in(("ant",), Data(data.x, data.y), "x").y is data.y
+    assert as_in(("bee",), data.head(1), "x").y.tolist() == [0]
+    with pytest.raises(ValueError, match="x holds data of class 'cat', which"):
+        as_in(("bee",), data, "x")
+
+
 def test_wrong_files(tmp_path, monkeypatch):
     path = tmp_path / "c.h5ad"
     path.write_bytes(b"nothing")
@@ -80,11 +110,17 @@ def test_wrong_files(tmp_path, monkeypatch):
 
 
 def test_large_counts_are_not_rounded_in_silence(tmp_path):
-    x = _X.astype("i8")
-    x[3, 0] = 2**24 + 1
-    np.save(tmp_path / "x.npy", x)
-    with pytest.raises(ValueError, match="cannot tell apart"):
-        pv.load(tmp_path / "x.npy")
+    for kind in ("i8", "f8"):
+        x = _X.astype(kind)
+        x[3, 0] = 2**24 + 1
+        np.save(tmp_path / "x.npy", x)
+        scipy.sparse.save_npz(tmp_path / "x.npz", scipy.sparse.csr_matrix(x))
+        for name in ("x.npy", "x.npz"):
+            with pytest.raises(ValueError, match=r"cannot tell apart.*clip those in a file"):
+                pv.load(tmp_path / name)
+        x[3, 0] = 2**30  # which float32 holds
+        np.save(tmp_path / "x.npy", x)
+        assert max(split.x.max() for split in pv.load(tmp_path / "x.npy")) == 2**30
 
 
 @pytest.mark.parametrize(

@@ -161,6 +161,15 @@ def test_wrong_input(tmp_path):
         pv.load(tmp_path / "y.npz")
 
 
+def test_one_datum_and_no_name(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((1, 2)))
+    with pytest.raises(ValueError, match="there is 1 datum, of which none can be set aside for te"):
+        pv.load(tmp_path / "x.npy")
+    for read in (pv.load, data.load_rows):
+        with pytest.raises(ValueError, match="data has no name; give digits, mnist"):
+            read("")
+
+
 def test_fingerprint_sees_values_shape_and_type():
     x = torch.arange(6.0)
     prints = {

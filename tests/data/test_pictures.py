@@ -6,7 +6,8 @@ import torch
 from PIL import Image
 
 import pyro_vae as pv
-from pyro_vae.data import as_source
+from pyro_vae.data import as_source, load_rows
+from pyro_vae.data.pictures import read_pictures
 from pyro_vae.data.stored import Stored
 
 
@@ -61,6 +62,62 @@ def test_splits_are_folders(folder):
     assert (len(train), len(valid), len(test)) == (11, 1, 3)
     assert test.y.tolist() == [0, 1, 1]  # a before b
     assert test.x[:, 0, 0].tolist() == [1, 0, 2]
+
+
+def test_names_of_splits(folder):
+    for split, number in (("Train", 3), ("VAL", 2), ("testing", 1)):
+        for n in range(number):
+            folder(f"{split}/{n}.png", np.full((4, 4), n, np.uint8))
+    assert [len(split) for split in pv.load(folder.root)] == [3, 2, 1]
+    loose = folder("0.png", _levels(0, 4, 4))
+    with pytest.raises(ValueError, match=r"pictures \(0.png, ...\) beside the folders of splits"):
+        pv.load(folder.root)
+    loose.unlink()
+    folder("valid/0.png", _levels(0, 4, 4))  # beside VAL
+    with pytest.raises(ValueError, match="holds the folders Train, VAL, testing, valid; expected"):
+        pv.load(folder.root)
+
+
+@pytest.mark.parametrize("names", [("Train", "other"), ("test", "cat")])
+def test_splits_are_not_taken_for_classes(folder, names):
+    for name in names:
+        folder(f"{name}/0.png", _levels(0, 4, 4))
+    with pytest.raises(ValueError, match=f"the folders {', '.join(sorted(names))}; expected train"):
+        pv.load(folder.root)
+
+
+def test_formats(folder):
+    for number, suffix in enumerate(("png", "bmp", "tif", "tiff")):
+        folder(f"{number}.{suffix}", np.full((4, 4), 10 * number, np.uint8))
+    found = torch.cat([split.x for split in pv.load(folder.root, binarize="none")])
+    assert found[:, 0, 0].sort().values.tolist() == [0, 10, 20, 30]
+    (folder.root / "a.heic").write_bytes(b"")
+    (folder.root / "b.svg").write_bytes(b"")
+    (folder.root / "notes.txt").write_bytes(b"")
+    with pytest.warns(pv.PyroVAEWarning, match=r"2 pictures of other formats \(a.heic, ...\)"):
+        pv.load(folder.root)
+    for name in ("a.heic", "b.svg"):
+        (folder.root / name).unlink()
+    more = [Image.fromarray(_levels(0, 4, 4))]
+    path = folder("moves.gif", _levels(1, 4, 4), save_all=True, append_images=more)
+    with pytest.raises(ValueError, match=r"moves.gif cannot be read as a picture: it has several"):
+        read_pictures(path.parent)
+
+
+def test_arrays_are_prepared_like_pictures(folder, tmp_path):
+    """Bytes of an array are divided by 255 where those of the pictures are, and only there."""
+    for n in range(3):
+        folder(f"{n}.png", _levels(n, 4, 4))
+    levels = _levels(9, 5, 4, 4)
+    for kind in ("u1", "i8"):
+        np.save(tmp_path / "x.npy", levels.astype(kind))
+        like = load_rows(tmp_path / "x.npy", like=folder.root)
+        assert torch.equal(like.x, torch.from_numpy(levels).float() / 255)
+        assert like.binarization == "gray"
+        assert load_rows(folder.root, like=tmp_path / "x.npy").x.max() > 1
+    np.save(tmp_path / "x.npy", levels * 1.0)
+    with pytest.raises(ValueError, match=r"; scale the data as those of .*pictures, whi"):
+        load_rows(tmp_path / "x.npy", like=folder.root)
 
 
 def test_kinds_of_files(folder):
@@ -128,7 +185,7 @@ def test_wrong_pictures(folder, more, message):
 
 def test_wrong_folders(folder):
     (folder.root / "notes.txt").write_text("no picture")
-    with pytest.raises(ValueError, match=r"holds no pictures \(\.png, \.jpg, \.jpeg\)"):
+    with pytest.raises(ValueError, match=r"holds no pictures \(\.png, \.jpg, .*\)"):
         pv.load(folder.root)
     folder("train/a/0.png", _levels(0, 4, 4))
     folder("test/b/0.png", _levels(0, 4, 4))

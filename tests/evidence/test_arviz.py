@@ -84,6 +84,8 @@ def test_densities_that_vanish_are_told_and_taken_relative():
         a.to_elpd(relative_to=_evidence(a.log_px, sha256="other"))
     with pytest.raises(ValueError, match="two data at least"):
         _evidence(torch.zeros(1)).to_elpd()
+    with pytest.raises(TypeError, match=r"relative_to must be a result .* got int"):
+        a.to_elpd(relative_to=3)
 
 
 def test_without_arviz_the_error_says_what_to_install(monkeypatch):

@@ -99,8 +99,9 @@ def test_labels_and_exposures_are_given(tmp_path, capsys):
     assert run("certify", tmp_path / "c", *_FEW) == 0
     assert run("fit", "--out", tmp_path / "s", *small, "--program", "semi-supervised") == 0
     capsys.readouterr()
-    assert run("certify", tmp_path / "s", *_FEW) == 1
-    assert "discrete" in capsys.readouterr().err
+    for method in ("auto", "guide"):
+        assert run("certify", tmp_path / "s", *_FEW, "--method", method) == 1
+        assert "discrete, and certify takes no discrete latents" in capsys.readouterr().err
 
 
 def test_settings():

@@ -276,3 +276,19 @@ def test_killed_studies_go_on(tmp_path):
         assert all(
             torch.equal(x, y) for x, y in zip(one.parameters(), other.parameters(), strict=True)
         )
+
+
+def test_data_that_changed_since_training_are_named(tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3))
+    path = tmp_path / "x.npy"
+    np.save(path, x)
+    small = {"likelihood": "normal", "hidden": (4,), "latent_dim": 1, "epochs": 1}
+    runs.train_run(pv.Config(data=str(path), **small), tmp_path / "r", device="cpu")
+    loaded = pv.load_run(tmp_path / "r")
+    runs.data_of(loaded)  # says nothing
+    np.save(path, x + 1)
+    with pytest.warns(pv.PyroVAEWarning, match=r"x.npy has changed since the run in .*/r was tr"):
+        runs.data_of(loaded)
+    np.save(path, x[:, :2])
+    with pytest.raises(ValueError, match=r"x.npy has changed .* \(2,\), and held .*\(3,\)"):
+        runs.data_of(loaded)

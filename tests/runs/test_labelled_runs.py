@@ -1,14 +1,17 @@
 """Conditional and semi-supervised programs from the command line, in run folders."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae import cli
-from pyro_vae.runs.run import train_run
+from pyro_vae.runs.new_data import read_new
+from pyro_vae.runs.run import load_data, train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
@@ -186,3 +189,52 @@ def test_data_keep_some_labels(digits):
     )
     with pytest.raises(ValueError, match="one label for each"):
         pv.partially_labelled(pv.Data(digits.train.x), labels=50)
+
+
+def _pictures(folder, **shades):
+    """A folder of pictures for each class, each class of one shade."""
+    for name, shade in shades.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(6):
+            picture = Image.fromarray(np.full((2, 2), shade + number, np.uint8))
+            picture.save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture
+def animals(tmp_path):
+    """A run conditional on the classes of a folder of pictures."""
+    data = _pictures(tmp_path / "abc", ant=10, bee=100, cat=200)
+    options = ["--program", "conditional", "--likelihood", "normal", "--epochs", 1, *_SMALL]
+    assert run("fit", "--data", data, "--out", tmp_path / "r", *options) == 0
+    return tmp_path / "r"
+
+
+def test_classes_of_new_data_are_found_by_their_names(animals, tmp_path, capsys):
+    assert pv.load_run(animals).config.class_names == ("ant", "bee", "cat")
+    whole = read_new(animals, tmp_path / "abc")
+    some = read_new(animals, _pictures(tmp_path / "bc", bee=100, cat=200))
+    for before, after in zip(some.arguments, whole.arguments, strict=True):
+        assert torch.equal(before, after[6:])
+    assert some.columns()["label"] == ["bee"] * 6 + ["cat"] * 6
+    other = _pictures(tmp_path / "other", bee=100, zebra=0)
+    assert run("score", animals, other, "--out", tmp_path / "s.csv") == 1
+    error = capsys.readouterr().err
+    assert "of class 'zebra', which the model was not trained on; it knows 'ant', 'bee'" in error
+    assert run("fit", "--out", animals, "--resume", "--epochs", 2) == 0
+    shutil.rmtree(tmp_path / "abc" / "ant")  # of the run's own data
+    assert set(load_data(pv.load_run(animals).config).train.y.tolist()) == {1, 2}
+
+
+def test_runs_without_names_of_their_classes_go_on(animals, tmp_path):
+    """Those of versions before, and of data whose labels are numbers."""
+    path = animals / "checkpoint.pt"
+    state = pv.checkpoint.read(path)
+    for name in ("format", "version"):
+        del state[name]
+    del state["config"]["class_names"]
+    pv.checkpoint.write(path, state)
+    (animals / "config.json").unlink()
+    with pytest.warns(pv.PyroVAEWarning, match="no names of its classes; those of .*: bee, cat"):
+        new = read_new(animals, _pictures(tmp_path / "bc", bee=100, cat=200))
+    assert set(new.arguments[1].tolist()) == {0, 1}
