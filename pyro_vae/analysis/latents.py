@@ -154,6 +154,9 @@ def active_units(
     over ``samples`` to each variance, and its estimate is subtracted. Latents of integers, such as
     a class, are left out. Other arguments are those of :func:`inference_gaps`.
 
+    Raises:
+        ValueError: a single datum, whose means have no variance.
+
     References:
         Burda et al. (2016). https://arxiv.org/abs/1509.00519
     """
@@ -161,6 +164,8 @@ def active_units(
         model, guide, x, mask=mask, checked=False, narrow=True, each="active_units"
     ) as evaluation:
         pair = evaluation.pair
+        if len(evaluation) < 2:
+            raise ValueError("active units tell data apart, so they need at least two; got one.")
 
         def work(block: Block) -> dict[str, tuple[Tensor, Tensor]]:
             with seeded("analysis", seed, block.first // BLOCK):

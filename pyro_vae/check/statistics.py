@@ -94,7 +94,7 @@ def told_apart(x: Tensor, replicated: Tensor, *, seed: int = 0) -> tuple[float, 
     from sklearn.preprocessing import StandardScaler
 
     n = len(x)
-    pair = torch.stack([_features(x), _features(replicated)]).numpy()  # (2, N, F)
+    pair = _features(torch.cat([x, replicated])).unflatten(0, (2, n)).numpy()  # (2, N, F)
     generator = torch.Generator().manual_seed(seed)
     fold = (torch.arange(n) % min(_FOLDS, n))[torch.randperm(n, generator=generator)].numpy()
     right = torch.empty(n, dtype=torch.bool)

@@ -32,13 +32,31 @@ def evaluated(method: F) -> F:
             return value.to(device) if isinstance(value, Tensor) and device is not None else value
 
         with torch.no_grad(), exact_convolutions():
-            return method(
-                self,
-                *(moved(value) for value in args),
-                **{name: moved(value) for name, value in options.items()},
-            )
+            try:
+                found = method(
+                    self,
+                    *(moved(value) for value in args),
+                    **{name: moved(value) for name, value in options.items()},
+                )
+            except ValueError as error:
+                if "found invalid values" not in str(error):  # torch's, of parameters
+                    raise
+                raise ValueError(_diverged(self, method.__name__)) from error
+        for value in found if isinstance(found, tuple) else (found,):
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(_diverged(self, method.__name__))
+        return found
 
     return cast(F, wrapped)
+
+
+def _diverged(module: nn.Module, what: str) -> str:
+    largest = max((p.abs().max().item() for p in module.parameters() if p.numel()), default=0.0)
+    return (
+        f"{what} of this model gives NaN or infinite values: its training diverged (the largest "
+        f"parameter is {largest:.3g}), or its data are not like those it was trained on. Train it "
+        "with a lower learning rate."
+    )
 
 
 class ProgramModule(nn.Module):

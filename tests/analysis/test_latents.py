@@ -117,3 +117,11 @@ def test_scalar_latents():
     kl = analysis.kl_per_dimension(model, guide, x)["z"]
     exact = 0.5 * (0.5 + (x / 2).square() - 1 - math.log(0.5))
     torch.testing.assert_close(kl, exact.mean()[None])
+
+
+def test_one_datum_has_no_active_units():
+    x = torch.randn(3, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match="need at least two; got one"):
+        analysis.active_units(_model, _half_collapsed, x[:1])
+    rate = analysis.rate(_model, _half_collapsed, x[:1])
+    assert math.isnan(rate.error)  # and torch does not warn

@@ -308,3 +308,12 @@ def test_doubtful_draws_are_told():
         )
     assert found.share_doubtful == 1
     assert "100% of the data are to doubt" in str(found)
+
+
+def test_bits_in_the_data_and_not_in_their_replicates():
+    """Features are of both sets together: squares count where either has other values than bits."""
+    bits, reals = torch.tensor([[0.0], [1.0], [1.0]]), torch.tensor([[0.2], [0.7], [0.4]])
+    for one, other in ((bits, reals), (reals, bits)):
+        share, p_value = told_apart(one, other)
+        assert 0 <= share <= 1
+        assert 0 <= p_value <= 1
