@@ -4,7 +4,7 @@ import sys
 import warnings
 
 import pyro_vae as pv
-from pyro_vae.runs.run import load_data
+from pyro_vae.runs.inputs import load_data
 
 
 def row(name: str, result: pv.Evidence) -> str:

@@ -15,8 +15,8 @@ from ..common.settings import CertificateSettings
 from ..common.verbs import verb
 from ..evidence import Annealing, Certificate, certify
 from .folder import Run, load_run
+from .inputs import arguments, data_of
 from .results import CERTIFICATE
-from .run import arguments, data_of
 
 __all__ = ["certify_run", "save_certificate", "statements", "stored_certificate"]
 

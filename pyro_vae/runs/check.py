@@ -12,8 +12,8 @@ from ..common.settings import CheckSettings
 from ..common.verbs import verb
 from .figures import FIGURES
 from .folder import load_run
+from .inputs import arguments, check_method, data_of
 from .results import CHECK
-from .run import arguments, check_method, data_of
 
 __all__ = ["check_figures", "check_run"]
 

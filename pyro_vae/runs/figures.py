@@ -21,9 +21,9 @@ from ..data.frames import write_frame
 from ..evidence import Evidence
 from ..evidence.diagnostics import pareto_k_threshold
 from .folder import Run, load_run
+from .inputs import arguments, data_of
 from .outcome import Study
 from .results import stored_evidence
-from .run import arguments, data_of
 
 __all__ = ["draw_run", "draw_samples", "draw_study", "encode", "sample_run"]
 

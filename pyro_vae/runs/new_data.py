@@ -19,8 +19,8 @@ from ..data.exposure import with_exposure
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
 from .folder import Run, load_run
+from .inputs import arguments, check_method, identity
 from .outputs import check_out
-from .run import arguments, check_method, identity
 from .tables import columns_of
 
 __all__ = ["NewData", "encode_run", "read_new", "reconstruct_run", "score_run", "surprises"]

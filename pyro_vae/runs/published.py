@@ -27,8 +27,9 @@ from ..evidence import Evidence, log_evidence
 from ..evidence.diagnostics import error_of_mean
 from .certificate import certify_run, stored_certificate
 from .folder import Run, load_run
+from .inputs import load_data
 from .publications import PUBLISHED, Published
-from .run import load_data, train_run
+from .run import train_run
 
 __all__ = ["reproduce"]
 

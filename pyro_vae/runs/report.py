@@ -18,9 +18,9 @@ from ..training.checkpoint import CONFIG, holds_run
 from .certificate import statements
 from .figures import encode
 from .folder import Run, load_run
+from .inputs import data_of, identity
 from .outputs import check_out
 from .results import EVIDENCE, stored_evidence
-from .run import data_of, identity
 
 __all__ = ["report_runs"]
 

@@ -7,134 +7,42 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ..analysis import collapse
 from ..common.devices import resolve_device
-from ..common.errors import CheckpointError, warn
+from ..common.errors import CheckpointError
 from ..common.files import sweep, write_json
 from ..common.locks import take_turns, writes_to
-from ..common.options import Method, check_taken, takes
+from ..common.options import takes
 from ..common.settings import EvaluationSettings
 from ..common.verbs import verb
 from ..config import Config
-from ..data import Data, Splits, fingerprint, load
-from ..data.classes import as_in
-from ..data.exposure import with_exposure
 from ..evidence import Comparison, Evidence, compare, log_evidence
-from ..models import build_program, partially_labelled
-from ..models.labels import UNKNOWN, check_labels
+from ..models import build_program
+from ..models.labels import UNKNOWN
 from ..objectives import objective_of
 from ..training import checkpoint
 from ..training.fit import fit
 from ..training.history import History
 from ..training.resuming import check_resumable
-from .folder import Run, load_run, read_config
+from .folder import load_run, read_config
+from .inputs import (
+    SOME,
+    arguments,
+    check_method,
+    complete,
+    data_of,
+    hidden,
+    identity,
+    load_data,
+    partly_labelled,
+    some_of,
+)
 from .results import EVIDENCE, METRICS, stored_evidence
-from .tables import columns_of, show_table, with_schema
+from .tables import show_table
 
-__all__ = [
-    "arguments",
-    "check_method",
-    "compare_runs",
-    "complete",
-    "data_of",
-    "evaluate_run",
-    "identity",
-    "load_data",
-    "some_of",
-    "train_run",
-]
-
-_SOME = 10_000  # data that are in memory at once, of those on disk
+__all__ = ["compare_runs", "evaluate_run", "train_run"]
 
 _MONITORED = 200
-
-
-@verb
-def load_data(config: Config, *, root: str | Path | None = None) -> Splits:
-    """Load the data that a config names, with the exposures that its program takes.
-
-    Labels are numbered by the config's classes, if it names them.
-    """
-    splits = load(
-        config.data,
-        columns=columns_of(config),
-        binarize=config.binarize,
-        layout=config.layout,
-        seed=config.data_seed,
-        validation=config.validation,
-        root=root,
-    )
-    if takes(config, "exposure"):
-        splits = Splits(*(with_exposure(data, config.exposure) for data in splits))
-    return Splits(*(as_in(config.class_names, data, repr(data.name)) for data in splits))
-
-
-@verb
-def data_of(run: Run, *, root: str | Path | None = None) -> Splits:
-    """Load the data of a run.
-
-    Raises:
-        ValueError: they have another shape than those that it was trained on.
-
-    Warns:
-        PyroVAEWarning: their training split is another one. (Data on disk are not compared.)
-    """
-    splits = load_data(run.config, root=root)
-    train, name = splits.train, run.config.data
-    if tuple(train.event_shape) != run.event_shape:
-        raise ValueError(
-            f"{name} has changed since the run in {run.folder} was trained on it: it holds data of "
-            f"shape {tuple(train.event_shape)}, and held some of shape {run.event_shape}. Put the "
-            "old data back, or train a new run."
-        )
-    if takes(run.config, "labels"):
-        train = _partly_labelled(train, run.config)
-    known = run.train_data if isinstance(train.x, Tensor) else None
-    if known is not None and train.sha256 != known:
-        warn(
-            f"{name} has changed since the run in {run.folder} was trained on it: results are of "
-            "the data that are there now, of which it may have seen some."
-        )
-    return splits
-
-
-def some_of(train: Data) -> Data:
-    """Training data in memory, to start a model from: all, or ten thousand of those on disk."""
-    return train if isinstance(train.x, Tensor) else train.head(_SOME).in_memory()
-
-
-def complete(config: Config, splits: Splits) -> Config:
-    """Fill in what depends on the data, so that the model can be rebuilt without them.
-
-    Raises:
-        TypeError: labels that are not integers.
-        ValueError: an option that the program does not take; data without the labels that it
-            needs, or with labels out of range; a table without the likelihood of tables.
-    """
-    check_taken(config, "program")
-    config = with_schema(config, splits)
-    exposure = splits.train.exposure
-    if exposure is not None and (exposure != 1).any() and not takes(config, "exposure"):
-        warn(
-            f"{splits.train.name!r} has exposures, which program {config.program!r} leaves unused; "
-            "--program counts uses them.",
-        )
-    if not takes(config, "classes"):
-        return config
-    for data in splits:
-        if data.y is None:
-            raise ValueError(
-                f"program {config.program!r} needs labels, which the {data.split} split of "
-                f"{data.name!r} has not; give them as y (or {data.split}_y) in a .npz file."
-            )
-    labels = torch.cat([data.y for data in splits if data.y is not None])
-    classes = config.classes or int(labels[: len(splits.train)].max()) + 1
-    check_labels(labels, classes, least=UNKNOWN if takes(config, "labels") else 0)
-    names = splits.train.class_names
-    return replace(config, classes=classes, class_names=names and names[:classes])
 
 
 @verb
@@ -193,7 +101,7 @@ def train_run(
     start = arguments(config, some_of(train))
     vae = build_program(config, event_shape=train.event_shape, data=start)
     if takes(config, "labels"):
-        train, valid = _partly_labelled(train, config), _hidden(valid)
+        train, valid = partly_labelled(train, config), hidden(valid)
     watched = (valid if len(valid) else train).head(_MONITORED)
     on_epoch = collapse(vae, arguments(config, watched)) if monitor else None
     return fit(
@@ -247,7 +155,7 @@ def evaluate_run(
         there = test.to(resolve_device(device))
         vae: Any = run.vae
         assert there.y is not None
-        pairs = zip(there.x.split(_SOME), there.y.split(_SOME), strict=True)
+        pairs = zip(there.x.split(SOME), there.y.split(SOME), strict=True)
         right = sum(round(vae.accuracy(x, y) * len(y)) for x, y in pairs)
         metrics["accuracy"] = right / len(test)
     with take_turns(run.folder):
@@ -256,33 +164,6 @@ def evaluate_run(
         write_json(run.folder / METRICS, metrics)
         evidence.save(run.folder / EVIDENCE)  # the last: it tells a study that all is done
     return evidence
-
-
-def arguments(config: Config, data: Data) -> tuple[Tensor, ...]:
-    """Arguments on which a config's program is evaluated: data, with labels or exposures if any."""
-    if takes(config, "exposure"):
-        assert data.exposure is not None  # load_data sees to it
-        return data.x, data.exposure
-    labels = (_hidden(data) if takes(config, "labels") else data).y
-    return (data.x,) if labels is None or not takes(config, "classes") else (data.x, labels)
-
-
-def identity(config: Config, data: Data) -> tuple[str, str]:
-    """Hash and description of the data whose log p(x), log p(x|y) or log p(x|e) is estimated."""
-    if config.program == "conditional":
-        return fingerprint(*arguments(config, data)), f"{data.description}, given labels"
-    if data.exposure is not None and takes(config, "exposure") and (data.exposure != 1).any():
-        return fingerprint(*arguments(config, data)), f"{data.description}, given exposures"
-    return data.sha256, data.description
-
-
-def check_method(config: Config, method: Method) -> None:
-    """Raise a ``ValueError`` for a proposal that cannot be fitted to a config's program."""
-    if method != "guide" and takes(config, "labels"):
-        raise ValueError(
-            f"the unknown label of program {config.program!r} is discrete, and method {method!r} "
-            "fits proposals of real values; use method='guide' (--method guide)."
-        )
 
 
 @verb
@@ -302,14 +183,3 @@ def compare_runs(folders: Sequence[str | Path]) -> Comparison:
             raise CheckpointError(f"{folder} was not evaluated; run `pyro-vae evaluate {folder}`.")
         evidences[str(folder)] = evidence
     return compare(evidences)
-
-
-def _partly_labelled(train: Data, config: Config) -> Data:
-    if config.labels is None:
-        return train
-    return partially_labelled(train, labels=config.labels, seed=config.data_seed)
-
-
-def _hidden(data: Data) -> Data:
-    """Data with their labels hidden."""
-    return replace(data, y=torch.full((len(data),), UNKNOWN))

@@ -24,10 +24,11 @@ from ..training.resuming import check_resumable
 from .figures import draw_run, draw_study
 from .folder import load_run, read_config
 from .grid import Planned, plan
+from .inputs import arguments, check_method, complete, identity, load_data, some_of
 from .outcome import Study
 from .report import report_runs
 from .results import EVIDENCE
-from .run import arguments, check_method, complete, identity, load_data, some_of, train_run
+from .run import train_run
 from .tables import show_table
 from .tasks import Task, in_processes, in_turn
 from .usage import usage_of

@@ -24,8 +24,9 @@ from ..evidence import Evidence
 from ..training import checkpoint
 from ..training.resuming import is_complete
 from .folder import read_config
+from .inputs import identity, load_data
 from .results import stored_evidence
-from .run import evaluate_run, identity, load_data, train_run
+from .run import evaluate_run, train_run
 
 __all__ = ["Task", "in_processes", "in_turn"]
 

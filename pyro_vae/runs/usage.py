@@ -13,7 +13,7 @@ from ..common.options import takes
 from ..data.sets import Data
 from ..programs.traces import Fn
 from .folder import Run
-from .run import arguments
+from .inputs import arguments
 
 __all__ = ["Usage", "usage_of"]
 

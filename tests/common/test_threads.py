@@ -143,13 +143,16 @@ PURE = {
     "build_objective objective_of warn",
     "check_parameters copy_of entries_of newest set_aside",
     "coded decoded describe exposed imputed infer some_of",
-    "are_pictures arguments check_figures check_method complete draw_samples identity",
+    "are_pictures arguments check_figures check_method complete draw_samples hidden identity",
+    "partly_labelled",
 }
 
 
 def _functions():
     rooms = [pv, *(getattr(pv, name) for name in pv.__all__ if inspect.ismodule(getattr(pv, name)))]
-    rooms += [import_module(f"pyro_vae.runs.{name}") for name in ("run", "check", "figures")]
+    rooms += [
+        import_module(f"pyro_vae.runs.{name}") for name in ("run", "inputs", "check", "figures")
+    ]
     for room in rooms:
         for name in getattr(room, "__all__", ()):
             value = getattr(room, name)

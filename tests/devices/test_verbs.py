@@ -13,6 +13,7 @@ from devices.twins import Clusters, as_on_a_cpu, build, same_on_both
 
 import pyro_vae as pv
 from pyro_vae import runs
+from pyro_vae.runs import inputs
 from pyro_vae.runs import run as runs_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
@@ -238,9 +239,10 @@ def test_every_public_function_is_looked_at():
 @pytest.mark.parametrize("program", ["vae", "conditional", "semi-supervised"])
 def test_a_run_from_training_to_figures(tmp_path, program, monkeypatch):
     """One folder, as the command line makes it."""
-    splits = runs_run.load_data(pv.Config())
+    splits = inputs.load_data(pv.Config())
     small = type(splits)(*(part.head(60) for part in splits))
-    monkeypatch.setattr(runs_run, "load_data", lambda config, root=None: small)
+    for module in (runs_run, inputs):
+        monkeypatch.setattr(module, "load_data", lambda config, root=None: small)
     labels = {"labels": 20} if program == "semi-supervised" else {}
 
     def compute(device):
@@ -258,9 +260,9 @@ def test_a_run_from_training_to_figures(tmp_path, program, monkeypatch):
 
 
 def test_a_study(tmp_path, monkeypatch):
-    splits = runs_run.load_data(pv.Config())
+    splits = inputs.load_data(pv.Config())
     small = type(splits)(*(part.head(60) for part in splits))
-    for module in (runs_run, inspect.getmodule(runs.study)):
+    for module in (runs_run, inputs, inspect.getmodule(runs.study)):
         monkeypatch.setattr(module, "load_data", lambda config, root=None: small)
 
     def compute(device):

@@ -14,7 +14,7 @@ import pyro_vae as pv
 from pyro_vae.common import files
 from pyro_vae.common.settings import EvaluationSettings
 from pyro_vae.evidence import Evidence
-from pyro_vae.runs import figures
+from pyro_vae.runs import figures, inputs
 from pyro_vae.runs import run as runs
 from pyro_vae.runs.folder import read_config
 
@@ -130,13 +130,13 @@ def test_evidence_of_other_types_or_lengths(run):
 
 
 def test_results_go_into_no_new_folder(run, monkeypatch):
-    load = runs.load_data
+    load = inputs.load_data
 
     def load_and_delete(*args, **kwargs):
         shutil.rmtree(run, ignore_errors=True)
         return load(*args, **kwargs)
 
-    monkeypatch.setattr(runs, "load_data", load_and_delete)
+    monkeypatch.setattr(inputs, "load_data", load_and_delete)
     with pytest.raises(FileNotFoundError, match=r"/run was deleted or moved"):
         runs.evaluate_run(run, _FEW, device="cpu")
     assert not run.exists()
@@ -285,10 +285,10 @@ def test_data_that_changed_since_training_are_named(tmp_path):
     small = {"likelihood": "normal", "hidden": (4,), "latent_dim": 1, "epochs": 1}
     runs.train_run(pv.Config(data=str(path), **small), tmp_path / "r", device="cpu")
     loaded = pv.load_run(tmp_path / "r")
-    runs.data_of(loaded)  # says nothing
+    inputs.data_of(loaded)  # says nothing
     np.save(path, x + 1)
     with pytest.warns(pv.PyroVAEWarning, match=r"x.npy has changed since the run in .*/r was tr"):
-        runs.data_of(loaded)
+        inputs.data_of(loaded)
     np.save(path, x[:, :2])
     with pytest.raises(ValueError, match=r"x.npy has changed .* \(2,\), and held .*\(3,\)"):
-        runs.data_of(loaded)
+        inputs.data_of(loaded)

@@ -10,8 +10,9 @@ from PIL import Image
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.runs.inputs import load_data
 from pyro_vae.runs.new_data import read_new
-from pyro_vae.runs.run import load_data, train_run
+from pyro_vae.runs.run import train_run
 
 pytestmark = pytest.mark.filterwarnings("ignore::pyro_vae.UnreliableEvidence")
 
