@@ -20,6 +20,8 @@ from .stored import Stored
 __all__ = ["channels_first", "collated", "read_pictures"]
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+# Whatever a file is called, no other decoder of Pillow's sees it.
+_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP")
 # Names of the splits, in any case.
 _SPLITS = {"train": "train", "valid": "valid", "val": "valid", "validation": "valid"}
 _SPLITS |= {"test": "test", "training": "train", "testing": "test"}
@@ -129,7 +131,7 @@ def _opened(path: Path, *, whole: bool = True) -> Any:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=_FORMATS) as picture:
             if getattr(picture, "is_animated", False) and picture.format != "MPO":
                 raise ValueError("it has several frames; give each as a file of its own")
             if whole:

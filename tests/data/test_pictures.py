@@ -258,3 +258,12 @@ def test_data_sets_of_pictures():
     mixed = _Pictures([_levels(0, 6, 5), _levels(1, 6, 5, 3)])
     with pytest.raises(ValueError, match=r"different shapes, \(1, 6, 5\) and \(3, 6, 5\)"):
         next(as_source(mixed, lambda x: None).blocks(64))
+
+
+@pytest.mark.parametrize("disguised", ["PPM", "TGA", "SGI"])
+def test_other_formats_under_these_names_are_not_decoded(folder, disguised):
+    """What decodes a file is chosen by the formats that are read, not by what the file says."""
+    folder.root.mkdir(exist_ok=True)
+    Image.fromarray(_levels(0, 4, 4)).save(folder.root / "0.png", format=disguised)
+    with pytest.raises(ValueError, match=r"0\.png cannot be read as a picture: cannot identify"):
+        read_pictures(folder.root)
