@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
+import pyro_vae as pv
 from pyro_vae import cli
 from pyro_vae.runs.report import report_runs
 
@@ -95,5 +96,8 @@ def test_data_that_have_changed_since(tmp_path):
     _, content = _content(report_runs([out], tmp_path / "r.html"))
     assert content["data"]["values"]["kind"] == "float32"
     np.save(path, generator.normal(size=(120, 3)))
-    with pytest.raises(ValueError, match=r"is of other data than .*pyro-vae evaluate .*again"):
+    with (
+        pytest.warns(pv.PyroVAEWarning, match="has changed since the run"),
+        pytest.raises(ValueError, match=r"is of other data than .*pyro-vae evaluate .*again"),
+    ):
         report_runs([out], tmp_path / "r.html")
