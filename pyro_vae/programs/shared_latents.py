@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pyro
@@ -9,7 +10,15 @@ import torch
 from pyro.poutine.trace_struct import Trace
 
 from ..common.seeding import seeded
-from .traces import Batch, Fn, is_regularizer, latent_sites, run_both, sample_sites
+from .traces import (
+    Batch,
+    Fn,
+    is_regularizer,
+    latent_sites,
+    run_alone,
+    run_both,
+    sample_sites,
+)
 
 __all__ = ["is_of_all", "shares_no_plate"]
 
@@ -40,12 +49,13 @@ def is_of_all(model: Fn, guide: Fn, data: Batch) -> bool:
 def _shared(model: Fn, guide: Fn, data: Batch, number: int, rows: int) -> bool | None:
     """Ask :func:`shares_no_plate` of so many rows; ``None`` if the programs do not run on them."""
     part = tuple(argument[:number] for argument in data) if rows else data
-    try:
-        with seeded("inspect", 0), pyro.validation_enabled(False):
-            trace, _ = run_both(model, guide, part)
-    except Exception:  # programs of other numbers, or with something else to say
-        return None
-    return shares_no_plate(trace, number, rows)
+    with seeded("inspect", 0), pyro.validation_enabled(False):
+        with suppress(Exception):  # written for other numbers, or without draws of its own
+            return shares_no_plate(run_alone(model, part), number, rows)
+        if number == rows:  # some guides remember the number that they were run on first
+            with suppress(Exception):  # something else to say
+                return shares_no_plate(run_both(model, guide, part)[0], number, rows)
+    return None
 
 
 def shares_no_plate(model: Trace, rows: int, total: int = 0, *, inside: str = "") -> bool:

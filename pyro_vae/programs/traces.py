@@ -38,6 +38,7 @@ __all__ = [
     "observed_sites",
     "plate_dims",
     "run",
+    "run_alone",
     "run_both",
     "sample_sites",
 ]
@@ -163,6 +164,11 @@ def _sized(trace: Trace) -> Trace:
 
 def _rows(batch: Batch) -> int:
     return len(batch[0]) if batch and batch[0].dim() else 0
+
+
+def run_alone(model: Fn, batch: Batch) -> Trace:
+    """Trace the model at draws of its own."""
+    return _sized(poutine.trace(model).get_trace(*batch))
 
 
 def run_both(model: Fn, guide: Fn, batch: Batch) -> tuple[Trace, Trace]:

@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.contrib.easyguide import EasyGuide
 from pyro.infer.autoguide import AutoNormalMessenger
 from torch.distributions import constraints
 
@@ -330,3 +331,32 @@ def test_straight_through_latents_are_refused(kind):
 
     with pytest.raises(ValueError, match=r"'z' is Relaxed.*StraightThrough.* draw the relaxed var"):
         pv.log_evidence(model, guide, X)
+
+
+@pytest.mark.parametrize("rows", [2, 9])
+def test_guides_that_remember_the_number_of_data(rows):
+    """An EasyGuide keeps the plates of a run that failed; it is run on all the data alone."""
+
+    def model(x):
+        mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    class Guide(EasyGuide):
+        def guide(self, x):
+            mean = pyro.param("mean", torch.tensor(0.0))
+            pyro.sample("mu", dist.Normal(mean, 0.8))
+            with self.plate("data", len(x), dim=-1):
+                loc = pyro.param("loc", lambda: torch.zeros(len(x)))
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+    x, guide = X.repeat(2)[:rows], Guide(model)
+    guide(x)
+    with torch.no_grad():
+        pyro.param("loc").unconstrained().copy_(x / 2)
+    covariance = torch.ones(rows, rows) + 2 * torch.eye(rows)
+    exact = dist.MultivariateNormal(torch.zeros(rows), covariance).log_prob(x)[None]
+    found = pv.log_evidence(model, guide, x, samples=4000)
+    assert found.data_set == rows
+    assert (found.log_px - exact).abs() < 4.5 * found.standard_error
