@@ -51,7 +51,9 @@ def _shared(model: Fn, guide: Fn, data: Batch, number: int, rows: int) -> bool |
     part = tuple(argument[:number] for argument in data) if rows else data
     with seeded("inspect", 0), pyro.validation_enabled(False):
         with suppress(Exception):  # written for other numbers, or without draws of its own
-            return shares_no_plate(run_alone(model, part), number, rows)
+            trace = run_alone(model, part)
+            trace.compute_log_prob()  # fails where sizes do not go together
+            return shares_no_plate(trace, number, rows)
         if number == rows:  # some guides remember the number that they were run on first
             with suppress(Exception):  # something else to say
                 return shares_no_plate(run_both(model, guide, part)[0], number, rows)
@@ -83,9 +85,10 @@ def shares_no_plate(model: Trace, rows: int, total: int = 0, *, inside: str = ""
     if not shared:
         return any(stack[0].size != rows for stack in stacks)
     frames = [frame for stack in stacks for frame in stack if frame.name in shared]
+    subsampled = any(frame.full_size not in (None, frame.size) for frame in frames)
     follows = any(frame.size == rows or frame.full_size in (rows, total) for frame in frames)
     loose = any(_has_rows(site, rows) for site, _ in sites)
-    return bool(rows) and not follows and not loose
+    return bool(rows) and not (subsampled or follows or loose)
 
 
 def _has_rows(site: Any, rows: int) -> bool:
