@@ -20,7 +20,6 @@ from .results import CERTIFICATE
 
 __all__ = ["certify_run", "save_certificate", "statements", "stored_certificate"]
 
-
 _STATES: Mapping[str, type | tuple[type, ...]] = {
     "number": int,
     "gap": (int, float),
@@ -121,9 +120,12 @@ def statements(run: Run) -> list[tuple[str, str]]:
     found = stored_certificate(run)
     if found is None:
         return []
-    gap = f"{found['gap']:.3f} ± {found['gap_error']:.3f} nats"
+    gap = f"{found['gap']:.3f} ± {found['gap_error']:.3f} nats".replace("-", "\N{MINUS SIGN}")
     how = f"method {found['method']}, K = {found['samples']:,}"
     return [
         ("certified gap", f"{gap} between bounds, {found['number']} simulated data"),
-        ("certified mean", f"within {found['within']:.3f} nats of log p(x) on them at 95 %, {how}"),
+        (
+            "certified mean",
+            f"within {found['within']:.3f} nats of log p(x) on them at 95\N{NO-BREAK SPACE}%, {how}",
+        ),
     ]

@@ -16,6 +16,7 @@ from ..common.settings import EncodingSettings, EvaluationSettings, Reconstructi
 from ..data import Data, load_rows
 from ..data.classes import as_in, label_column
 from ..data.exposure import with_exposure
+from ..data.frames import TABLES, is_frame
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
 from .folder import Run, load_run
@@ -89,6 +90,10 @@ def read_new(
     """
     run = load_run(folder, device=device)
     config = run.config
+    table = is_frame(data) or Path(data).suffix in TABLES
+    if table != (config.likelihood_schema is not None):
+        kinds = ("a table", "no table") if table else ("no table", "a table")
+        raise ValueError(f"{data} is {kinds[0]}, and the data of the run in {folder} {kinds[1]}.")
     rows = load_rows(
         data,
         like=config.data,
@@ -98,9 +103,6 @@ def read_new(
         seed=config.data_seed,
         root=root,
     )
-    if (rows.schema is None) != (config.likelihood_schema is None):
-        kinds = ("a table", "no table") if rows.schema else ("no table", "a table")
-        raise ValueError(f"{data} is {kinds[0]}, and the data of the run in {folder} {kinds[1]}.")
     if takes(config, "exposure"):
         rows = with_exposure(rows, config.exposure)
     if tuple(rows.event_shape) != run.event_shape:

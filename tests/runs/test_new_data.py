@@ -233,3 +233,10 @@ def test_tables_are_coded_by_the_runs_columns(tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((3, 2)))
     assert run("score", tmp_path / "r", tmp_path / "x.npy", "--out", tmp_path / "o.npz") == 1
     assert "is no table" in capsys.readouterr().err
+
+
+def test_a_table_for_a_run_of_arrays_is_named_as_one(normal, tmp_path, capsys):
+    """Before its columns are looked at: what is wrong with them is not what is wrong."""
+    (tmp_path / "t.csv").write_text("a,b\n1,x\n1,y\n")
+    assert run("score", normal / "r", tmp_path / "t.csv", "--out", tmp_path / "o.csv") == 1
+    assert "is a table, and the data of the run in" in capsys.readouterr().err
