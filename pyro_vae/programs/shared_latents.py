@@ -85,10 +85,9 @@ def shares_no_plate(model: Trace, rows: int, total: int = 0, *, inside: str = ""
     if not shared:
         return any(stack[0].size != rows for stack in stacks)
     frames = [frame for stack in stacks for frame in stack if frame.name in shared]
-    subsampled = any(frame.full_size not in (None, frame.size) for frame in frames)
     follows = any(frame.size == rows or frame.full_size in (rows, total) for frame in frames)
     loose = any(_has_rows(site, rows) for site, _ in sites)
-    return bool(rows) and not (subsampled or follows or loose)
+    return bool(rows) and not (follows or loose)
 
 
 def _has_rows(site: Any, rows: int) -> bool:

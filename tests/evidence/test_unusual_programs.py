@@ -333,13 +333,14 @@ def test_straight_through_latents_are_refused(kind):
         pv.log_evidence(model, guide, X)
 
 
+@pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize("rows", [2, 9])
-def test_guides_that_remember_the_number_of_data(rows):
+def test_guides_that_remember_the_number_of_data(rows, fixed):
     """An EasyGuide keeps the plates of a run that failed; it is run on all the data alone."""
 
     def model(x):
         mu = pyro.sample("mu", dist.Normal(0.0, 1.0))
-        with pyro.plate("data", len(x)):
+        with pyro.plate("data", rows if fixed else len(x)):
             z = pyro.sample("z", dist.Normal(mu, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
