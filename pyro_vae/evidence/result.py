@@ -216,6 +216,10 @@ class Evidence:
             unit="bits/dim",
         )
 
+    def mean_jackknife(self) -> Estimate:
+        """Return :meth:`mean`, by the name under which users of earlier versions know it."""
+        return self.mean()
+
     def doubts(self) -> dict[str, Tensor]:
         """Which data are to doubt, by reason (those of ``DOUBTS``); bool, each ``(N,)``."""
         found = doubts_of({name: getattr(self, name) for name in COLUMNS})

@@ -36,6 +36,12 @@ def test_mean_keeps_its_two_errors_apart():
     assert estimate.bias == pytest.approx(-0.005)
 
 
+def test_the_mean_has_its_former_name():
+    """Users' programs call it so; it went once as if nobody did."""
+    evidence = _evidence([-1.0, -3.0, -2.0])
+    assert evidence.mean_jackknife() == evidence.mean()
+
+
 def test_bits_per_dim():
     bits = _evidence([-1.0, -3.0]).bits_per_dim()
     assert bits.value == pytest.approx((2 - 0.005) / (4 * math.log(2)))
