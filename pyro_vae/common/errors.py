@@ -48,7 +48,7 @@ def warn(message: str, category: type[PyroVAEWarning] = PyroVAEWarning) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and _is_ours(frame.f_code.co_filename):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=level - 1)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def _is_ours(file: str) -> bool:
