@@ -9,13 +9,13 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
 from ..common.seeding import seeded
 from ..data.arrays import is_array
 from ..data.signatures import signature_of
 from .module import ProgramModule
+from .packed import as_long_as, is_packed, padded
 from .traces import Fn
 
 __all__ = ["bound", "of_data", "of_fewer"]
@@ -27,7 +27,8 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     A tuple may hold what is no data: numbers, strings, ``None``, tensors without dimensions. It is
     the same for all data and goes to the programs as it is. So do lists, tuples and dictionaries of
     tensors, of which each tensor has a row for each datum. A dictionary whose keys are names of the
-    programs' parameters is passed by name; another one as it is, if the programs run on it.
+    programs' parameters is passed by name; another one as it is, if the programs run on it. Of a
+    packed sequence the data are its sequences with their lengths; the programs get it packed again.
 
     Args:
         data: what a user passes as data.
@@ -38,26 +39,23 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
         these.
 
     Raises:
-        TypeError: a packed sequence, whose rows cannot be told apart; a list of numbers, one for
-            each datum; other arguments than the programs take.
+        TypeError: a list of numbers, one for each datum; other arguments than the programs take.
     """
     if isinstance(data, Mapping) and all(_takes(program, data) for program in programs):
         call: tuple[tuple[Any, ...], dict[str, Any]] = ((), dict(data))
-    elif isinstance(data, dict) and all(_runs(program, data) for program in programs):
+    elif is_packed(data) or (isinstance(data, dict) and all(_runs(p, data) for p in programs)):
         call = ((data,), {})
-    elif isinstance(data, tuple) and not isinstance(data, PackedSequence):
+    elif isinstance(data, tuple):
         if all(map(_is_data, data)) and data:
             return data, programs
         call = (data, {})
     else:
-        _refuse_packed(data)
         return data, programs
     for program in programs:
         _check_call(program, *call)
     _check_lists(call)
-    leaves, form = tree_flatten(call, is_leaf=lambda item: isinstance(item, PackedSequence))
-    for leaf in leaves:
-        _refuse_packed(leaf)
+    call = tree_map(padded, call, is_leaf=is_packed)
+    leaves, form = tree_flatten(call)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
     if call[0] and call[0][0] is data:  # its names have no order: numbers first, codes and masks
         places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
@@ -69,7 +67,8 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
             for place, tensor in zip(places, tensors, strict=False):
                 given[place] = tensor
             args, kwargs = tree_unflatten(given, form)
-            return program(*args, **kwargs)
+            with as_long_as(call):
+                return program(*args, **kwargs)
 
         run.constants = constants  # type: ignore[attr-defined]
         run.__wrapped__ = program  # type: ignore[attr-defined]
@@ -209,14 +208,6 @@ def _check_lists(call: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
 
 def _numbers(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(part, int | float) for part in value)
-
-
-def _refuse_packed(value: Any) -> None:
-    if isinstance(value, PackedSequence):
-        raise TypeError(
-            "a PackedSequence has no rows, one for each datum; give the padded tensor and the "
-            "lengths, (x, lengths), and pack inside the programs."
-        )
 
 
 _OF_ANY_NUMBER = inspect.Signature([inspect.Parameter("tensors", inspect.Parameter.VAR_POSITIONAL)])

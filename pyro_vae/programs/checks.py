@@ -22,7 +22,6 @@ __all__ = [
     "check_densities",
     "check_draws",
     "check_indices",
-    "check_masks",
     "check_match",
     "check_observations",
     "check_parameters",
@@ -150,42 +149,6 @@ def _only_parameterize(model: Trace, guide: Trace, auxiliary: list[str]) -> bool
             except (NotImplementedError, TypeError, AttributeError):
                 return False
     return made == sum(guide_sites[name]["value"].numel() for name in auxiliary)
-
-
-def check_masks(model: Trace, guide: Trace) -> None:
-    """Check that the guide masks the latents that the model masks, and no others.
-
-    Where only one of the densities counts, their ratio is none.
-    """
-    guide_sites = dict(latent_sites(guide))
-    for name, site in latent_sites(model):
-        if name not in guide_sites:
-            continue
-        ours, theirs = _all_masks(site), _all_masks(guide_sites[name])
-        if len(ours) != len(theirs) or any(
-            not torch.equal(*torch.broadcast_tensors(a, b.to(a.device)))
-            for a, b in zip(ours, theirs, strict=True)
-        ):
-            raise ValueError(
-                f"latent site {name!r} is masked in one of the programs and not, or elsewhere, in "
-                "the other, so that their densities are not over the same latents. Put it under "
-                "the same poutine.mask(mask=...) in both."
-            )
-
-
-def _all_masks(site: Any) -> list[Tensor]:
-    """Where a site counts; then masks inside its events, if there are any."""
-    inside, fn = [], site["fn"]
-    outer = torch.ones((), dtype=torch.bool)
-    if site["mask"] is not None:
-        outer = outer & torch.as_tensor(site["mask"], dtype=torch.bool).cpu()
-    while isinstance(fn, dist.MaskedDistribution):
-        outer = outer & torch.as_tensor(fn._mask, dtype=torch.bool).cpu()
-        fn = fn.base_dist
-    while (fn := getattr(fn, "base_dist", None)) is not None:
-        if isinstance(fn, dist.MaskedDistribution):
-            inside.append(torch.as_tensor(fn._mask, dtype=torch.bool).cpu())
-    return [outer, *inside]
 
 
 def out_of_reach(model: Trace, guide: Trace) -> dict[str, Tensor]:

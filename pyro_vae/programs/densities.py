@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from .checks import NonFiniteDensity, is_delta
+from .counted import mask_of
 from .described import check_any, check_constant, known_support
 from .enumeration import AllValues, sum_out
 from .layout import NONE, Layout, Values
@@ -25,7 +26,6 @@ from .traces import (
     Fn,
     latent_sites,
     log_prob,
-    mask_of,
     observed_sites,
     run,
     sample_sites,

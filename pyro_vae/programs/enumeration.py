@@ -13,7 +13,8 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from .checks import check_shape
-from .traces import latent_sites, log_prob, mask_of
+from .counted import mask_of
+from .traces import latent_sites, log_prob
 
 __all__ = ["AllValues", "left_out", "sum_out", "without_idle"]
 

@@ -14,7 +14,8 @@ from torch.distributions import constraints
 from ..common.checks import reading
 from ..common.errors import warn
 from ..common.seeding import seeded
-from .checks import check_masks, kind
+from .checks import kind
+from .counted import check_masks
 from .double import cancels, is_exact
 from .supports import support_of
 from .traces import Batch, Fn, observed_sites, run_both

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -33,7 +32,6 @@ __all__ = [
     "is_regularizer",
     "latent_sites",
     "log_prob",
-    "mask_of",
     "observed_scale",
     "observed_sites",
     "plate_dims",
@@ -244,30 +242,6 @@ def _exact(site: Any) -> Tensor:
             return density
     density = fn.log_prob(value, *site["args"], **site["kwargs"])
     return density
-
-
-def mask_of(site: Any) -> Tensor:
-    """Where a site counts, in its batch shape: its mask and that of its distribution.
-
-    Raises:
-        ValueError: a mask inside an event.
-    """
-    masks, fn = [site["mask"]], site["fn"]
-    while isinstance(fn, dist.MaskedDistribution):
-        masks.append(fn._mask)
-        fn = fn.base_dist
-    while (fn := getattr(fn, "base_dist", None)) is not None:
-        if isinstance(fn, dist.MaskedDistribution):
-            raise ValueError(
-                f"latent site {site['name']!r} is masked inside its event, so that it is partly a "
-                "latent; mask it outside of .to_event(), or use method='guide'."
-            )
-    total = torch.ones((), dtype=torch.bool)
-    for mask in masks:
-        if mask is not None:
-            given = torch.as_tensor(mask, dtype=torch.bool)
-            total = total.to(given.device) & given
-    return total.broadcast_to(site["fn"].batch_shape)
 
 
 @dataclass(frozen=True)

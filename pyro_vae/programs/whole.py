@@ -24,6 +24,7 @@ from .checks import (
     is_delta,
     out_of_reach,
 )
+from .counted import mask_of
 from .densities import Role
 from .described import check_any, check_constant, check_fixed, known_support
 from .draws import over_draws
@@ -40,7 +41,6 @@ from .traces import (
     NoDraws,
     latent_sites,
     log_prob,
-    mask_of,
     observed_sites,
     plate_dims,
     run,

@@ -110,6 +110,48 @@ class TestMaskedLatents:
         with pytest.raises(ValueError, match="masked inside its event"):
             pv.log_evidence(model, guide, torch.randn(3), method="laplace", samples=50)
 
+    def test_a_mask_of_a_whole_event_may_stand_inside_of_it(self):
+        """``.mask(m[:, None]).to_event(1)`` is ``.to_event(1).mask(m)``, in either program."""
+        x = torch.tensor([0.3, -1.0, 2.0]).double()
+        there = torch.tensor([True, False, True])
+
+        def model(x, there):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample(
+                    "z", dist.Normal(x.new_zeros(len(x), 2), 1.0).mask(there[:, None]).to_event(1)
+                )
+                loc = torch.where(there, z.sum(-1), 0.0)
+                pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+        def guide(x, there):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(x.new_zeros(len(x), 2), 1.0).to_event(1).mask(there))
+
+        exact = dist.Normal(0.0, torch.where(there, 3.0, 1.0).double().sqrt()).log_prob(x)
+        found = pv.log_evidence(model, guide, (x, there), method="laplace", samples=50)
+        assert ((found.log_px - exact).abs() <= 5 * found.standard_error + 1e-6).all()
+        assert found.standard_error.max() < 0.1
+
+    def test_a_mask_of_what_is_transformed_is_none_of_the_event(self):
+        """There the density is that of the transform alone: it is not the same program."""
+        x = torch.tensor([0.3, -1.0, 2.0])
+        there = torch.tensor([True, False, True])
+
+        def model(x, there):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.LogNormal(torch.zeros(len(x)), 1.0).mask(there))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x, there):
+            with pyro.plate("data", len(x)):
+                normal = dist.Normal(torch.zeros(len(x)), 1.0).mask(there)
+                pyro.sample(
+                    "z", dist.TransformedDistribution(normal, [dist.transforms.ExpTransform()])
+                )
+
+        with pytest.raises(ValueError, match="masked in one of the programs and not"):
+            pv.log_evidence(model, guide, (x, there), samples=50)
+
 
 @pytest.mark.parametrize("method", ["refined", "laplace", "auto"])
 def test_angles(method):

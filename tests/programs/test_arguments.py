@@ -139,13 +139,6 @@ def test_a_list_of_numbers_for_each_datum_is_refused():
             log_px(program, data)
 
 
-def test_a_sequence_that_is_packed_is_refused():
-    packed = nn.utils.rnn.pack_sequence([torch.ones(3), torch.ones(2)])
-    for data in (packed, (packed, 1), {"x": packed}):
-        with pytest.raises(TypeError, match="give the padded tensor and the lengths"):
-            log_px(Program(), data)
-
-
 class TestOneDictionary:
     """``model(batch)`` with a dictionary of tensors: rows of all of them are the data."""
 
