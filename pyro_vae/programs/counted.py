@@ -25,7 +25,7 @@ def mask_of(site: Any) -> Tensor:
     """
     counts, inside = _counts(site)
     batch = site["fn"].batch_shape
-    events = counts.reshape(*batch, -1)
+    events = counts.reshape((*batch, -1))
     whole: Tensor = events.all(-1)
     if inside or not torch.equal(events.any(-1), whole):
         raise ValueError(
@@ -83,7 +83,7 @@ def _over(mask: Any, fn: Any) -> Tensor:
     """A mask of a distribution's batch, in the shape of its values."""
     given = torch.as_tensor(True if mask is None else mask, dtype=torch.bool)
     over_batch = given.broadcast_to(fn.batch_shape)
-    each = over_batch.reshape(*fn.batch_shape, *[1] * len(fn.event_shape))
+    each = over_batch.reshape(fn.batch_shape + (1,) * len(fn.event_shape))
     return each.broadcast_to(fn.batch_shape + fn.event_shape)
 
 
