@@ -2,6 +2,7 @@
 
 from .functions import attempt, compile_function, state_of
 from .hoisted import HoistedFunction
+from .recorded import Recorded
 from .step import CompiledGradients, CompiledStep, Gradients
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "CompiledStep",
     "Gradients",
     "HoistedFunction",
+    "Recorded",
     "attempt",
     "compile_function",
     "state_of",

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from ..common.devices import sent
+from ..compiled import Recorded
 from ..programs.traces import Batch
+from .compiled import CompiledPair
 from .proposals import NormalProposal
 from .space import Space
 
@@ -105,6 +107,8 @@ class _Path:
         self.space, self.batch, self.base = space, batch, base
         self.prior_share = prior_share
         self.volume = base.tril.diagonal(dim1=-2, dim2=-1).double().log().sum(-1)
+        self.density = Recorded(self._density)
+        self.ends = self._ends if isinstance(space.pair, CompiledPair) else Recorded(self._ends)
 
     def start(self, chains: int) -> Tensor:
         """Draw places to start from, in v, ``(chains, N, D)``."""
@@ -124,7 +128,7 @@ class _Path:
             return 0
         return min(max(1, round(chains * self.prior_share)), chains - 1)
 
-    def ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
+    def _ends(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """Log densities of the path's start and of p(x, u) in v, ``(C, N)``, float64."""
         log_base = self.base.log_noise(v) + self.volume
         log_prior, log_joint = self.space.log_terms(self.batch, self.base.place(v))
@@ -152,11 +156,11 @@ class _Path:
                 self.space.pair.check_finite(self.batch, values, log_joint)
         return log_joint - log_base
 
-    def density(self, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
+    def _density(self, v: Tensor, beta: Tensor) -> tuple[Tensor, Tensor]:
         """Log density at inverse temperature ``beta``, ``(C, N)``, and its gradient in v."""
         with torch.enable_grad():
             w = v.detach().requires_grad_()
-            log_base, log_joint = self.ends(w)
+            log_base, log_joint = self._ends(w)
             log_density = (1 - beta) * log_base + beta * log_joint
             (gradient,) = torch.autograd.grad(log_density.sum(), w)
         return log_density.detach(), gradient.nan_to_num(0.0, 0.0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..compiled import Recorded
 from ..programs.pair import Values
 from ..programs.traces import Batch
 from .diagnostics import log_mean_exp
@@ -81,16 +82,23 @@ def refine(
     log_scale = start.tril.diagonal(dim1=-2, dim2=-1).log().detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([place, log_scale], lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with torch.enable_grad():
-        for _ in range(steps):
-            noise = torch.randn(particles, *place.shape, dtype=place.dtype, device=place.device)
-            u = start.mean + unit * place + log_scale.exp() * noise
-            elbo = space.log_joint(batch, u).mean(0) + log_scale.sum(-1)
-            gradients = torch.autograd.grad(-elbo.sum(), (place, log_scale))
-            # One datum's bad draw must not end the others' refinement.
-            place.grad, log_scale.grad = (g.nan_to_num(0.0, 0.0, 0.0) for g in gradients)
-            optimizer.step()
-            scheduler.step()
+
+    def slopes(*given: Tensor) -> tuple[Tensor, ...]:
+        """Of minus the ELBO, at a place, a scale's logarithm and noise."""
+        with torch.enable_grad():
+            at, log_width = (t.detach().requires_grad_() for t in given[:2])
+            u = start.mean + unit * at + log_width.exp() * given[2]
+            elbo = space.log_joint(batch, u).mean(0) + log_width.sum(-1)
+            return torch.autograd.grad(-elbo.sum(), (at, log_width))
+
+    gradients = Recorded(slopes)
+    for _ in range(steps):
+        noise = torch.randn(particles, *place.shape, dtype=place.dtype, device=place.device)
+        found = gradients(place, log_scale, noise)
+        # One datum's bad draw must not end the others' refinement.
+        place.grad, log_scale.grad = (g.nan_to_num(0.0, 0.0, 0.0) for g in found)
+        optimizer.step()
+        scheduler.step()
     scale = log_scale.detach().exp().clamp_min(_LEAST_SCALE)
     mean = (start.mean + unit * place).detach()
     return NormalProposal(space, mean, torch.diag_embed(scale))

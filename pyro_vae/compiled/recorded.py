@@ -1,0 +1,258 @@
+"""A function of tensors as the operations that it was once seen to make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+__all__ = ["Recorded"]
+
+Function = Callable[..., tuple[Tensor, ...]]
+
+_PLAIN_CALLS = 2  # of one kind of arguments: what is called that rarely is not worth a recording
+_MOST_BYTES = 2**28  # of all tensors of a call: beyond that it is not Python that takes the time
+
+
+class Recorded:
+    """A function that is run many times with tensors of the same shapes.
+
+    What Python does between one operation of torch and the next (a Pyro program's handlers, its
+    distributions, ``torch.vmap``, the bookkeeping of gradients) is done once: the third call with
+    the same shapes is recorded, the fourth one checks the recording, and from the fifth one on its
+    operations are repeated in their order, without those that do not depend on the arguments or
+    that nothing depends on. Results are the same to the bit.
+
+    A function is called as it is if it looks at values of what depends on its arguments (by which
+    another call might take another way), draws random numbers, changes tensors of others, or works
+    on so much that Python's part is small.
+
+    Args:
+        function: of tensors; returns a tuple of tensors, without gradients. What else it reads is
+            the same at every call.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.calls: dict[Any, int] = {}
+        self.recordings: dict[Any, Function] = {}
+
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Return what the function returns."""
+        kind = tuple((a.shape, a.stride(), a.dtype, a.device) for a in arguments)
+        count = self.calls[kind] = self.calls.get(kind, 0) + 1
+        if kind in self.recordings:
+            with torch.no_grad():
+                found = self.recordings[kind](*arguments)
+            if count > _PLAIN_CALLS + 2:
+                return found
+            results = self.function(*arguments)
+            if not all(map(_same, found, results)):
+                del self.recordings[kind]
+            return results
+        if count != _PLAIN_CALLS + 1:
+            return self.function(*arguments)
+        with suppress(_NotRecorded):
+            recorder = _Recorder(arguments)
+            with _NothingLeaves(), recorder:
+                results = self.function(*arguments)
+            if recording := recorder.made(arguments, results):
+                self.recordings[kind] = recording
+            return results
+        return self.function(*arguments)
+
+
+class _NotRecorded(BaseException):
+    """A function is not to be repeated; no exception, so that nobody between takes it for one."""
+
+
+class _NothingLeaves(TorchFunctionMode):
+    """No value is taken out of torch, where it could not be followed."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _EXITS:
+            raise _NotRecorded
+        return func(*args, **(kwargs or {}))
+
+
+_EXITS = {getattr(Tensor, n) for n in ("numpy", "tolist", "__array__", "__dlpack__", "data_ptr")}
+
+
+class _Recorder(TorchDispatchMode):
+    """Builds the graph of the operations on some tensors, and on those that are made within it.
+
+    Args:
+        arguments: the tensors.
+    """
+
+    def __init__(self, arguments: tuple[Tensor, ...]) -> None:
+        super().__init__()
+        self.graph = fx.Graph()
+        self.constants = torch.nn.Module()
+        self.nodes: dict[int, fx.Node] = {}  # by the number of a tensor
+        self.tensors: dict[fx.Node, Tensor] = {}  # which keeps them, and so their numbers
+        self.reads: dict[int, fx.Node] = {}  # of constants
+        self.depends: set[int] = set()  # storages whose values depend on the arguments
+        self.written: set[int] = set()  # storages that were changed in place
+        self.kept: list[Tensor] = []
+        self.bytes = 0
+        for place, argument in enumerate(arguments):
+            self._keep(argument, self.graph.placeholder(f"argument_{place}"))
+            self.depends.add(_storage(argument))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given, changed = list(_tensors((args, kwargs))), _changed(func, args, kwargs)
+        depends = any(_storage(tensor) in self.depends for tensor in given)
+        if (
+            torch.Tag.nondeterministic_seeded in func.tags
+            or (depends and _OF_VALUES.intersection(func.tags) and not self._takes(func, args))
+            or any(id(tensor) not in self.nodes for tensor in changed)
+        ):
+            raise _NotRecorded
+        out = func(*args, **kwargs)
+        self.written.update(map(_storage, changed))
+        if depends:
+            self.depends.update(map(_storage, (*_tensors(out), *changed)))
+        if not given or any(id(tensor) in self.nodes for tensor in given) or _is_new(func):
+            node = self.graph.call_function(func, *tree_map(self._node_of, (args, kwargs)))
+            self._name(out, node)
+        return out
+
+    def made(self, arguments: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> Function | None:
+        """Return the graph as a function, if it finds the same results."""
+        self.graph.output(tuple(map(self._node_of, results)))
+        self._shorten()
+        graph = fx.GraphModule(self.constants, self.graph)
+        with torch.no_grad():
+            found = _Quickly(graph).run(*arguments)
+        if not all(map(_same, found, results)):
+            return None
+        graph.recompile()
+        function: Function = graph.forward
+        return function
+
+    def _shorten(self) -> None:
+        """Leave out what is known beforehand, what changes nothing, and what nothing needs."""
+        for node in list(self.graph.nodes):
+            if node not in self.tensors or node.op == "placeholder":
+                continue
+            tensor, source = self.tensors[node], node.args[0] if node.args else None
+            storage = _storage(tensor)
+            if storage not in self.depends and storage not in self.written:
+                with self.graph.inserting_before(node):
+                    node.replace_all_uses_with(self._read(tensor))
+            elif node.target in _ALIASES and self._is_alias(tensor, source):
+                node.replace_all_uses_with(source)
+        self.graph.eliminate_dead_code()
+
+    def _is_alias(self, tensor: Tensor, source: Any) -> bool:
+        """Whether a view is the tensor that it is of, seen alike."""
+        of = self.tensors.get(source)
+        return of is not None and (of.shape, of.stride()) == (tensor.shape, tensor.stride())
+
+    def _takes(self, func: Any, args: Any) -> bool:
+        """Whether an operation takes elements by their numbers, or by a mask that stays."""
+        if func is not torch.ops.aten.index.Tensor:
+            return False
+        masks = (i for i in args[1] if i is not None and i.dtype in (torch.bool, torch.uint8))
+        return not any(_storage(mask) in self.depends for mask in masks)
+
+    def _name(self, out: Any, node: fx.Node) -> None:
+        if isinstance(out, tuple | list):
+            for place, part in enumerate(out):
+                self._name(part, self.graph.call_function(_part, (node, place)))
+        elif isinstance(out, Tensor) and id(out) not in self.nodes:  # else it was changed in place
+            self._keep(out, node)
+
+    def _keep(self, tensor: Tensor, node: fx.Node) -> None:
+        self.nodes[id(tensor)], self.tensors[node] = node, tensor
+        self.bytes += tensor.nbytes
+        if self.bytes > _MOST_BYTES:
+            raise _NotRecorded
+
+    def _node_of(self, value: Any) -> Any:
+        """The node of a tensor, which reads a constant if it is none of ours."""
+        if not isinstance(value, Tensor):
+            return value
+        return self.nodes.get(id(value)) or self._read(value)
+
+    def _read(self, tensor: Tensor) -> fx.Node:
+        if id(tensor) not in self.reads:
+            name = f"constant_{len(self.reads)}"
+            self.constants.register_buffer(name, tensor.detach())
+            self.kept.append(tensor)
+            self.reads[id(tensor)] = self.graph.get_attr(name)
+        return self.reads[id(tensor)]
+
+
+_aten = torch.ops.aten
+_OF_VALUES = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+_ALIASES = (_aten.detach.default, _aten.alias.default, _aten.view.default, _aten.expand.default)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+
+
+def _part(values: Any, place: int) -> Any:
+    return values[place]
+
+
+def _same(ours: Tensor, theirs: Tensor) -> bool:
+    alike = (ours == theirs) | ((ours != ours) & (theirs != theirs))
+    return ours.dtype == theirs.dtype and ours.shape == theirs.shape and bool(alike.all())
+
+
+def _is_new(func: Any) -> bool:
+    """Whether an operation makes a tensor of its own, to be written to."""
+    name = func.overloadpacket.__name__
+    return name.startswith(("new_", "empty", "zeros", "ones", "full", "clone"))
+
+
+def _changed(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Arguments that an operation writes to."""
+    if not func._schema.is_mutable:
+        return []
+    found: list[Tensor] = []
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found += _tensors(args[place] if place < len(args) else kwargs.get(argument.name))
+    return found
+
+
+class _Quickly(fx.Interpreter):
+    """Runs a graph; puts torch's functions and methods for the operations that they find alike.
+
+    Python finds its way to them in two thirds of the time.
+    """
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run a node."""
+        found = super().run_node(n)
+        if isinstance(n.target, torch._ops.OpOverload) and not n.target._schema.is_mutable:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            name = n.target.overloadpacket.__name__
+            with suppress(Exception):
+                if _alike(getattr(torch._C._VariableFunctions, name)(*args, **kwargs), found):
+                    n.target = getattr(torch._C._VariableFunctions, name)
+                    return found
+            with suppress(Exception):
+                if _alike(getattr(args[0], name)(*args[1:], **kwargs), found):
+                    n.op, n.target = "call_method", name
+        return found
+
+
+def _alike(ours: Any, theirs: Any) -> bool:
+    """Whether two tensors are the same, and laid out alike."""
+    return ours.stride() == theirs.stride() and _same(ours, theirs)
