@@ -180,23 +180,34 @@ def tune(
     moving average of the acceptance is above the target, and shrinks by 5 % where it is below.
     """
     path = _Path(space, batch, base, prior_share)
-    n = len(base.mean)
     v = path.start(settings.pilot_chains)
-    step = torch.full((n,), 0.3, dtype=v.dtype, device=v.device)
-    average = torch.full((n,), settings.acceptance, dtype=v.dtype, device=v.device)
+    adapted = _Adapted(v, settings.acceptance)
     steps, rates = [], []
     for beta in settings.betas()[1:-1]:
-        v, accepted = _move(path, v, beta, step, settings.leapfrog)
-        rate = accepted.mean(0)
-        average = 0.9 * average + 0.1 * rate
-        step = step * torch.where(average > settings.acceptance, 1.05, 0.95)
-        step = step.clamp(_LEAST_STEP, _MOST_STEP)
-        steps.append(step.clone())
-        rates.append(rate)
+        v, accepted = _move(path, v, beta, adapted.step, settings.leapfrog)
+        rates.append(adapted.update(accepted))
+        steps.append(adapted.step)
     if not steps:
-        empty = torch.empty(0, n, dtype=v.dtype, device=v.device)
-        return Moves(empty, torch.full_like(step, math.nan, dtype=torch.float32))
+        empty = torch.empty(0, v.shape[1], dtype=v.dtype, device=v.device)
+        return Moves(empty, torch.full_like(adapted.step, math.nan, dtype=torch.float32))
     return Moves(torch.stack(steps), torch.stack(rates).mean(0))
+
+
+class _Adapted:
+    """Step sizes, one for each datum, that grow or shrink by 5 % with the acceptance."""
+
+    def __init__(self, v: Tensor, target: float) -> None:
+        self.target = target
+        self.step = torch.full(v.shape[1:2], 0.3, dtype=v.dtype, device=v.device)
+        self.average = torch.full_like(self.step, target)
+
+    def update(self, accepted: Tensor) -> Tensor:
+        """Adapt to the acceptance of every chain, and return the chains' means."""
+        rate = accepted.mean(0)
+        self.average = 0.9 * self.average + 0.1 * rate
+        self.step = self.step * torch.where(self.average > self.target, 1.05, 0.95)
+        self.step = self.step.clamp(_LEAST_STEP, _MOST_STEP)
+        return rate
 
 
 def anneal(
@@ -204,7 +215,7 @@ def anneal(
     batch: Batch,
     base: NormalProposal,
     settings: Annealing,
-    moves: Moves,
+    moves: Moves | None,
     *,
     prior_share: float = 0.0,
     last_moves: int = 0,
@@ -222,7 +233,8 @@ def anneal(
         batch: N data.
         base: the proposal q0.
         settings: temperatures, moves and chains.
-        moves: step sizes, of :func:`tune`.
+        moves: step sizes, of :func:`tune`; ``None`` adapts them as the chains go, which takes no
+            pilot run and leaves the mean of w with a bias that vanishes with their number.
         prior_share: share of the prior in q0, a mixture of both; so many chains start there.
         last_moves: moves at the posterior after the last weight, for draws of it.
 
@@ -237,12 +249,17 @@ def anneal(
     betas = sent(settings.betas(), base.mean.device)
     v = path.start(settings.chains)
     log_weights = torch.zeros(v.shape[:2], dtype=torch.float64, device=v.device)
+    adapted = _Adapted(v, settings.acceptance)
     for t in range(settings.temperatures):
         log_weights += (betas[t + 1] - betas[t]) * path.difference(v, checked=False)
         if t + 1 < settings.temperatures:
-            v, _ = _move(path, v, betas[t + 1], moves.steps[t], settings.leapfrog)
-    for _ in range(last_moves if len(moves.steps) else 0):
-        v, _ = _move(path, v, betas[-1], moves.steps[-1], settings.leapfrog)
+            step = adapted.step if moves is None else moves.steps[t]
+            v, accepted = _move(path, v, betas[t + 1], step, settings.leapfrog)
+            if moves is None:
+                adapted.update(accepted)
+    last = adapted.step if moves is None else moves.steps[-1:].squeeze(0)
+    for _ in range(last_moves if settings.temperatures > 1 else 0):
+        v, _ = _move(path, v, betas[-1], last, settings.leapfrog)
     plain = _Path(space, batch, base)
     strata = torch.arange(settings.chains) < path.from_prior(settings.chains)
     return Chains(log_weights, base.place(v), plain.difference(v), strata if strata.any() else None)
