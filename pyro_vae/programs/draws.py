@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import pyro.ops.special as special
 import torch
 from torch import Tensor
 
@@ -35,8 +38,14 @@ def over_draws(
     """
     if at_once:
         dims = (*[0] * latents, *[None] * arguments)
-        mapped: Callable[..., Terms] = torch.vmap(function, in_dims=dims, randomness=randomness)
-        return mapped
+        mapped = torch.vmap(function, in_dims=dims, randomness=randomness)
+
+        def together(*given: Any) -> Terms:
+            with _of_many():
+                found: Terms = mapped(*given)
+            return found
+
+        return together
 
     def one_by_one(*given: Any) -> Terms:
         number = len(next(iter(given[0].values())))
@@ -48,3 +57,41 @@ def over_draws(
         return {name: torch.stack([r[name] for r in rows]) for name in rows[0]}
 
     return one_by_one
+
+
+class _SafeLog(torch.autograd.Function):
+    """Pyro's logarithm with bounded slopes, as ``torch.vmap`` takes it, too."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        """Log x."""
+        return x.log()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Keep x."""
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Divide by x, or by the least number that is told from zero beside one."""
+        (x,) = ctx.saved_tensors
+        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
+
+
+@contextmanager
+def _of_many() -> Iterator[None]:
+    """Let Pyro's hidden Markov chains be mapped, of which its logarithm is a part.
+
+    That torch maps some operations draw by draw is nothing that a user could change.
+    """
+    own = special._SafeLog
+    vars(special)["_SafeLog"] = _SafeLog
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            yield
+    finally:
+        vars(special)["_SafeLog"] = own
