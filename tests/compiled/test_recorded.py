@@ -45,7 +45,7 @@ def in_place(x):
     part = out[:, 1:]
     part.add_(x[:, 1:])
     out[0] = x[1].neg()
-    total = torch.zeros_like(x)
+    total = torch.zeros(3, 4)
     before = total + x
     total.fill_(2.0)
     return (part * total[:, 1:], out, before)
