@@ -249,6 +249,7 @@ def _(source: Source) -> Brought:
     "a simulator with branches on values: it takes no two draws at once",
     "examples/inclined_plane.py",
     every=f"{GLOBAL}|at once|vectorize",
+    certify="cannot be differentiated",
 )
 def _(source: Source) -> Brought:
     module = source.module()

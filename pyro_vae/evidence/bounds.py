@@ -169,8 +169,9 @@ def certify(
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        ValueError: discrete latents; observations that depend on others which the model reads from
-            its arguments; ``method="guide"`` with a guide that does not look at simulated data.
+        ValueError: discrete latents; a likelihood without slopes; observations that depend on
+            others which the model reads from its arguments; ``method="guide"`` with a guide that
+            does not look at simulated data.
 
     References:
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
@@ -218,6 +219,7 @@ def certify(
         def work(block: Block) -> tuple[Tensor, ...]:
             space = Space.of(evaluation.pair, block.batch, cure=_NO_DISCRETE)
             u = space.vector(drawn[block.first // rows])[0]
+            space.check_slopes(block.batch, u, cure="both bounds follow its slopes")
             # the guide of a whole data set is mostly made for the given one
             start = moments_of_prior if evaluation.data_set else moments_of_guide
             return _both_bounds(space, block.batch, u, start, settings, (seed, block.first))

@@ -72,13 +72,7 @@ def refine(
         Kim et al. (2018), Semi-amortized variational autoencoders. https://arxiv.org/abs/1802.02550
     """
     place = torch.zeros_like(start.mean).requires_grad_()
-    with torch.enable_grad():
-        mean = start.mean + unit * place
-        likelihood = space.pair.log_likelihood(batch, space.values(mean[None])[0])
-    if not likelihood.requires_grad:
-        raise ValueError(
-            "the likelihood cannot be differentiated in the latents; use method='guide'."
-        )
+    space.check_slopes(batch, start.mean)
     log_scale = start.tril.diagonal(dim1=-2, dim2=-1).log().detach().clone().requires_grad_()
     optimizer = torch.optim.Adam([place, log_scale], lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

@@ -145,6 +145,26 @@ class Space:
         volume = jacobian + self._log_idle(u)
         return log_prior + volume, log_joint + volume
 
+    def check_slopes(self, batch: Batch, u: Tensor, *, cure: str = "use method='guide'") -> None:
+        """Check that the likelihood can be differentiated at latents u, ``(N, D)``.
+
+        ``cure`` says what to do if not.
+
+        Raises:
+            ValueError: it cannot; says why, if the program does.
+        """
+        why = ""
+        with torch.enable_grad():
+            at = u.detach()[None].requires_grad_()
+            try:
+                if self.pair.log_likelihood(batch, self.values(at)[0]).requires_grad:
+                    return
+            except RuntimeError as error:  # values are taken out of torch, as by numpy()
+                if "requires grad" not in str(error):
+                    raise
+                why = f" ({str(error).split('. ')[0]})"
+        raise ValueError(f"the likelihood cannot be differentiated in the latents{why}; {cure}.")
+
     def divergence(self, batch: Batch, u: Tensor) -> Tensor:
         r"""Function of u whose Hessian at the given u is the Gauss-Newton precision.
 

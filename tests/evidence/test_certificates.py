@@ -233,3 +233,28 @@ def test_linear_algebra_that_fails_in_the_program_is_a_sentence():
 
     with pytest.raises(ValueError, match="the program fails at some draws of its latents"):
         pv.log_evidence(model, guide, torch.zeros(8))
+
+
+@pytest.mark.parametrize("taken_out", [lambda z: z.numpy(), lambda z: torch.tensor(z.tolist())])
+def test_a_simulator_without_slopes_is_refused_at_once(taken_out):
+    """It leaves torch: what the bounds follow is not there. ``log_evidence`` works."""
+    runs = []
+
+    def model(x):
+        runs.append(1)
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        loc = torch.as_tensor(taken_out(z) * 2.0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(2 * x.sum() / (1 + 4 * len(x)), (1 + 4 * len(x)) ** -0.5))
+
+    x = torch.tensor([0.5, 1.0, 1.5])
+    exact = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 4.0).log_prob(x)
+    found = pv.log_evidence(model, guide, x, samples=20, progress=False)
+    assert found.log_px.item() == pytest.approx(exact.item(), abs=1e-4)  # the guide is exact
+    runs.clear()
+    with pytest.raises(ValueError, match="cannot be differentiated.*both bounds follow its slopes"):
+        certified(model, guide, x, number=2)
+    assert len(runs) < 100
