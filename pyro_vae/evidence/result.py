@@ -61,7 +61,8 @@ class Search:
     posterior draws that know nothing of the proposal: on data simulated from the model the latents
     that they were simulated from, on the given data the ends of annealed chains started at the
     prior. A draw counts as missed where its weight is more than 400 times the largest of all
-    draws of the proposal, which a sound proposal makes all but impossible.
+    draws of the proposal, which a sound proposal makes all but impossible; or, of annealed chains,
+    where three or more each have more than the largest weight and a tenth of the sum of all.
 
     Attributes:
         simulated: data simulated from the model that were looked at.

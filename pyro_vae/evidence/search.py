@@ -18,7 +18,7 @@ from .annealing import Annealing, anneal
 from .diagnostics import log_mean_exp
 from .ladder import Ladder
 from .refinement import moments_of_prior
-from .result import Search
+from .result import METHODS, Search
 from .space import Space
 from .weighing import Weighed
 
@@ -31,6 +31,8 @@ _SHARE = 0.1  # of all evaluations of log p(x, z)
 _STEPS = 15  # evaluations of log p(x, z) that a move takes, in time
 _MARGIN = 6.0  # nats above the largest log weight of all draws
 _LEAST_MISSED = 0.02  # of p(x)
+_HEAVY = 0.1  # of the sum of the weights of all draws
+_AGREEING, _ERRORS = 3, 3.0  # chains that end there; errors of the estimate that they would add
 _MOST_SAMPLES = 1000
 _ANNEALING = Annealing(temperatures=60, chains=16)
 _OF_DATA_SET = Annealing(temperatures=120, chains=64)
@@ -43,12 +45,17 @@ def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
     too. It is a miss where :math:`p(x, z) / q(z)` is more than :math:`e^6` times the largest of
     the proposal's own draws. Such draws are, on data simulated from the model, the latents that
     they were simulated from; on the given data, ends of chains annealed from the prior, whose
-    weights w estimate without bias how much mass is missed:
+    weights w estimate how much mass is missed (but for a bias of steps that adapt as they go, which
+    is nothing against what is looked for: two hundredths of p(x) and more):
 
     .. math:: E\Big[\frac{1}{C} \sum_c w_c \, 1[\text{miss}_c]\Big] = \int_{\text{miss}} p(x, z) dz
 
-    so that chains which got stuck where there is little mass raise no alarm. (Their steps adapt as
-    they go, whose bias is nothing against what is looked for: two hundredths of p(x) and more.)
+    so that chains which got stuck where there is little mass raise no alarm.
+
+    Where three chains agree, less is a miss: each of their ends would have a tenth of the sum of
+    all weights. For where none of K draws met a part s of the mass, a draw of it has some s K times
+    the mean weight, which is far from :math:`e^6` times the largest if the draws are few, or if a
+    defensive share of the prior is spread thinly over everything.
 
     Args:
         evaluation: programs and data; 16 simulated data are looked at, and so many of the given
@@ -114,16 +121,20 @@ def _look_at_given(
     values, _ = space.values(chains.ends)
     count, missed, shortfall = 0, 0, 0.0
     for weighed in ladder.weigh(evaluation.pair, batch, key):
-        misses = _misses(ladder, weighed, _select(evaluation, values, weighed))
+        misses, heavy = _misses(ladder, weighed, _select(evaluation, values, weighed))
         rows = sent(weighed.fitted.index, chains.log_weights.device)
-        log_weights = chains.log_weights[:, rows]
-        estimate = log_mean_exp(weighed.log_weights)
-        share = (log_mean_exp(log_weights.masked_fill(~misses, -math.inf)) - estimate).exp().cpu()
+        log_weights = chains.log_weights[:, rows] - log_mean_exp(weighed.log_weights)
+        alone, together = (
+            log_mean_exp(log_weights.masked_fill(~which, -math.inf)).exp().cpu()
+            for which in (misses, heavy & (heavy.sum(0) >= _AGREEING))
+        )
         error = weighed.columns["standard_error"].nan_to_num(0.0)
-        far = share > error.clamp_min(_LEAST_MISSED)  # few chains: the share is mostly too low
-        count += len(share)
+        # few chains: the shares are mostly too low
+        far = alone > error.clamp_min(_LEAST_MISSED)
+        far |= together > (_ERRORS * error).clamp_min(_LEAST_MISSED)
+        count += len(far)
         missed += int(far.sum())
-        shortfall += share.log1p().where(far, 0.0).sum().item()
+        shortfall += torch.maximum(alone, together).log1p().where(far, 0.0).sum().item()
     return replace(
         found,
         annealed=count,
@@ -149,7 +160,10 @@ def _select(evaluation: Evaluation, values: Values, weighed: Weighed) -> Values:
     return {name: value.index_select(axis, index) for name, value in values.items()}
 
 
-def _misses(ladder: Ladder, weighed: Weighed, values: Values) -> Tensor:
-    """Which latents are far from every draw of the proposal, ``(S, n)``."""
-    ratio = ladder.ratio(weighed, values)
-    return ratio > weighed.ends.amax(0) + _MARGIN
+def _misses(ladder: Ladder, weighed: Weighed, values: Values) -> tuple[Tensor, Tensor]:
+    """Which latents are far from every draw of the proposal, ``(S, n)``; which would decide."""
+    ratio, own = ladder.ratio(weighed, values), weighed.ends
+    misses = ratio > own.amax(0) + _MARGIN
+    if METHODS[weighed.rung] == "annealed":  # its ends are no weights
+        return misses, misses
+    return misses, ratio > torch.maximum(own.amax(0), own.logsumexp(0) + math.log(_HEAVY))

@@ -541,9 +541,20 @@ class TestGuidesThatKnowTheirOwnDrawsAlone:
     def test_are_searched_by_a_normal_in_their_place(self):
         lg, guide = self.programs()
         with evaluating(lg.model, guide, lg.x) as evaluation:
-            found = search(evaluation, Ladder(samples=200), 0)
+            found = search(evaluation, Ladder(samples=2000), 0)
         assert not found.found
         assert found.annealed == 8
+
+    def test_what_few_draws_have_not_met_is_found(self):
+        """Of 200 draws none is where one datum has half its mass: its estimate is three errors low,
+        and no weight is 400 times the largest."""
+        lg, guide = self.programs()
+        evidence = pv.log_evidence(lg.model, guide, lg.x, samples=200, search=False)
+        with evaluating(lg.model, guide, lg.x) as evaluation:
+            found = search(evaluation, Ladder(samples=200), 0)
+        low = _scores(evidence, lg.log_px).min()
+        assert low < -2.5
+        assert found.annealed_missed == 1
 
 
 class TestLargeCounts:
