@@ -255,6 +255,6 @@ def test_a_simulator_without_slopes_is_refused_at_once(taken_out):
     found = pv.log_evidence(model, guide, x, samples=20, progress=False)
     assert found.log_px.item() == pytest.approx(exact.item(), abs=1e-4)  # the guide is exact
     runs.clear()
-    with pytest.raises(ValueError, match=r"cannot be differentiated.*both bounds follow its slopes"):
+    with pytest.raises(ValueError, match=r"cannot be differentiated.*bounds follow its slopes"):
         certified(model, guide, x, number=2)
     assert len(runs) < 100
