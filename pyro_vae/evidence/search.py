@@ -55,7 +55,8 @@ def search(evaluation: Evaluation, ladder: Ladder, seed: int) -> Search:
     Where three chains agree, less is a miss: each of their ends would have a tenth of the sum of
     all weights. For where none of K draws met a part s of the mass, a draw of it has some s K times
     the mean weight, which is far from :math:`e^6` times the largest if the draws are few, or if a
-    defensive share of the prior is spread thinly over everything.
+    defensive share of the prior is spread thinly over everything. (Annealed chains that missed a
+    mode have no such weights; there it is a fifth of the mass beyond all of their ends.)
 
     Args:
         evaluation: programs and data; 16 simulated data are looked at, and so many of the given
@@ -113,6 +114,8 @@ def _look_at_given(
     if ladder.method == "annealed" and ladder.annealing.start == "prior":
         return found  # the same chains
     batch = _some(evaluation, number, key)
+    if evaluation.data_set:
+        key = key[:2]  # the estimate itself is looked at, not another one
     space = Space.of(evaluation.pair, batch)
     with seeded("search: anneal", *key):
         base = moments_of_prior(space, batch, samples=200)
@@ -131,7 +134,7 @@ def _look_at_given(
         error = weighed.columns["standard_error"].nan_to_num(0.0)
         # few chains: the shares are mostly too low
         far = alone > error.clamp_min(_LEAST_MISSED)
-        far |= together > (_ERRORS * error).clamp_min(_LEAST_MISSED)
+        far |= together > (_ERRORS * error).clamp_min(_least_together(weighed))
         count += len(far)
         missed += int(far.sum())
         shortfall += torch.maximum(alone, together).log1p().where(far, 0.0).sum().item()
@@ -163,7 +166,19 @@ def _select(evaluation: Evaluation, values: Values, weighed: Weighed) -> Values:
 def _misses(ladder: Ladder, weighed: Weighed, values: Values) -> tuple[Tensor, Tensor]:
     """Which latents are far from every draw of the proposal, ``(S, n)``; which would decide."""
     ratio, own = ladder.ratio(weighed, values), weighed.ends
-    misses = ratio > own.amax(0) + _MARGIN
-    if METHODS[weighed.rung] == "annealed":  # its ends are no weights
-        return misses, misses
-    return misses, ratio > torch.maximum(own.amax(0), own.logsumexp(0) + math.log(_HEAVY))
+    most = own.amax(0)
+    heavy = most if _ends_in_posterior(weighed) else own.logsumexp(0) + math.log(_HEAVY)
+    return ratio > most + _MARGIN, ratio > torch.maximum(most, heavy)
+
+
+def _least_together(weighed: Weighed) -> float:
+    """The least share of p(x) that is none of chance where several chains agree.
+
+    Of draws of the posterior, such as the ends of C annealed chains, those beyond the largest of
+    others that are as many have a share of 1 / C, and of more than a fifth next to never.
+    """
+    return 0.2 if _ends_in_posterior(weighed) else _LEAST_MISSED
+
+
+def _ends_in_posterior(weighed: Weighed) -> bool:
+    return METHODS[weighed.rung] == "annealed"
