@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx
@@ -58,14 +58,14 @@ class Recorded:
             return results
         if count != _PLAIN_CALLS + 1:
             return self.function(*arguments)
-        with suppress(_NotRecorded):
-            recorder = _Recorder(arguments)
-            with _NothingLeaves(), recorder:
-                results = self.function(*arguments)
-            if recording := recorder.made(arguments, results):
-                self.recordings[kind] = recording
-            return results
-        return self.function(*arguments)
+        recorder = _Recorder(arguments)
+        with suppress(_NotRecorded), _NothingLeaves(recorder), recorder:
+            results = self.function(*arguments)
+        if recorder.stopped:  # also where the function went on in spite of it
+            return self.function(*arguments)
+        if recording := recorder.made(arguments, results):
+            self.recordings[kind] = recording
+        return results
 
 
 class _NotRecorded(BaseException):
@@ -75,9 +75,13 @@ class _NotRecorded(BaseException):
 class _NothingLeaves(TorchFunctionMode):
     """No value is taken out of torch, where it could not be followed."""
 
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in _EXITS:
-            raise _NotRecorded
+            self.recorder.stop()
         return func(*args, **(kwargs or {}))
 
 
@@ -102,6 +106,7 @@ class _Recorder(TorchDispatchMode):
         self.written: set[int] = set()  # storages that were changed in place
         self.kept: list[Tensor] = []
         self.bytes = 0
+        self.stopped = False
         for place, argument in enumerate(arguments):
             self._keep(argument, self.graph.placeholder(f"argument_{place}"))
             self.depends.add(_storage(argument))
@@ -109,14 +114,18 @@ class _Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given, changed = list(_tensors((args, kwargs))), _changed(func, args, kwargs)
+        if not all(map(_is_plain, given)):
+            self.stop()
         depends = any(_storage(tensor) in self.depends for tensor in given)
         if (
             torch.Tag.nondeterministic_seeded in func.tags
             or (depends and _OF_VALUES.intersection(func.tags) and not self._takes(func, args))
             or any(id(tensor) not in self.nodes for tensor in changed)
         ):
-            raise _NotRecorded
+            self.stop()
         out = func(*args, **kwargs)
+        if not all(map(_is_plain, _tensors(out))):
+            self.stop()
         self.written.update(map(_storage, changed))
         if depends:
             self.depends.update(map(_storage, (*_tensors(out), *changed)))
@@ -124,6 +133,11 @@ class _Recorder(TorchDispatchMode):
             node = self.graph.call_function(func, *tree_map(self._node_of, (args, kwargs)))
             self._name(out, node)
         return out
+
+    def stop(self) -> NoReturn:
+        """Give up."""
+        self.stopped = True
+        raise _NotRecorded
 
     def made(self, arguments: tuple[Tensor, ...], results: tuple[Tensor, ...]) -> Function | None:
         """Return the graph as a function, if it finds the same results."""
@@ -175,7 +189,7 @@ class _Recorder(TorchDispatchMode):
         self.nodes[id(tensor)], self.tensors[node] = node, tensor
         self.bytes += tensor.nbytes
         if self.bytes > _MOST_BYTES:
-            raise _NotRecorded
+            self.stop()
 
     def _node_of(self, value: Any) -> Any:
         """The node of a tensor, which reads a constant if it is none of ours."""
@@ -199,6 +213,10 @@ _ALIASES = (_aten.detach.default, _aten.alias.default, _aten.view.default, _aten
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and type(tensor) in (Tensor, torch.nn.Parameter)
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

@@ -131,7 +131,49 @@ def chosen_by_a_mask(x):
     return (x[x > 0].sum(),)
 
 
-@pytest.mark.parametrize("function", [branches, out_of_torch, by_lists, chosen_by_a_mask])
+class Rounded(torch.autograd.Function):
+    """Its slope looks at values."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad * (2.0 if grad.sum() > 0 else 3.0)
+
+
+def slope_that_looks(x):
+    with torch.enable_grad():
+        w = x.detach().requires_grad_()
+        (slope,) = torch.autograd.grad((Rounded.apply(w) * x).sum(), w)
+    return (slope,)
+
+
+def goes_on_whatever_happens(x):
+    try:
+        positive = x.sum().item() > 0
+    except BaseException:
+        return (x * torch.nan,)
+    return (x if positive else -x,)
+
+
+def sparse(x):
+    return (torch.sparse.mm(x.to_sparse(), WEIGHT),)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        branches,
+        out_of_torch,
+        by_lists,
+        chosen_by_a_mask,
+        slope_that_looks,
+        goes_on_whatever_happens,
+        sparse,
+    ],
+)
 def test_what_looks_at_values_is_run_itself(function):
     check(function, runs=None, calls=20)
 
