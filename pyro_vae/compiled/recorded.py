@@ -116,11 +116,12 @@ class _Recorder(TorchDispatchMode):
         given, changed = list(_tensors((args, kwargs))), _changed(func, args, kwargs)
         if not all(map(_is_plain, given)):
             self.stop()
-        depends = any(_storage(tensor) in self.depends for tensor in given)
+        of_arguments = [tensor for tensor in given if _storage(tensor) in self.depends]
+        depends = bool(of_arguments)
         if (
             torch.Tag.nondeterministic_seeded in func.tags
             or (depends and _OF_VALUES.intersection(func.tags) and not self._takes(func, args))
-            or any(id(tensor) not in self.nodes for tensor in changed)
+            or any(id(tensor) not in self.nodes for tensor in (*of_arguments, *changed))
         ):
             self.stop()
         out = func(*args, **kwargs)
