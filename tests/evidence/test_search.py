@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from types import SimpleNamespace
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,10 @@ import torch
 from conftest import LinearGaussian
 
 import pyro_vae as pv
+import pyro_vae.evidence.search as module
+from pyro_vae.evidence.annealing import Chains
 from pyro_vae.evidence.ladder import Ladder
+from pyro_vae.evidence.result import METHODS
 from pyro_vae.evidence.search import search
 from pyro_vae.programs.evaluation import evaluating
 
@@ -187,3 +191,59 @@ def test_no_datum_stays_where_many_had_to_leave():
         evidence = pv.log_evidence(model, guide, x, method="auto", seed=seed, search=False)
         wrong = (evidence.log_px - exact).abs() > 0.3
         assert not (wrong & ~evidence.unreliable()).any()
+
+
+class TestChainsThatAgree:
+    """Sixteen chains, each with a sixteenth of p(x) = 1; K draws whose weights are all alike.
+
+    Ratios are those of the chains' ends to one draw's weight: ``K / 10`` is a tenth of all.
+    """
+
+    K = 500
+
+    @pytest.fixture
+    def looked(self, monkeypatch, distances):
+        def look(rung, ratios, error=0.01):
+            weights = torch.zeros(self.K, 1).double()
+            log_ratios = torch.zeros(16, 1).double()
+            log_ratios[: len(ratios), 0] = torch.tensor(ratios).double().log()
+
+            weighed = SimpleNamespace(
+                rung=METHODS.index(rung),
+                fitted=SimpleNamespace(index=torch.arange(1)),
+                log_weights=weights,
+                ends=weights,
+                columns={"standard_error": torch.tensor([error]).double()},
+            )
+
+            def anneal(space, batch, base, settings, moves, **options):
+                ends = torch.zeros(16, 1, 1).double()
+                return Chains(torch.zeros(16, 1).double(), ends, log_ratios, None)
+
+            monkeypatch.setattr(module, "anneal", anneal)
+            monkeypatch.setattr(Ladder, "weigh", lambda *_: [weighed])
+            monkeypatch.setattr(Ladder, "ratio", lambda *_: log_ratios)
+            with evaluating(folded, one_side, distances[:1]) as evaluation:
+                found = module._look_at_given(
+                    module.Search(), evaluation, Ladder(method=rung, samples=self.K), 1, (0, 0)
+                )
+            return found.annealed_missed == 1
+
+        return look
+
+    @pytest.mark.parametrize(
+        ("ratios", "found"),
+        [([51.0] * 3, True), ([51.0] * 2, False), ([49.0] * 16, False), ([404.0], True)],
+    )
+    def test_of_draws(self, looked, ratios, found):
+        """Three with a tenth of the sum of all weights, or one with 400 times the largest."""
+        assert looked("laplace", ratios) == found
+
+    def test_their_share_is_held_against_the_error(self, looked):
+        assert looked("laplace", [60.0] * 4, error=0.08)
+        assert not looked("laplace", [60.0] * 4, error=0.09)
+
+    @pytest.mark.parametrize(("number", "found"), [(3, False), (4, True)])
+    def test_of_annealed_chains(self, looked, number, found):
+        """They end in the posterior, too: beyond them is a fifth of it by no chance."""
+        assert looked("annealed", [1.5] * number) == found
