@@ -31,7 +31,7 @@ class Recorded:
 
     A function is called as it is if it looks at values of what depends on its arguments (by which
     another call might take another way), draws random numbers, changes tensors of others, or works
-    on so much that Python's part is small.
+    on so much that Python's part is small; and on a GPU, which would have to wait for the check.
 
     Args:
         function: of tensors; returns a tuple of tensors, without gradients. What else it reads is
@@ -45,7 +45,9 @@ class Recorded:
 
     def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
         """Return what the function returns."""
-        kind = tuple((a.shape, a.stride(), a.dtype, a.device) for a in arguments)
+        if any(argument.device.type != "cpu" for argument in arguments):
+            return self.function(*arguments)
+        kind = tuple((a.shape, a.stride(), a.dtype) for a in arguments)
         count = self.calls[kind] = self.calls.get(kind, 0) + 1
         if kind in self.recordings:
             with torch.no_grad():
