@@ -31,7 +31,7 @@ from xml.etree import ElementTree
 import pyro
 import torch
 from cases import CASES, Brought, Case
-from pyro.poutine.runtime import _PYRO_STACK
+from pyro.poutine.runtime import _DIM_ALLOCATOR, _PYRO_STACK
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -88,13 +88,15 @@ def limited(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before, handlers = signal.signal(signal.SIGPROF, stop), list(_PYRO_STACK)
+    plates = list(_DIM_ALLOCATOR._stack)
     signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
-        _PYRO_STACK[:] = handlers  # stopped as it left, a handler would stay for the next program
+        # stopped as it left, a handler or a plate would stay for the next program
+        _PYRO_STACK[:], _DIM_ALLOCATOR._stack[:] = handlers, plates
 
 
 def refuses(problem: BaseException) -> bool:
