@@ -54,10 +54,11 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     for program in programs:
         _check_call(program, *call)
     _check_lists(call)
+    unnamed = bool(call[0]) and call[0][0] is data
     call = tree_map(padded, call, is_leaf=is_packed)
     leaves, form = tree_flatten(call)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
-    if call[0] and call[0][0] is data:  # its names have no order: numbers first, codes and masks
+    if unnamed:  # its names have no order: numbers first, codes and masks
         places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
     constants = {n: leaf for n, leaf in enumerate(leaves) if n not in places}
 

@@ -1,5 +1,7 @@
 """Programs called with more than data: by name, nested, with what is the same for all data."""
 
+import math
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -159,6 +161,19 @@ class TestOneDictionary:
         evidence = pv.log_evidence(self.model, self.guide, data, samples=3000, method="auto")
         exact = dist.Normal(0.0, 1.25**0.5).log_prob(self.x.double()) * self.seen
         assert ((evidence.log_px - exact).abs() < 4 * evidence.standard_error + 1e-3).all()
+
+    def test_fit_leaves_a_mask_that_comes_first_a_mask(self):
+        data = {"seen": self.seen, "x": self.x}
+
+        def guide(batch):
+            scale = pyro.param("scale", torch.tensor(0.8))
+            with pyro.plate("data", len(batch["x"])):
+                assert batch["seen"].dtype == torch.bool
+                pyro.sample("z", dist.Normal(0.8 * batch["x"] * batch["seen"], scale))
+
+        program = pv.as_program(self.model, guide, data)
+        history = pv.fit(program, data, epochs=2, device="cpu", progress=False)
+        assert math.isfinite(history.epochs[-1].train_elbo)
 
     def test_one_that_the_programs_do_not_take(self):
         with pytest.raises(TypeError, match="x is a dict"):
