@@ -243,7 +243,7 @@ class TestChainsThatAgree:
         assert looked("laplace", [60.0] * 4, error=0.08)
         assert not looked("laplace", [60.0] * 4, error=0.09)
 
-    @pytest.mark.parametrize(("number", "found"), [(3, False), (4, True)])
-    def test_of_annealed_chains(self, looked, number, found):
-        """They end in the posterior, too: beyond them is a fifth of it by no chance."""
-        assert looked("annealed", [1.5] * number) == found
+    @pytest.mark.parametrize("number", [3, 6])
+    def test_of_few_annealed_chains(self, looked, number):
+        """They end in the posterior, too: that some lie beyond all others is chance."""
+        assert not looked("annealed", [1.5] * number)
