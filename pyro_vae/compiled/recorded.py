@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -146,14 +147,15 @@ class _Recorder(TorchDispatchMode):
         """Return the graph as a function, if it finds the same results."""
         self.graph.output(tuple(map(self._node_of, results)))
         self._shorten()
-        graph = fx.GraphModule(self.constants, self.graph)
         with torch.no_grad():
-            found = _Quickly(graph).run(*arguments)
+            found = _Quickly(self.constants, graph=self.graph).run(*arguments)
         if not all(map(_same, found, results)):
             return None
-        graph.recompile()
-        function: Function = graph.forward
-        return function
+        # not by a GraphModule, whose source torch keeps for ever
+        code = self.graph.python_code("self")
+        scope = dict(code.globals)
+        exec(code.src, scope)
+        return partial(scope["forward"], self.constants)
 
     def _shorten(self) -> None:
         """Leave out what is known beforehand, what changes nothing, and what nothing needs."""
