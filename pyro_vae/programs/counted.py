@@ -23,11 +23,10 @@ def mask_of(site: Any) -> Tensor:
     Raises:
         ValueError: a mask of parts of an event.
     """
-    counts, inside = _counts(site)
-    batch = site["fn"].batch_shape
-    events = counts.reshape((*batch, -1))
-    whole: Tensor = events.all(-1)
-    if inside or not torch.equal(events.any(-1), whole):
+    fn, (masks, inside) = site["fn"], _masks(site)
+    events = [mask.reshape((*fn.batch_shape, fn.event_shape.numel())) for mask in masks]
+    whole = _all([event.all(-1) for event in events], fn.batch_shape)
+    if inside or not all(torch.equal(event.any(-1), event.all(-1)) for event in events):
         raise ValueError(
             f"latent site {site['name']!r} is masked inside its event, so that it is partly a "
             "latent; mask it outside of .to_event(), or use method='guide'."
@@ -47,9 +46,11 @@ def check_masks(model: Trace, guide: Trace) -> None:
     for name, site in latent_sites(model):
         if name not in guide_sites:
             continue
-        (ours, inside), (theirs, its_inside) = _counts(site), _counts(guide_sites[name])
-        masks = zip([ours, *inside], [theirs, *its_inside], strict=False)
-        if len(inside) != len(its_inside) or not all(map(_same, masks)):
+        other = guide_sites[name]
+        (masks, inside), (its_masks, its_inside) = _masks(site), _masks(other)
+        ours, theirs = (_all(m, _shape(s["fn"])) for m, s in ((masks, site), (its_masks, other)))
+        pairs = zip([ours, *inside], [theirs, *its_inside], strict=False)
+        if len(inside) != len(its_inside) or not all(map(_same, pairs)):
             raise ValueError(
                 f"latent site {name!r} is masked in one of the programs and not, or elsewhere, in "
                 "the other, so that their densities are not over the same latents. Put it under "
@@ -57,34 +58,47 @@ def check_masks(model: Trace, guide: Trace) -> None:
             )
 
 
-def _counts(site: Any) -> tuple[Tensor, list[Tensor]]:
-    """Which numbers of a value count, and masks of what they are transformed from."""
-    fn = site["fn"]
-    counts, inside = _of_distribution(fn)
-    return counts & _over(site["mask"], fn).to(counts.device), inside
+_Masks = tuple[list[Tensor], list[Tensor]]
 
 
-def _of_distribution(fn: Any) -> tuple[Tensor, list[Tensor]]:
+def _masks(site: Any) -> _Masks:
+    """Masks of a value's numbers, and those of what they are transformed from."""
+    masks, inside = _of_distribution(site["fn"])
+    return [*masks, *_over(site["mask"], site["fn"])], inside
+
+
+def _of_distribution(fn: Any) -> _Masks:
     base = getattr(fn, "base_dist", None)
     if base is None:
-        return _over(None, fn), []
-    counts, inside = _of_distribution(base)
+        return [], []
+    masks, inside = _of_distribution(base)
     if isinstance(fn, dist.MaskedDistribution):
-        counts = counts & _over(fn._mask, fn).to(counts.device)
-    elif isinstance(fn, ExpandedDistribution):
-        counts = counts.broadcast_to(fn.batch_shape + fn.event_shape)
-    elif not isinstance(fn, torch.distributions.Independent):  # another density where it is masked
-        inside = inside if counts.all() else [*inside, counts]
-        counts = _over(None, fn)
-    return counts, inside
+        return [*masks, *_over(fn._mask, fn)], inside
+    if isinstance(fn, ExpandedDistribution):
+        return [mask.broadcast_to(_shape(fn)) for mask in masks], inside
+    if isinstance(fn, torch.distributions.Independent):
+        return masks, inside
+    return [], [*inside, *(mask for mask in masks if not mask.all())]  # another density there
 
 
-def _over(mask: Any, fn: Any) -> Tensor:
-    """A mask of a distribution's batch, in the shape of its values."""
-    given = torch.as_tensor(True if mask is None else mask, dtype=torch.bool)
-    over_batch = given.broadcast_to(fn.batch_shape)
-    each = over_batch.reshape(fn.batch_shape + (1,) * len(fn.event_shape))
-    return each.broadcast_to(fn.batch_shape + fn.event_shape)
+def _over(mask: Any, fn: Any) -> list[Tensor]:
+    """A mask of a distribution's batch, if there is one, in the shape of its values."""
+    if mask is None:
+        return []
+    given = torch.as_tensor(mask, dtype=torch.bool).broadcast_to(fn.batch_shape)
+    return [given.reshape(fn.batch_shape + (1,) * len(fn.event_shape)).broadcast_to(_shape(fn))]
+
+
+def _shape(fn: Any) -> torch.Size:
+    return torch.Size(fn.batch_shape + fn.event_shape)
+
+
+def _all(masks: list[Tensor], shape: torch.Size) -> Tensor:
+    """Where all masks are true; on the device of the last one."""
+    total = torch.ones((), dtype=torch.bool)
+    for mask in masks:
+        total = total.to(mask.device) & mask
+    return total.broadcast_to(shape)
 
 
 def _same(masks: tuple[Tensor, Tensor]) -> bool:
