@@ -57,6 +57,7 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     unnamed = bool(call[0]) and call[0][0] is data
     call = tree_map(padded, call, is_leaf=is_packed)
     leaves, form = tree_flatten(call)
+    padding = as_long_as(call)
     places = [place for place, leaf in enumerate(leaves) if _is_data(leaf)]
     if unnamed:  # its names have no order: numbers first, codes and masks
         places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
@@ -68,7 +69,7 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
             for place, tensor in zip(places, tensors, strict=False):
                 given[place] = tensor
             args, kwargs = tree_unflatten(given, form)
-            with as_long_as(call):
+            with padding:
                 return program(*args, **kwargs)
 
         run.constants = constants  # type: ignore[attr-defined]

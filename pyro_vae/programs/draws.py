@@ -60,9 +60,10 @@ def over_draws(
 
 
 class _SafeLog(torch.autograd.Function):
-    """Pyro's logarithm with bounded slopes, as ``torch.vmap`` takes it, too."""
+    """Pyro's logarithm with bounded slopes, told so that ``torch.vmap`` takes it, too."""
 
     generate_vmap_rule = True
+    backward = special._SafeLog.backward
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
@@ -71,14 +72,8 @@ class _SafeLog(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Keep x."""
+        """Keep x, as Pyro's own does."""
         ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """Divide by x, or by the least number that is told from zero beside one."""
-        (x,) = ctx.saved_tensors
-        return grad / x.clamp(min=torch.finfo(x.dtype).eps)
 
 
 @contextmanager

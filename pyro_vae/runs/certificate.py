@@ -125,8 +125,5 @@ def statements(run: Run) -> list[tuple[str, str]]:
     how = f"method {found['method']}, K = {found['samples']:,}"
     return [
         ("certified gap", f"{gap} between bounds, {found['number']} simulated data"),
-        (
-            "certified mean",
-            f"{within}, {how}",
-        ),
+        ("certified mean", f"{within}, {how}"),
     ]
