@@ -86,6 +86,32 @@ def test_masks_lie_anywhere(digits, place):
     same_on_both(compute)
 
 
+@pytest.mark.parametrize("inside", [True, False])
+def test_masked_latents(inside):
+    """A latent that some data do not have, masked outside of its event or, as a whole, inside."""
+
+    def latent(loc, seen):
+        normal = dist.Normal(loc, 1.0)
+        return normal.mask(seen[:, None]).to_event(1) if inside else normal.to_event(1).mask(seen)
+
+    def model(x, seen):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", latent(torch.zeros_like(x), seen))
+            loc = torch.where(seen[:, None], z, torch.zeros_like(z))
+            pyro.sample("x", dist.Normal(loc, 1.0).to_event(1), obs=x)
+
+    def guide(x, seen):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", latent(x / 2, seen))
+
+    def compute(device):
+        x = torch.linspace(-1, 1, 10).reshape(5, 2).to(device)
+        seen = torch.tensor([True, False, True, True, False]).to(device)
+        return pv.log_evidence(model, guide, (x, seen), method="laplace", **ROUGH)
+
+    same_on_both(compute)
+
+
 def test_targets_and_weights_of_the_prior(digits):
     def compute(device):
         program = build(digits)[1].to(device)

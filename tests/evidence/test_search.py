@@ -203,9 +203,9 @@ class TestChainsThatAgree:
 
     @pytest.fixture
     def looked(self, monkeypatch, distances):
-        def look(rung, ratios, error=0.01):
+        def look(rung, ratios, error=0.01, chains=16):
             weights = torch.zeros(self.K, 1).double()
-            log_ratios = torch.zeros(16, 1).double()
+            log_ratios = torch.zeros(chains, 1).double()
             log_ratios[: len(ratios), 0] = torch.tensor(ratios).double().log()
 
             weighed = SimpleNamespace(
@@ -217,8 +217,8 @@ class TestChainsThatAgree:
             )
 
             def anneal(space, batch, base, settings, moves, **options):
-                ends = torch.zeros(16, 1, 1).double()
-                return Chains(torch.zeros(16, 1).double(), ends, log_ratios, None)
+                ends = torch.zeros(chains, 1, 1).double()
+                return Chains(torch.zeros(chains, 1).double(), ends, log_ratios, None)
 
             monkeypatch.setattr(module, "anneal", anneal)
             monkeypatch.setattr(Ladder, "weigh", lambda *_: [weighed])
@@ -247,3 +247,8 @@ class TestChainsThatAgree:
     def test_of_few_annealed_chains(self, looked, number):
         """They end in the posterior, too: that some lie beyond all others is chance."""
         assert not looked("annealed", [1.5] * number)
+
+    @pytest.mark.parametrize(("number", "found"), [(12, False), (13, True)])
+    def test_of_the_annealed_chains_of_a_data_set(self, looked, number, found):
+        """A fifth of 64 beyond all others is none."""
+        assert looked("annealed", [1.5] * number, chains=64) == found
