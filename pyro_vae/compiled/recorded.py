@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
+from operator import itemgetter
 from typing import Any, NoReturn
 
 import torch
@@ -151,11 +152,7 @@ class _Recorder(TorchDispatchMode):
             found = _Quickly(self.constants, graph=self.graph).run(*arguments)
         if not all(map(_same, found, results)):
             return None
-        # not by a GraphModule, whose source torch keeps for ever
-        code = self.graph.python_code("self")
-        scope = dict(code.globals)
-        exec(code.src, scope)
-        return partial(scope["forward"], self.constants)
+        return _Steps(self.graph, self.constants)
 
     def _shorten(self) -> None:
         """Leave out what is known beforehand, what changes nothing, and what nothing needs."""
@@ -274,6 +271,103 @@ class _Quickly(fx.Interpreter):
                 if _alike(getattr(args[0], name)(*args[1:], **kwargs), found):
                     n.op, n.target = "call_method", name
         return found
+
+
+class _Steps:
+    """The operations of a graph one after the other, from places of a list to places of it.
+
+    (A ``GraphModule`` would do the same by a source of its own, which torch keeps for ever.)
+    """
+
+    def __init__(self, graph: fx.Graph, constants: torch.nn.Module) -> None:
+        self.values: list[Any] = []  # constants at their places, None at the others
+        self.inputs: list[int] = []
+        self.steps: list[tuple[Callable[..., Any], Callable[..., Any], int, tuple[int, ...]]] = []
+        places: dict[fx.Node, int] = {}
+        for node in graph.nodes:
+            if node.op == "output":
+                self.outputs = [places[out] for out in node.args[0]]
+                break
+            if node.op == "get_attr":
+                places[node] = self._place(getattr(constants, node.target))
+                continue
+            if node.op == "placeholder":
+                self.inputs.append(self._place())
+            else:
+                function = node.target
+                if node.op == "call_method":
+                    function = getattr(Tensor, function)
+                self._add(function, node, places)
+            places[node] = len(self.values) - 1
+        self._forget()
+
+    def __call__(self, *arguments: Tensor) -> tuple[Tensor, ...]:
+        """Return the results of the graph."""
+        values = self.values.copy()
+        for place, argument in zip(self.inputs, arguments, strict=True):
+            values[place] = argument
+        for function, take, place, done in self.steps:
+            values[place] = function(*take(values))
+            for i in done:
+                values[i] = None
+        return tuple(values[place] for place in self.outputs)
+
+    def _place(self, value: Any = None) -> int:
+        self.values.append(value)
+        return len(self.values) - 1
+
+    def _add(self, function: Callable[..., Any], node: fx.Node, places: dict[fx.Node, int]) -> None:
+        """Add an operation, and before it the lists of tensors that it takes."""
+        given = [self._given(value, places) for value in node.args]
+        if names := [name for name, value in node.kwargs.items() if _nodes(value)]:
+            given = [self._given(node.kwargs[name], places) for name in names] + given
+            function = partial(_by_name, function, names)
+        if plain := {name: value for name, value in node.kwargs.items() if name not in names}:
+            function = partial(function, **plain)
+        self._step(function, given)
+
+    def _given(self, value: Any, places: dict[fx.Node, int]) -> int:
+        """The place of an argument."""
+        if isinstance(value, fx.Node):
+            return places[value]
+        if _nodes(value):
+            return self._step(_list, [self._given(part, places) for part in value])
+        return self._place(list(value) if isinstance(value, list) else value)
+
+    def _step(self, function: Callable[..., Any], given: list[int]) -> int:
+        place = self._place()
+        self.steps.append((function, _taker(given), place, tuple(given)))
+        return place
+
+    def _forget(self) -> None:
+        """Let go of every value after its last use, but for constants and results."""
+        made = {place for _, _, place, _ in self.steps} - set(self.outputs)
+        for number in range(len(self.steps) - 1, -1, -1):
+            function, take, place, given = self.steps[number]
+            done = made.intersection(given)
+            made -= done
+            self.steps[number] = (function, take, place, tuple(done))
+
+
+def _taker(places: list[int]) -> Callable[[list[Any]], Any]:
+    """What takes values from some places of a list, as a sequence."""
+    if len(places) > 1:
+        return itemgetter(*places)
+    return itemgetter(slice(places[0], places[0] + 1) if places else slice(0))
+
+
+def _list(*values: Any) -> list[Any]:
+    return list(values)
+
+
+def _by_name(function: Callable[..., Any], names: list[str], *values: Any, **plain: Any) -> Any:
+    named = dict(zip(names, values, strict=False))  # the others are given by their order
+    return function(*values[len(names) :], **named, **plain)
+
+
+def _nodes(value: Any) -> bool:
+    """Whether an argument has nodes in it."""
+    return any(isinstance(leaf, fx.Node) for leaf in tree_leaves(value))
 
 
 def _alike(ours: Any, theirs: Any) -> bool:

@@ -83,9 +83,23 @@ def nothing_is_a_number(x):
     return (x.log(), x / (x > 0), torch.where(x > 0, x, torch.inf))
 
 
+def lists_and_names(x):
+    """Tensors within lists, beside None, and by name; nothing but plain numbers; nothing at all."""
+    order = x.argsort(-1)
+    found = torch.searchsorted(x, x + 0.1, sorter=order, right=True)
+    joined = torch.cat([x, WEIGHT, torch.stack([x[0], x[1]])])[:, order[0]]
+    return (
+        found,
+        joined,
+        x,
+        torch.zeros(2) + torch.empty(()).fill_(3.0),
+        torch.clamp(x, max=x.T[0, 0]),
+    )
+
+
 @pytest.mark.parametrize(
     "function",
-    [in_place, several_results, gradient, gradient_of_a_map, nothing_is_a_number],
+    [lists_and_names, in_place, several_results, gradient, gradient_of_a_map, nothing_is_a_number],
 )
 def test_is_repeated_to_the_bit(function):
     check(function, runs=4)
