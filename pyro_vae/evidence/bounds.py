@@ -29,7 +29,7 @@ from .ladder import Ladder
 from .proposals import NormalProposal
 from .refinement import fitted_from, laplace, moments_of_guide, moments_of_prior
 from .result import Evidence
-from .space import Space
+from .space import Space, made_fit
 
 __all__ = ["Certificate", "certify"]
 
@@ -215,6 +215,7 @@ def certify(
             evaluation = replace(evaluation, pair=replace(evaluation.pair, blind=True))
         data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
         evaluation = evaluation.on(data if seen is None else fill(data, seen))
+        evaluation = made_fit(evaluation, exact=True)
 
         def work(block: Block) -> tuple[Tensor, ...]:
             space = Space.of(evaluation.pair, block.batch, cure=_NO_DISCRETE)

@@ -27,6 +27,7 @@ from .ladder import Ladder
 from .result import COLUMNS, Evidence, Search
 from .search import search as look_for_missed
 from .sizes import check_sizes, chunk_for, data_for
+from .space import made_fit
 from .weighing import seconds_for
 
 __all__ = ["estimate", "log_evidence", "warn_if_unreliable"]
@@ -194,8 +195,11 @@ def estimate(
         shape ``(keep, N, ...)``, on the CPU.
     """
     start = time.perf_counter()
-    pair, n, method = evaluation.pair, len(evaluation), ladder.method
+    n, method = len(evaluation), ladder.method
     evaluation.check_method(method)
+    if method != "guide" and not ladder.keep:
+        evaluation = made_fit(evaluation, exact=method == "auto")
+    pair = evaluation.pair
     most = ladder.max_samples if ladder.adaptive else ladder.samples
     rows = data_for(evaluation, most, fitted=method != "guide")
     mean_error = None if ladder.mean_error is None else ladder.mean_error * math.sqrt(n)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..common.options import Method
 from ..common.registry import check_choice
 from ..common.seeding import seeded
+from ..programs.discrete import are_given
 from ..programs.pair import Pair, Values
 from ..programs.traces import Batch
 from .annealing import Annealing, anneal, tune
@@ -110,13 +111,13 @@ class Ladder:
 
         Raises:
             ValueError: a method other than ``"guide"`` or ``"auto"``, which stays there, with
-                discrete latents.
+                discrete latents; ``defensive`` where they are given with the data.
             NonFiniteDensity: a log density of NaN or +infinity.
         """
         fitted = Fitted(pair, batch, torch.arange(len(batch[0])))
         climb = self.method == "auto"
         highest = "annealed" if not climb or can_be_fitted(pair, batch) else "guide"
-        if climb or self.defensive:
+        if (climb or self.defensive) and not self._given(pair, batch):
             mixes = knows_density(pair, batch)
             share = (PRIOR_SHARE if mixes else 0.0) if self.defensive is None else self.defensive
             fitted = replace(fitted, share=share, mixes=mixes)
@@ -151,6 +152,16 @@ class Ladder:
             if stay.all():
                 return
             fitted = fitted.select(~stay)
+
+    def _given(self, pair: Pair, batch: Batch) -> bool:
+        """Whether discrete latents are given with the data, which draws of the prior are not."""
+        given = are_given(pair, batch)
+        if given and self.defensive:
+            raise ValueError(
+                "discrete latents of some data are given (the guide draws an argument's value "
+                "alone), and draws of the prior would have others: leave defensive out."
+            )
+        return given
 
     def again(self, weighed: Weighed, pair: Pair, key: tuple[int, ...]) -> Weighed:
         """Weigh the same draws under the same programs in another precision."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..common.devices import sent
 from ..common.seeding import seeded
+from ..programs.discrete import are_given
 from ..programs.evaluation import Evaluation
 from ..programs.pair import Values, pad
 from ..programs.simulation import is_fixed
@@ -93,6 +94,8 @@ def _look_at_simulated(
 ) -> Search:
     again = _SIMULATED_SETS if evaluation.data_set else 0
     template = _some(evaluation, number, key, again=again)
+    if are_given(evaluation.pair, template):
+        raise ValueError("discrete latents of some data are given, and simulated data have others")
     with seeded("search: simulate", *key):
         batch, values = evaluation.pair.simulate(template)
     fixed = evaluation.data_set or evaluation.pair.fixed_rows or not evaluation.amortized

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ..common.seeding import seeded
+from ..programs.discrete import without_discrete
+from ..programs.evaluation import Evaluation
 from ..programs.layout import NONE
 from ..programs.pair import Pair, Values
 from ..programs.supports import is_discrete, shared
 from ..programs.traces import Batch
 
-__all__ = ["Edges", "Space", "can_be_fitted"]
+__all__ = ["Edges", "Space", "can_be_fitted", "made_fit"]
 
 _DRAWN = "use method='guide', which draws it from the guide, or"
 
@@ -204,6 +206,19 @@ def can_be_fitted(pair: Pair, batch: Batch) -> bool:
     except ValueError:
         return NONE in pair.latents  # there is nothing to be fitted
     return True
+
+
+def made_fit(evaluation: Evaluation, *, exact: bool) -> Evaluation:
+    """Sum discrete latents out of the programs, if proposals can be fitted to what is left.
+
+    ``exact`` says whether it may be nothing.
+    """
+    without = without_discrete(evaluation)
+    if NONE in without.pair.latents and not exact:
+        return evaluation
+    if without is evaluation or can_be_fitted(without.pair, next(without.blocks()).batch):
+        return without
+    return evaluation
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,12 @@ from torch import Tensor
 
 from .traces import latent_sites
 
-__all__ = ["check_masks", "mask_of"]
+__all__ = ["check_masks", "is_masked", "mask_of"]
+
+
+def is_masked(site: Any) -> bool:
+    """Whether a site has a mask, wherever it stands."""
+    return any(_masks(site))
 
 
 def mask_of(site: Any) -> Tensor:

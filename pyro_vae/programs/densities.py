@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,8 +54,10 @@ class Densities(Layout):
         guide: Pyro program, called with the batch.
         fixed_rows: number of data that the programs must get at once, if their plate has a
             subsample size of its own.
-        summed: discrete latents of the model that the guide leaves out, marked
-            ``infer={"enumerate": "parallel"}``: they are summed out of all densities.
+        summed: discrete latents of the model that are summed out of all its densities: those that
+            the guide leaves out, marked ``infer={"enumerate": "parallel"}``, and ``dropped``.
+        dropped: latents that the guide draws, and that are summed out of its density, too.
+        spread: latents that programs get as often as there are values of one that is summed out.
         blind: whether the prior stands for the guide, which does not know the data.
     """
 
@@ -63,6 +65,8 @@ class Densities(Layout):
     guide: Fn
     fixed_rows: int | None
     summed: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    spread: Mapping[str, int] | None = None
     blind: bool = False
 
     def arguments(self, batch: Batch) -> Iterator[Batch]:
@@ -86,8 +90,10 @@ class Densities(Layout):
         if self.blind:
             return self.propose_prior(batch, samples)
         trace = self._run(self.guide, batch, {}, samples)
-        log_q = self._add_up("guide", latent_sites(trace), samples, batch)
-        return self.drawn(trace, batch, samples), log_q
+        values = self.drawn(trace, batch, samples)
+        if self.dropped:
+            return values, self.log_guide(batch, values)
+        return values, self._add_up("guide", latent_sites(trace), samples, batch)
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
@@ -302,9 +308,14 @@ class Densities(Layout):
 
     def _at(self, role: Role, batch: Batch, values: Values) -> Trace:
         """Trace a program at given latents and at all values of those that are summed out."""
-        fn, names = (self.guide, ()) if role == "guide" else (self.model, self.summed)
-        handler = AllValues(names, self._trace_dims) if names else None
-        return self._replay(fn, batch, values, handler)
+        fn, names = self._summing(role)
+        handler = AllValues(names, self._trace_dims, spread=self.spread) if names else None
+        given = {name: value for name, value in values.items() if name not in names}
+        return self._replay(fn, batch, given, handler)
+
+    def _summing(self, role: Role) -> tuple[Fn, tuple[str, ...]]:
+        """A program, and the latents that are summed out of its densities."""
+        return (self.guide, self.dropped) if role == "guide" else (self.model, self.summed)
 
     @property
     def _trace_dims(self) -> int:
@@ -354,7 +365,7 @@ class Densities(Layout):
     def _terms(self, role: Role, sites: Sites, samples: int, n: int) -> dict[str, Tensor]:
         """Log densities of sites, or of those that a sum joins, each in a matrix."""
         terms: Iterable[Any] = ((name, site, log_prob(site)) for name, site in sites)
-        if role == "model" and self.summed:
+        if self._summing(role)[1]:
             rows = n if self.vectorized else n * samples
             terms = sum_out(list(sites), self._trace_dims, rows=rows, data_dim=self.data_dim)
         return {name: self.matrix(name, site, density, samples, n) for name, site, density in terms}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from .checks import check_shape
-from .counted import mask_of
+from .counted import is_masked, mask_of
 from .traces import latent_sites, log_prob
 
 __all__ = ["AllValues", "left_out", "sum_out", "without_idle"]
@@ -44,15 +44,24 @@ class AllValues(EnumMessenger):  # type: ignore[misc, unused-ignore]
     Args:
         names: the sites.
         plate_dims: number of batch dimensions that plates use.
+        spread: other latents that the program gets as often as there are values of a single site,
+            which programs need that join both by ``torch.cat``; and how often.
     """
 
-    def __init__(self, names: Sequence[str], plate_dims: int) -> None:
+    def __init__(
+        self, names: Sequence[str], plate_dims: int, *, spread: Mapping[str, int] | None = None
+    ) -> None:
         super().__init__(first_available_dim=-plate_dims - 1)
-        self.names = names
+        self.names, self.plate_dims, self.spread = names, plate_dims, spread or {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] not in self.names and _is_marked(msg["infer"] or {}):
-            msg["infer"] = {**msg["infer"], "enumerate": None}  # it has a value, or is drawn
+        infer = msg["infer"] or {}
+        if msg["name"] in self.names:
+            expand = bool(self.spread) or infer.get("expand", False)
+            marks = {"enumerate": "parallel", "num_samples": None, "expand": expand}
+            msg["infer"] = {**infer, **marks}
+        elif _is_marked(infer):
+            msg["infer"] = {**infer, "enumerate": None}  # it has a value, or is drawn
         super()._pyro_sample(msg)
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -61,6 +70,10 @@ class AllValues(EnumMessenger):  # type: ignore[misc, unused-ignore]
             msg["value"] = torch.empty(value.shape, device="meta")
         super()._pyro_post_sample(msg)
         msg["value"] = value
+        if msg["name"] in self.spread:
+            event = msg["fn"].event_dim
+            ones = [1] * (self.plate_dims + event - value.dim())
+            msg["value"] = value.expand(self.spread[msg["name"]], *ones, *value.shape)
 
 
 @dataclass(frozen=True)
@@ -92,7 +105,7 @@ class _Factor:
         value = self.value.permute(*own, *rest)
         sizes = iter(value.shape)
         lead = [next(sizes) if v in self.variables else 1 for v in variables]
-        return value.reshape(*lead, *sizes)
+        return value.reshape([*lead, *sizes])
 
 
 def sum_out(
@@ -160,7 +173,8 @@ def _is_marked(infer: Any) -> bool:
 def _factor(name: str, site: Any, plate_dims: int, rows: int | None, data_dim: int) -> _Factor:
     """Log density of a site, its dimensions told apart."""
     density = log_prob(site).double()
-    if "_enumerate_dim" in site["infer"] and not (mask := mask_of(site)).all():
+    if "_enumerate_dim" in site["infer"] and is_masked(site):
+        mask = mask_of(site)
         # Of a value that does not count any is as good: it must not count as often as there are.
         number = site["fn"].enumerate_support(expand=False).shape[0]
         density = torch.where(mask.to(density.device), density, -math.log(number))
@@ -179,7 +193,9 @@ def _factor(name: str, site: Any, plate_dims: int, rows: int | None, data_dim: i
                 )
             variables.append(ids[axis - density.dim()])
     shape = [size for size in density.shape[:lead] if size > 1]
-    return _Factor(name, site, tuple(variables), density.reshape(*shape, *density.shape[lead:]))
+    return _Factor(
+        name, site, tuple(variables), density.reshape(shape + list(density.shape[lead:]))
+    )
 
 
 def _next(factors: list[_Factor], sites: dict[int, tuple[str, Any]]) -> int:

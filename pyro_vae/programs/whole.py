@@ -186,11 +186,10 @@ class Whole(Pair):
 
     def propose(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the guide; log q is ``(S, N)``, float64, for N data sets."""
-        return (
-            self.propose_prior(batch, samples)
-            if self.blind
-            else self._draw("guide", batch, samples)
-        )
+        if self.blind:
+            return self.propose_prior(batch, samples)
+        values, log_q = self._draw("guide", batch, samples)
+        return values, self.log_guide(batch, values) if self.dropped else log_q
 
     def propose_prior(self, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         """Draw latents from the model's prior; return them with log p(z), as :meth:`propose`."""
@@ -337,14 +336,15 @@ class Whole(Pair):
         return self._each(terms, batch, values)
 
     def _by_site(self, role: Role, sites: Sequence[tuple[str, Any]]) -> Terms:
-        if role == "model" and self.summed:
+        if self._summing(role)[1]:
             return {name: d.double().sum() for name, _, d in sum_out(sites, self.plate_dims)}
         return {name: log_prob(site).double().sum() for name, site in sites}
 
     def _trace(self, role: Role, data: Batch, values: Values) -> Trace:
-        fn, names = (self.guide, ()) if role == "guide" else (self.model, self.summed)
-        handler = AllValues(names, self.plate_dims) if names else None
-        return run(fn, data, values, handler=handler)
+        fn, names = self._summing(role)
+        handler = AllValues(names, self.plate_dims, spread=self.spread) if names else None
+        given = {name: value for name, value in values.items() if name not in names}
+        return run(fn, data, given, handler=handler)
 
     def _draw(self, role: Role, batch: Batch, samples: int) -> tuple[Values, Tensor]:
         fn, kept = (self.guide if role == "guide" else self.model), self.latents
