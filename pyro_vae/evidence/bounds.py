@@ -35,7 +35,7 @@ __all__ = ["Certificate", "certify"]
 
 _DATA, _DATA_SETS = 100, 8
 
-_NO_DISCRETE = "certify takes no discrete latents, whatever the method:"
+_NO_DISCRETE = "certify follows slopes, whatever the method, so"
 _MARGIN = 3.0  # standard errors
 _SURE = 0.975  # to one side
 
@@ -169,9 +169,9 @@ def certify(
         progress: show a progress bar; by default if the output is a terminal.
 
     Raises:
-        ValueError: discrete latents; a likelihood without slopes; observations that depend on
-            others which the model reads from its arguments; ``method="guide"`` with a guide that
-            does not look at simulated data.
+        ValueError: discrete latents that cannot be summed out; a likelihood without slopes;
+            observations that depend on others which the model reads from its arguments;
+            ``method="guide"`` with a guide that does not look at simulated data.
 
     References:
         Grosse et al. (2015). https://arxiv.org/abs/1511.02543
@@ -215,10 +215,10 @@ def certify(
             evaluation = replace(evaluation, pair=replace(evaluation.pair, blind=True))
         data = tuple(torch.cat(parts) for parts in zip(*simulated, strict=True))
         evaluation = evaluation.on(data if seen is None else fill(data, seen))
-        evaluation = made_fit(evaluation, exact=True)
+        bounded = made_fit(evaluation, exact=True)
 
-        def work(block: Block) -> tuple[Tensor, ...]:
-            space = Space.of(evaluation.pair, block.batch, cure=_NO_DISCRETE)
+        def work(block: Block) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            space = Space.of(bounded.pair, block.batch, cure=_NO_DISCRETE)
             u = space.vector(drawn[block.first // rows])[0]
             space.check_slopes(block.batch, u, cure="both bounds follow its slopes")
             # the guide of a whole data set is mostly made for the given one
@@ -226,15 +226,15 @@ def certify(
             return _both_bounds(space, block.batch, u, start, settings, (seed, block.first))
 
         ladder = Ladder(method=method, samples=samples, annealing=settings)
-        exact = NONE in evaluation.pair.latents
-        if not exact:
-            parts = evaluation.map(work, rows=rows, desc="bounds", progress=progress)
+        if NONE in bounded.pair.latents:  # every weight is p(x)
+            value = estimate(bounded, Ladder(samples=2), search=False, progress=False)[0].log_px
+            zero = torch.zeros_like(value)
+            parts = [(value, zero, value, zero)]
+        else:
+            parts = bounded.map(work, rows=rows, desc="bounds", progress=progress)
         evidence, _ = estimate(
             evaluation, ladder, search=not evaluation.data_set, seed=seed, progress=progress
         )
-        if exact:
-            value, zero = evidence.log_px, torch.zeros_like(evidence.log_px)
-            parts = [(value, zero, value, zero)]
         lower, lower_error, upper, upper_error = (torch.cat(c) for c in zip(*parts, strict=True))
     warn_if_unreliable(evidence)
     return Certificate(lower, upper, lower_error, upper_error, evidence, settings)

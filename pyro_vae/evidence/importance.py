@@ -77,6 +77,8 @@ def log_evidence(
     doubtful (:meth:`Evidence.verdicts`). Log weights are added up in float64 over the sites of the
     programs' traces, so any Pyro pair will do: any site names, any number of latents, inner plates.
     Scales left in the programs (a subsampled plate, ``poutine.scale``) do not count; masks do.
+    Discrete latents of the guide are summed out of both programs by other methods than ``guide``
+    (:func:`~pyro_vae.programs.discrete.without_discrete`), where that can be done.
 
     Where latents belong to all the data (a mean, weights, a mixture's centres: sites outside the
     plate over the data), p(x) is that of the whole data set, :math:`p(x_1, \dots, x_N)`, and the
@@ -135,8 +137,9 @@ def log_evidence(
     Raises:
         ValueError: no samples or no data; NaN in the data; data outside the likelihood's support;
             sites that do not match between model and guide, or lie outside the data plate, or give
-            more than one log density per datum; a log density of NaN or +infinity; a discrete
-            latent with another method than ``"guide"``.
+            more than one log density per datum; a log density of NaN or +infinity; a fitted method
+            with a discrete latent that cannot be summed out; ``defensive`` where discrete latents
+            are given with the data.
 
     Warns:
         UnreliableEvidence: estimates are to doubt; says why, for how many data, and what to do.

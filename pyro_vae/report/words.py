@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ..common.options import takes
 from ..config import Config
 from ..evidence import Comparison, Evidence
 from ..evidence.doubts import DOUBTS
@@ -109,18 +108,16 @@ def facts(evidence: Evidence) -> list[Fact]:
     ]
 
 
-def advice(evidence: Evidence | None, config: Config, *, run: str, finished: bool) -> list[Advice]:
+def advice(evidence: Evidence | None, *, run: str, finished: bool) -> list[Advice]:
     """Say what to do next, for whatever is not done or doubtful; empty where nothing is.
 
     Returns:
         Pairs of a sentence and a command, which may be empty.
     """
-    return list(_advice(evidence, config, run, finished))
+    return list(_advice(evidence, run, finished))
 
 
-def _advice(
-    evidence: Evidence | None, config: Config, run: str, finished: bool
-) -> Iterator[Advice]:
+def _advice(evidence: Evidence | None, run: str, finished: bool) -> Iterator[Advice]:
     if not finished:
         yield "Training has not finished. Go on:", f"pyro-vae fit --out {run} --resume"
     if evidence is None:
@@ -129,10 +126,9 @@ def _advice(
     found = {name: int(which.sum()) for name, which in evidence.doubts().items() if which.any()}
     for name, count in found.items():
         yield f"{_upper(DOUBTS[name])} ({count:,} of {len(evidence):,} data).", ""
-    discrete = takes(config, "labels")
-    if "missed" in found and not discrete:
+    if "missed" in found:
         yield "Look for several modes:", f"pyro-vae evaluate {run} --method modes"
-    elif found and evidence.method == "guide" and not discrete:
+    elif found and evidence.method == "guide":
         yield "Fit a proposal to each datum:", f"pyro-vae evaluate {run} --method auto"
     elif found:
         more = f"--method {evidence.method} --samples {4 * evidence.samples}"

@@ -10,7 +10,6 @@ from typing import Any
 from ..common.errors import CheckpointError
 from ..common.files import read_json, sweep, write_json
 from ..common.locks import take_turns
-from ..common.options import takes
 from ..common.settings import CertificateSettings
 from ..common.verbs import verb
 from ..evidence import Annealing, Certificate, certify
@@ -52,11 +51,6 @@ def certify_run(
     """
     settings = settings or CertificateSettings()
     run = load_run(folder, device=device)
-    if takes(run.config, "labels"):
-        raise ValueError(
-            f"the unknown label of program {run.config.program!r} is discrete, and certify takes "
-            "no discrete latents, whatever the method; evaluate --method guide estimates log p(x)."
-        )
     test = data_of(run, root=root).test.head(settings.number)
     certificate = certify(
         run.vae.model,

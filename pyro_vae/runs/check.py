@@ -12,7 +12,7 @@ from ..common.settings import CheckSettings
 from ..common.verbs import verb
 from .figures import FIGURES
 from .folder import load_run
-from .inputs import arguments, check_method, data_of
+from .inputs import arguments, data_of
 from .results import CHECK
 
 __all__ = ["check_figures", "check_run"]
@@ -36,7 +36,6 @@ def check_run(
     """
     settings = settings or CheckSettings()
     run = load_run(folder, device=device)
-    check_method(run.config, settings.method)
     x = arguments(run.config, data_of(run, root=root).test.head(settings.number))
     given = (run.vae.model, run.vae.guide, x)
     fitted = predictive(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..common.errors import warn
-from ..common.options import Method, check_taken, takes
+from ..common.options import check_taken, takes
 from ..common.verbs import verb
 from ..config import Config
 from ..data import Data, Splits, fingerprint, load
@@ -23,7 +23,6 @@ from .tables import columns_of, with_schema
 __all__ = [
     "SOME",
     "arguments",
-    "check_method",
     "complete",
     "data_of",
     "hidden",
@@ -138,15 +137,6 @@ def identity(config: Config, data: Data) -> tuple[str, str]:
     if data.exposure is not None and takes(config, "exposure") and (data.exposure != 1).any():
         return fingerprint(*arguments(config, data)), f"{data.description}, given exposures"
     return data.sha256, data.description
-
-
-def check_method(config: Config, method: Method) -> None:
-    """Raise a ``ValueError`` for a proposal that cannot be fitted to a config's program."""
-    if method != "guide" and takes(config, "labels"):
-        raise ValueError(
-            f"the unknown label of program {config.program!r} is discrete, and method {method!r} "
-            "fits proposals of real values; use method='guide' (--method guide)."
-        )
 
 
 def partly_labelled(train: Data, config: Config) -> Data:

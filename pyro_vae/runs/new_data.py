@@ -20,7 +20,7 @@ from ..data.frames import TABLES, is_frame
 from ..evidence import Evidence, log_evidence
 from ..evidence.result import METHODS
 from .folder import Run, load_run
-from .inputs import arguments, check_method, identity
+from .inputs import arguments, identity
 from .outputs import check_out
 from .tables import columns_of
 
@@ -216,7 +216,6 @@ def score_run(
     check_columns_file(out)
     given = asdict(settings or EvaluationSettings())
     new = read_new(folder, data, root=root, device=device, number=given.pop("number"))
-    check_method(new.run.config, given["method"])
     model, guide = new.run.vae.model, new.run.vae.guide
     evidence = log_evidence(model, guide, new.arguments, **given, progress=progress)
     about = new.about(**given)

@@ -108,7 +108,7 @@ def _subject(run: Run, name: str, data: Data, evidence: Evidence | None) -> Subj
         evidence=evidence,
         history=run.history.columns(),
         facts=[*([] if evidence is None else facts(evidence)), *statements(run)],
-        advice=advice(evidence, run.config, run=str(run.folder), finished=run.finished),
+        advice=advice(evidence, run=str(run.folder), finished=run.finished),
     )
 
 

@@ -28,7 +28,6 @@ from .folder import load_run, read_config
 from .inputs import (
     SOME,
     arguments,
-    check_method,
     complete,
     data_of,
     hidden,
@@ -139,7 +138,6 @@ def evaluate_run(
     """
     settings = settings or EvaluationSettings()
     run = load_run(folder, device=device)
-    check_method(run.config, settings.method)
     test = data_of(run, root=root).test
     options = asdict(settings)
     if (number := options.pop("number")) is not None:

@@ -24,7 +24,7 @@ from ..training.resuming import check_resumable
 from .figures import draw_run, draw_study
 from .folder import load_run, read_config
 from .grid import Planned, plan
-from .inputs import arguments, check_method, complete, identity, load_data, some_of
+from .inputs import arguments, complete, identity, load_data, some_of
 from .outcome import Study
 from .report import report_runs
 from .results import EVIDENCE
@@ -104,7 +104,7 @@ def study(
     # Exposures are there if any of the models takes them.
     needy = [one.config for one in planned if takes(one.config, "exposure")]
     splits = load_data(needy[0] if needy else config, root=root)
-    planned = _checked(planned, splits, method)
+    planned = _checked(planned, splits)
     if (table := show_table(splits)) is not None:
         say(f"{table}\n")
     name = ", ".join(grid)
@@ -201,12 +201,11 @@ def _grid(
     return grid
 
 
-def _checked(planned: Sequence[Planned], splits: Splits, method: Method) -> list[Planned]:
+def _checked(planned: Sequence[Planned], splits: Splits) -> list[Planned]:
     """Complete the configs; mistakes show before anything is trained."""
     checked, known, named = [], dict[str, Config](), dict[tuple[str, str], str]()
     for one in planned:
         if one.model not in known:
-            check_method(one.config, method)
             config = complete(one.config, splits)
             build_program(
                 config,

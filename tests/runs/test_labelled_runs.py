@@ -159,7 +159,6 @@ def test_labels_of_a_file(tmp_path, capsys):
         ("fit --program semi-supervised --objective iwae", 1, "does not take objective='iwae'"),
         ("fit --labels 50", 1, "'vae' does not take labels=50; only 'semi-supervised' does"),
         ("fit --top-dim 2", 1, "only 'bottom-up' and 'top-down' do"),
-        ("study latent-dim 1 2 --program semi-supervised", 1, "use method='guide'"),
         ("study program vae conditional --method guide", 1, "cannot be compared"),
         ("study program vae top-down --labels 20", 1, "takes labels"),
     ],
@@ -171,12 +170,20 @@ def test_wrong_usage(arguments, code, message, tmp_path, monkeypatch, capsys):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_discrete_label_has_no_fitted_proposal(tmp_path, capsys):
+def test_an_unknown_label_is_summed_out(tmp_path):
+    """One number by every method: with the label drawn by the guide, and without."""
     out = tmp_path / "r"
     assert run("fit", "--out", out, *_PROGRAMS["semi-supervised"], *_SMALL, "--epochs", 1) == 0
-    assert run("evaluate", out, "--method", "auto") == 1
-    assert "is discrete, and method 'auto' fits proposals" in capsys.readouterr().err
-    assert not (out / "evidence.json").exists()
+    found = {}
+    for method, samples in {"guide": 20_000, "auto": 1000, "laplace": 1000}.items():
+        options = ("--method", method, "--number", 20, "--samples", samples)
+        assert run("evaluate", out, *options) == 0
+        found[method] = pv.Evidence.load(out / "evidence.json")
+    best = found.pop("laplace")
+    assert best.standard_error.max() < 0.02
+    for one in found.values():
+        error = torch.hypot(one.standard_error, best.standard_error)
+        assert ((one.log_px - best.log_px) / error)[~one.unreliable()].abs().max() < 4.5
 
 
 def test_data_keep_some_labels(digits):
