@@ -30,6 +30,9 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     programs' parameters is passed by name; another one as it is, if the programs run on it. Of a
     packed sequence the data are its sequences with their lengths; the programs get it packed again.
 
+    Where an integer is the number of data, as a size of their plate, a program has another form of
+    itself, ``counting``, in which it is the number of the data that it gets.
+
     Args:
         data: what a user passes as data.
         programs: Pyro programs, which all get the same arguments.
@@ -62,17 +65,23 @@ def bound(data: Any, *programs: Fn) -> tuple[Any, tuple[Fn, ...]]:
     if unnamed:  # its names have no order: numbers first, codes and masks
         places.sort(key=lambda place: "float" not in str(leaves[place].dtype))
     constants = {n: leaf for n, leaf in enumerate(leaves) if n not in places}
+    rows = len(leaves[places[0]]) if places else None
+    numbers = [n for n, leaf in constants.items() if type(leaf) is int and leaf == rows]
 
-    def without(program: Fn) -> Fn:
+    def without(program: Fn, *, counting: bool = False) -> Fn:
         def run(*tensors: Tensor) -> Any:
             given = list(leaves)
             for place, tensor in zip(places, tensors, strict=False):
                 given[place] = tensor
+            for place in numbers if counting else ():
+                given[place] = len(tensors[0])
             args, kwargs = tree_unflatten(given, form)
             with padding:
                 return program(*args, **kwargs)
 
         run.constants = constants  # type: ignore[attr-defined]
+        if numbers and not counting:
+            run.counting = without(program, counting=True)  # type: ignore[attr-defined]
         run.__wrapped__ = program  # type: ignore[attr-defined]
         run.__signature__ = _OF_ANY_NUMBER  # type: ignore[attr-defined]
         return run

@@ -34,7 +34,7 @@ from .modules import (
     takes_missing,
 )
 from .observations import check_support
-from .pair import MixedRows, Pair
+from .pair import MixedRows, OneNumber, Pair
 from .traces import Batch, Fn
 from .whole import Whole
 
@@ -296,7 +296,7 @@ def evaluating(
         pilot = tuple(argument.to(device) for argument in pilot)
         try:
             with reading():
-                pair = kind.inspect(model, guide, pilot, narrow=narrow)
+                pair = _inspected(kind, model, guide, pilot, narrow)
         except MixedRows:
             if each or mask is not None or marginals or len(source) > len(pilot[0]):
                 raise
@@ -308,12 +308,22 @@ def evaluating(
             pair = pair.knowing(pilot, density_of(automatic))
         rows = pair.fixed_rows or len(pilot[0])
         for given in pair.arguments(tuple(argument[:rows] for argument in pad(pilot, rows))):
-            check_hidden(model, guide, given)
+            check_hidden(pair.model, pair.guide, given)
         check = checked and mask is None
         size = 0 if at_once is None else len(at_once[0])
         processes, amortized = Processes.join(), marginals is None
         with use_threads(_threads(pair, pilot, device, most)):
             yield Evaluation(pair, source, own, device, processes, check, watched, size, amortized)
+
+
+def _inspected(kind: type[Pair], model: Fn, guide: Fn, pilot: Batch, narrow: bool) -> Pair:
+    """Inspect programs; an argument that is the number of data follows them, if it must."""
+    try:
+        return kind.inspect(model, guide, pilot, narrow=narrow)
+    except OneNumber:
+        if not hasattr(model, "counting") or not hasattr(guide, "counting"):
+            raise
+        return kind.inspect(model.counting, guide.counting, pilot, narrow=narrow)
 
 
 def _threads(pair: Pair, pilot: Batch, device: torch.device, most: int) -> int:

@@ -33,11 +33,15 @@ from .traces import (
     run,
 )
 
-__all__ = ["MixedRows", "Pair", "Values", "check_reach", "pad"]
+__all__ = ["MixedRows", "OneNumber", "Pair", "Values", "check_reach", "pad"]
 
 
 class MixedRows(ValueError):
     """Densities of a datum depend on those beside it, in programs of so many data alone."""
+
+
+class OneNumber(ValueError):
+    """Programs take so many data alone, and not several draws at once."""
 
 
 _PILOT_DATA, _PILOT_SAMPLES = 3, 2
@@ -156,8 +160,8 @@ class Pair(Densities):
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
             # A fixed subsample size leaves no room for samples as rows.
-            if not _agree(rows, vectorized, batch, samples=1):
-                raise ValueError(
+            if not (_agree(rows, vectorized, batch, samples=1) and _at_once(vectorized, batch)):
+                raise OneNumber(
                     f"the programs take {fixed_rows} data at once and no other number, and they "
                     "do not broadcast over samples. Give the plate the batch's size: "
                     "pyro.plate('data', len(x))."
@@ -261,3 +265,16 @@ def _agree(rows: Densities, vectorized: Densities, batch: Batch, samples: int) -
         return False
     same_shape = all(drawn[name].shape == value.shape for name, value in values.items())
     return same_p and same_q and same_shape
+
+
+def _at_once(vectorized: Densities, batch: Batch) -> bool:
+    """Whether samples at once have the densities that they have one by one."""
+    try:
+        values, log_q = vectorized.propose(batch, _PILOT_SAMPLES)
+        together = [vectorized.log_joint(batch, values)]
+        for sample in range(_PILOT_SAMPLES):
+            one = {name: value[sample : sample + 1] for name, value in values.items()}
+            together.append(vectorized.log_joint(batch, one))
+    except Exception:  # the user's program, run in a way that it need not support
+        return False
+    return log_q.shape == together[0].shape and _close(together[0], torch.cat(together[1:]))

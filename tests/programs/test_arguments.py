@@ -198,3 +198,53 @@ def test_fit_takes_arguments_of_lengths_of_their_own_for_one_data_set():
     covariance = torch.eye(3) + 1.0
     exact = dist.MultivariateNormal(torch.zeros(3), covariance).log_prob(y).item()
     assert abs(history.epochs[-1].train_elbo - exact) < 1e-3
+
+
+class TestNumberOfData:
+    """Programs that are told how many data there are, and broadcast over no draws."""
+
+    def model(self, x, number, power=1):
+        with pyro.plate("data", x.size(0), subsample_size=number):
+            z = pyro.sample("z", dist.Normal(torch.zeros(number).double(), 1.0))
+            mean = torch.cat([z[:, None], z[:, None]], 1).sum(1).reshape(number)
+            pyro.sample("x", dist.Normal(mean**power, 1.0), obs=x)
+
+    def guide(self, x, number, power=1):
+        with pyro.plate("data", x.size(0), subsample_size=number):
+            pyro.sample("z", dist.Normal(0.4 * x, torch.full((number,), 0.5).double()))
+
+    @pytest.mark.parametrize("rows", [4, 100])
+    @pytest.mark.parametrize("method", ["guide", "laplace"])
+    def test_follows_the_data(self, rows, method):
+        """x ~ N(0, 5), also in blocks of 64."""
+        x = torch.linspace(-4, 4, rows).double()
+        evidence = pv.log_evidence(self.model, self.guide, (x, rows), method=method)
+        exact = dist.Normal(0.0, math.sqrt(5)).log_prob(x)
+        distance = (evidence.log_px - exact).abs()
+        assert distance.max() < 0.1
+        assert (distance / evidence.standard_error.clamp_min(1e-4)).max() < 4.5
+
+    def test_a_number_that_merely_is_as_large_stays(self):
+        """Data of one number, with a power that is the number of data, too."""
+
+        def model(x, power):
+            with pyro.plate("data", len(x)):
+                z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 0.1))
+                pyro.sample("x", dist.Normal((1 + z) ** power, 1.0), obs=x)
+
+        def guide(x, power):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.Normal(torch.zeros(len(x)).double(), 0.1))
+
+        x, z = torch.linspace(0, 3, 4).double(), torch.linspace(-1, 1, 4001).double()
+        log_joint = dist.Normal(0.0, 0.1).log_prob(z) + dist.Normal((1 + z) ** 4, 1.0).log_prob(
+            x[:, None]
+        )
+        exact = log_joint.logsumexp(1) + math.log(z[1] - z[0])
+        evidence = pv.log_evidence(model, guide, (x, 4), samples=4000)
+        assert ((evidence.log_px - exact) / evidence.standard_error).abs().max() < 4.5
+
+    def test_another_number_is_refused(self):
+        x = torch.linspace(-4, 4, 8).double()
+        with pytest.raises(ValueError, match="take 4 data at once and no other number"):
+            pv.log_evidence(self.model, self.guide, (x, 4))
