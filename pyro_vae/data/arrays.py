@@ -68,7 +68,9 @@ def as_tensor(value: Any, *, what: str = "x", dtype: torch.dtype | None = None) 
         tensor = torch.empty(array.shape, dtype=dtype)
         for start in range(0, len(array) if array.ndim else 0, _ROWS):  # no second copy beside it
             rows = np.array(array[start : start + _ROWS], dtype=kind, order="C")
-            tensor[start : start + _ROWS] = torch.from_numpy(rows)
+            given = torch.from_numpy(rows)
+            tensor[start : start + _ROWS] = given
+            _check_range(given, tensor[start : start + _ROWS], what, start)
         if _are_other_whole_numbers(array, dtype):
             raise ValueError(_APART.format(what, str(dtype).removeprefix("torch.")))
         return tensor if array.ndim else tensor.fill_(float(array))
@@ -108,6 +110,19 @@ def _are_other_whole_numbers(array: np.ndarray[Any, Any], dtype: torch.dtype) ->
     return different
 
 
+def _check_range(x: Tensor, converted: Tensor, what: str, first: int = 0) -> None:
+    """Check that no number became infinite."""
+    beyond = converted.isinf() & x.isfinite()
+    if beyond.any():
+        row = first + int(beyond.reshape(len(x), -1).any(1).nonzero()[0]) if x.dim() else 0
+        dtype = converted.dtype
+        raise ValueError(
+            f"{what} holds numbers beyond {torch.finfo(dtype).max:.1e}, the largest of "
+            f"{str(dtype).removeprefix('torch.')} (first in datum {row}); divide them, or give "
+            "x.double(), and a model of float64 parameters (model.double())."
+        )
+
+
 def to_floating(x: Tensor, dtype: torch.dtype, *, what: str = "x") -> Tensor:
     """Return integers or truth values as floating-point numbers of the same values.
 
@@ -127,11 +142,15 @@ def to_single(x: Tensor, *, what: str = "x") -> Tensor:
     """Return numbers of any type in float32, whole ones unchanged.
 
     Raises:
-        ValueError: whole numbers alone, of which float32 would round some.
+        ValueError: numbers beyond float32; whole ones alone, of which float32 would round some.
     """
-    if x.is_floating_point() and _are_other_whole_numbers(x.numpy(), torch.float32):
-        raise ValueError(_APART.format(what, "float32"))
-    return to_floating(x, torch.float32, what=what).float()
+    converted = x.float()
+    if x.is_floating_point():
+        _check_range(x, converted, what)
+        if _are_other_whole_numbers(x.numpy(), torch.float32):
+            raise ValueError(_APART.format(what, "float32"))
+        return converted
+    return to_floating(x, torch.float32, what=what)
 
 
 def check_batches(items: Sequence[Any], what: str) -> None:

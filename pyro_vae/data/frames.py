@@ -111,9 +111,14 @@ def read_csv(path: Path) -> DataFrame:
         options |= {"keep_default_na": False, "na_values": [*_NAN, *_WORDS]}
         frame: DataFrame = pd.read_csv(path, encoding="utf-8-sig", **options)
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeError, csv.Error) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, UnicodeDecodeError):
+            reason = (
+                f"it is no UTF-8 text (byte {error.object[error.start]:#x}); save it as UTF-8, or "
+                "give the frame pandas.read_csv(path, encoding='latin-1'), or 'utf-16'"
+            )
         raise ValueError(
-            f"{path} cannot be read as a table of comma-separated values: {reason}"
+            f"{path} cannot be read as a table of comma-separated values: {reason}."
         ) from error
     if len(names) == 1 and _are_separated(names[0], first[0] if first else ""):
         raise ValueError(
@@ -178,7 +183,12 @@ def read_parquet(path: Path) -> DataFrame:
     except ImportError as error:
         raise ImportError('parquet files need pyarrow; pip install "pyro-vae[tables]".') from error
     except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()).rstrip(".")
+        if isinstance(error, UnicodeDecodeError):
+            reason = (
+                f"it is no UTF-8 text (byte {error.object[error.start]:#x}); save it as UTF-8, or "
+                "give the frame pandas.read_csv(path, encoding='latin-1'), or 'utf-16'"
+            )
         raise ValueError(f"{path} cannot be read as a parquet file: {reason}") from error
     return as_frame(frame, what=str(path))
 

@@ -7,7 +7,7 @@ import scipy.sparse
 import torch
 
 from pyro_vae.data import as_source
-from pyro_vae.data.arrays import as_tensor, to_floating
+from pyro_vae.data.arrays import as_tensor, to_floating, to_single
 
 
 def _program(x):
@@ -103,3 +103,21 @@ def test_a_list_is_one_of_batches():
         as_source([1.0, 2.0], _program)
     with pytest.raises(TypeError, match=r"a list of list; give a torch tensor"):
         as_source(x.tolist(), _program)
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda x: as_tensor(x, dtype=torch.float32),
+        lambda x: to_single(torch.from_numpy(x)),
+    ],
+    ids=["frame", "file"],
+)
+def test_numbers_beyond_the_type_are_named(convert):
+    """Beside others that it holds; infinite numbers are another matter."""
+    x = np.full((5000, 2), 0.5)
+    x[4500, 1], x[0, 0] = -1e39, np.inf
+    with pytest.raises(ValueError, match=r"beyond 3\.4e\+38, the largest of float32 .*datum 4500"):
+        convert(x)
+    x[4500, 1] = -1e38
+    assert torch.equal(convert(x), torch.from_numpy(x).float())

@@ -275,6 +275,8 @@ def test_polars_frames():
         (b"a,b\n1,2\n1,2,3\n", "cannot be read as a table"),
         (b"a,b\n1,2,3\n1,2,4\n", "more cells than the 2"),
         (b"\x80\xff\x00\n", "cannot be read as a table"),
+        ("größe,b\n1,2\n".encode("latin-1"), "no UTF-8 text .byte 0xf6.; save it as UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), "no UTF-8 text .byte 0xff.; save it as UTF-8"),
     ],
 )
 def test_wrong_csv(tmp_path, content, message):
