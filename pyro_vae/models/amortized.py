@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal, cast, get_args
 
@@ -17,6 +17,7 @@ from ..common.registry import check_choice, lookup
 from ..common.seeding import seeded
 from ..common.verbs import verb
 from ..data import AnyData
+from ..data.signatures import signature_of
 from ..distributions import ConstrainedDistribution
 from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork
 from ..networks.named import build_network
@@ -78,7 +79,8 @@ def amortize(
     Args:
         model: Pyro program with a plate over the data, ``pyro.plate("data", len(x))``.
         x: data ``(N, *event_shape)``, a tuple of tensors for a model of several arguments, each
-            with the data along dimension 0, or what else ``fit`` takes. A few are run, and up to
+            with the data along dimension 0, or a dictionary of them by name, or what else ``fit``
+            takes. A few are run, and up to
             4,096 give the center and spread by which the network's inputs are standardized.
         network: encoder from the inputs to h(x): ``"mlp"``, ``"gated"``, or ``"conv"`` or
             ``"residual"`` for images; or a module that maps the inputs to ``(*, features)``.
@@ -115,6 +117,9 @@ def amortize(
         check_choice("family", family, get_args(Family))
     if isinstance(network, str):
         check_choice("network", network, NETWORKS)
+    names = tuple(signature_of(model).parameters)
+    if isinstance(x, Mapping) and x and set(x) <= set(names):
+        x = tuple(x[name] for name in names if name in x)
     source = source_for(x, model, model, finite=False)
     device = device_of(model)
     batch = tuple(a.to(device or a.device) for a in next(source.blocks(_STATISTICS)))
@@ -130,7 +135,9 @@ def amortize(
             features=features,
             activation=activation,
         )
-        guide = AmortizedGuide(latents, encoder, family, structured=structured, outside=outside)
+        guide = AmortizedGuide(
+            latents, encoder, family, structured=structured, outside=outside, names=names
+        )
     guide.to(device=batch[0].device, dtype=_dtype(model, batch))
     program: Any = as_program(model, guide, *(argument[:2] for argument in batch))
     return program
@@ -207,6 +214,7 @@ class AmortizedGuide(nn.Module):
         family: as for :func:`amortize`.
         structured: whether a head sees the latents before its own.
         outside: guide of the latents outside the data plate, if any.
+        names: of the model's parameters, by which arguments may be given, too.
     """
 
     def __init__(
@@ -217,9 +225,10 @@ class AmortizedGuide(nn.Module):
         *,
         structured: bool = True,
         outside: nn.Module | None = None,
+        names: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self.latents, self.structured = latents, structured
+        self.latents, self.structured, self.names = latents, structured, names
         self.encoder, self.outside = encoder, outside
         self.heads = nn.ModuleList()
         sizes = [encoder.size]
@@ -230,8 +239,9 @@ class AmortizedGuide(nn.Module):
             if structured:
                 sizes.append(latent.loc.numel())
 
-    def forward(self, *batch: Tensor) -> None:
+    def forward(self, *batch: Tensor, **named: Tensor) -> None:
         """Draw the latents, given the model's arguments."""
+        batch = (*batch, *(named[name] for name in self.names if name in named))
         if self.outside is not None:
             with _local_parameters():
                 self.outside(*batch)

@@ -425,3 +425,24 @@ def test_latents_of_all_data_beside_those_of_each():
     assert one_mode.mean().value < exact - 0.4
     both = pv.log_evidence(program.model, program.guide, x, method="auto")
     assert abs(both.mean().value - exact) < 4 * both.mean().mc_error
+
+
+def test_arguments_by_name_in_any_order():
+    """A dictionary means what the arguments in their order mean, to the bit."""
+
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Normal(z.sum(-1), 1.0), obs=y)
+
+    x, y = torch.linspace(-1, 1, 60).reshape(30, 2), torch.linspace(1, -1, 30)
+    found = []
+    for data in ((x, y), {"x": x, "y": y}, {"y": y, "x": x}):
+        program = pv.amortize(model, data, hidden=(4,), features=4)
+        pv.fit(program, data, epochs=1, device="cpu")
+        found.append(pv.log_evidence(program.model, program.guide, data, samples=20).log_px)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    with pytest.raises(TypeError, match="is a dict; give the tensors themselves"):
+        pv.amortize(model, {"x": x, "z": y})
