@@ -22,10 +22,11 @@ from ..distributions import ConstrainedDistribution
 from ..networks import ACTIVATIONS, MLP, NETWORKS, Joint, MakesNetwork
 from ..networks.named import build_network
 from ..posteriors import POSTERIORS, DiagonalNormal, FullNormal, Posterior
+from ..programs.arguments import bound
 from ..programs.inputs import source_for
 from ..programs.latents import Latent, Latents, read_latents
 from ..programs.module import ProgramModule
-from ..programs.modules import check_callable, device_of, evaluation_mode, modules_of
+from ..programs.modules import check_callable, check_type, device_of, evaluation_mode, modules_of
 from ..programs.stored import as_program
 from ..programs.supports import is_everywhere
 from ..programs.traces import Batch, Fn
@@ -119,10 +120,12 @@ def amortize(
         check_choice("network", network, NETWORKS)
     names = tuple(signature_of(model).parameters)
     if isinstance(x, Mapping) and x and set(x) <= set(names):
+        bound(x, model)  # which says what is no data
         x = tuple(x[name] for name in names if name in x)
     source = source_for(x, model, model, finite=False)
     device = device_of(model)
     batch = tuple(a.to(device or a.device) for a in next(source.blocks(_STATISTICS)))
+    check_type(batch[0], model)
     with evaluation_mode(model):
         latents = read_latents(model, batch)
     outside = _guide_of_globals(model, latents.outside, globals_guide)

