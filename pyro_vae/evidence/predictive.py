@@ -129,8 +129,10 @@ def log_predictive(
                 ) from error
         if given.data_set:
             raise ValueError(
-                "latents of the model belong to all data and are not in the draws, which hold "
-                f"{sorted(names)}; add them."
+                "the model has sites outside of the plate over the data besides what the draws "
+                f"hold, {sorted(names)}. Add latents that belong to all data to the draws, and "
+                "leave out for new data what belongs to the old ones: a pyro.factor, or an "
+                "observation of all of them."
             )
         rows.append(given)
     terms = torch.stack([evidence.log_px for evidence in rows])

@@ -15,7 +15,17 @@ from torch.distributions import biject_to
 
 from ..common.seeding import seeded
 from .supports import bounds, differs, is_discrete, just_outside, support_of
-from .traces import Batch, Fn, latent_sites, log_prob, observed_sites, run, run_both, sample_sites
+from .traces import (
+    Batch,
+    Fn,
+    ShapeMismatch,
+    latent_sites,
+    log_prob,
+    observed_sites,
+    run,
+    run_both,
+    sample_sites,
+)
 
 __all__ = [
     "NonFiniteDensity",
@@ -82,7 +92,7 @@ def check_observations(model: Trace) -> None:
         sizes = zip(reversed(shape[: len(shape) - len(event)]), reversed(batch), strict=False)
         wrong |= len(shape) > len(batch + event) or any(size not in (1, b) for size, b in sizes)
         if wrong:
-            raise ValueError(
+            raise ShapeMismatch(
                 f"site {name!r} observes a value of shape {shape}; its plates and its distribution "
                 f"({kind(site)}) expect {tuple(batch)} + {tuple(event)}, items of the plates and "
                 f"the event of each. Reshape what is given as obs to {tuple(batch + event)}, or "

@@ -308,12 +308,12 @@ class Densities(Layout):
 
     def _at(self, role: Role, batch: Batch, values: Values) -> Trace:
         """Trace a program at given latents and at all values of those that are summed out."""
-        fn, names = self._summing(role)
+        fn, names = self.program(role)
         handler = AllValues(names, self._trace_dims, spread=self.spread) if names else None
         given = {name: value for name, value in values.items() if name not in names}
         return self._replay(fn, batch, given, handler)
 
-    def _summing(self, role: Role) -> tuple[Fn, tuple[str, ...]]:
+    def program(self, role: Role) -> tuple[Fn, tuple[str, ...]]:
         """A program, and the latents that are summed out of its densities."""
         return (self.guide, self.dropped) if role == "guide" else (self.model, self.summed)
 
@@ -365,7 +365,7 @@ class Densities(Layout):
     def _terms(self, role: Role, sites: Sites, samples: int, n: int) -> dict[str, Tensor]:
         """Log densities of sites, or of those that a sum joins, each in a matrix."""
         terms: Iterable[Any] = ((name, site, log_prob(site)) for name, site in sites)
-        if self._summing(role)[1]:
+        if self.program(role)[1]:
             rows = n if self.vectorized else n * samples
             terms = sum_out(list(sites), self._trace_dims, rows=rows, data_dim=self.data_dim)
         return {name: self.matrix(name, site, density, samples, n) for name, site, density in terms}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,23 +11,24 @@ from typing import Any
 import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
-from torch.distributions import Categorical
+from torch.distributions import Bernoulli, Binomial, Categorical
 
 from ..common.seeding import seeded
 from .counted import mask_of
+from .densities import Role
 from .enumeration import AllValues
 from .evaluation import Evaluation
 from .layout import NONE
 from .pair import Pair
+from .places import data_places
 from .supports import is_discrete, shared, support_of
-from .traces import Batch, latent_sites, run
+from .traces import Batch, latent_sites, log_prob, run, sample_sites
 
 __all__ = ["are_given", "without_discrete"]
 
 _MOST = 64  # joint values of the latents of a datum
-_ROWS = 3
 _DRAWS = 2
-_CERTAIN = 1e-5  # nats
+_TRIED = 4  # random choices of the values of all items
 
 
 def without_discrete(evaluation: Evaluation) -> Evaluation:
@@ -45,40 +46,84 @@ def without_discrete(evaluation: Evaluation) -> Evaluation:
     bounded, by the values of discrete ones.
     """
     pair = evaluation.pair
-    first = next(evaluation.blocks()).batch
-    whole = evaluation.data_set or pair.fixed_rows
-    batch = first if whole else tuple(argument[:_ROWS] for argument in first)
     for spread in (False, True):
         # the user's program, run in a way that it need not support
-        with suppress(Exception), seeded("collapse", 0), torch.no_grad():
-            sums = _Sums.of(pair, batch, spread=spread)
+        with suppress(Exception), seeded("discrete", 0), torch.no_grad():
+            sums = _Sums.of(pair, next(evaluation.blocks()).batch, spread=spread)
             if not sums.supports:
                 break
-            if not sums.are_same():
-                continue
-            if all(sums.are_drawn(block.batch) for block in evaluation.blocks()):
+            if all(sums.hold(block.batch) for block in evaluation.blocks()):
                 return replace(evaluation, pair=sums.summed)
-            break
     return evaluation
 
 
 def are_given(pair: Pair, batch: Batch) -> bool:
-    """Whether discrete latents of some data are given: the guide draws an argument's value alone.
+    """Whether discrete latents of some data are given with the data, as known labels are.
 
-    Then log p(x, c) is estimated, of the c that is given, and no other value has a part in it.
+    So they are where the guide draws one value alone, which follows what the model does not observe
+    (an argument, or a part of one), and not what it does. Then log p(x, c) is estimated, and no
+    other value has a part in it.
     """
     data = next(pair.arguments(batch))
     with seeded("given", 0), torch.no_grad():
-        sites = dict(latent_sites(run(pair.guide, data)))
-    for name in (n for n in pair.latents if n in sites):
-        fn, value = sites[name]["fn"], sites[name]["value"]
-        if is_discrete(support_of(fn)):
-            alone = (fn.log_prob(value) > -_CERTAIN).expand(_batch_shape(value, fn))
-            for argument in (a for a in data if a.numel() == value.numel()):
-                same = (argument.reshape(value.shape) == value).reshape(*alone.shape, -1).all(-1)
-                if (same & alone).any():
-                    return True
-    return False
+        points = _points(pair, data)
+        if not any(alone.any() for alone, _ in points.values()):
+            return False
+        places = data_places(pair.model, data)[0].values()
+        seen = [torch.zeros(a.numel(), dtype=torch.bool, device=a.device) for a in data]
+        for number, index in places:
+            seen[number][index.flatten()] = True
+        masks = [mask.reshape(a.shape) for mask, a in zip(seen, data, strict=True)]
+
+        def follows(changes: Iterable[Callable[[Tensor], Tensor]], *, observed: bool) -> bool:
+            for change in changes:
+                given = (
+                    torch.where(mask == observed, change(a), a)
+                    for mask, a in zip(masks, data, strict=True)
+                )
+                with suppress(Exception):  # values that are none of the program's
+                    if not _alike(_points(pair, tuple(given)), points):
+                        return True
+            return False
+
+        return follows(_OTHER_GIVEN, observed=False) and not follows(_OTHER_SEEN, observed=True)
+
+
+_OTHER_SEEN: tuple[Callable[[Tensor], Tensor], ...] = (
+    lambda a: a.roll(1, 0),
+    lambda a: a.flip(0),
+    torch.zeros_like,
+)
+_OTHER_GIVEN: tuple[Callable[[Tensor], Tensor], ...] = (
+    *_OTHER_SEEN,
+    lambda a: a.roll(1, -1),
+    lambda a: a - 1,
+    torch.ones_like,
+    lambda a: a + 1,
+)
+
+
+def _points(pair: Pair, data: Batch) -> dict[str, tuple[Tensor, Tensor]]:
+    """By discrete latent, where the guide draws one value alone; and it (zero elsewhere)."""
+    found = {}
+    for name, site in latent_sites(run(pair.guide, data)):
+        if name in pair.latents and is_discrete(support_of(site["fn"])):
+            never, fn = _never(site["fn"]), site["fn"]
+            if never is not None:
+                alone = never.sum(0) == len(never) - 1
+                alone = alone.broadcast_to(fn.batch_shape + alone.shape[len(fn.batch_shape) :])
+                alone = alone.reshape(*fn.batch_shape, -1).all(-1)
+                event = alone.reshape(*alone.shape, *[1] * fn.event_dim)
+                found[name] = alone, torch.where(event, site["value"], 0)
+    return found
+
+
+_Points = dict[str, tuple[Tensor, Tensor]]
+
+
+def _alike(some: _Points, others: _Points) -> bool:
+    pairs = (pair for name in others for pair in zip(some[name], others[name], strict=True))
+    return all(torch.equal(*pair) for pair in pairs)
 
 
 @dataclass(frozen=True)
@@ -88,28 +133,22 @@ class _Sums:
     Args:
         pair: with them.
         summed: without.
-        batch: some of the data.
         supports: all values of each of these latents; empty if there is none, or one that has too
             many values.
-        marked: whether the user marked them all to be enumerated.
     """
 
     pair: Pair
     summed: Pair
-    batch: Batch
     supports: dict[str, Tensor]
-    marked: bool
 
     @classmethod
     def of(cls, pair: Pair, batch: Batch, *, spread: bool) -> _Sums:
         """Find the discrete latents that both programs have."""
         sites, theirs = map(dict, map(latent_sites, _run(pair, batch)))
-        supports, marked, later = {}, True, {}
+        supports, later = {}, {}
         for name in (n for n in pair.latents if n in sites):
             if is_discrete(support_of(sites[name]["fn"])):
                 supports[name] = sites[name]["fn"].enumerate_support(expand=False)
-                marks = [site["infer"] or {} for site in (sites[name], theirs[name])]
-                marked &= any(infer.get("enumerate") == "parallel" for infer in marks)
         if math.prod(map(len, supports.values())) > _MOST:
             supports = {}
         names = tuple(supports)
@@ -125,54 +164,82 @@ class _Sums:
             dropped=names,
             spread=later,
         )
-        return cls(pair, summed, batch, supports, marked)
+        return cls(pair, summed, supports)
 
-    def are_drawn(self, batch: Batch) -> bool:
-        """Whether the guide draws every value of the latents for these data."""
-        guide = _run(self.pair, batch)[1]
-        return not any(_never(guide.nodes[name]["fn"]).any() for name in self.supports)
-
-    def are_same(self) -> bool:
-        """Whether all values at once mean what they mean one by one."""
-        pair, batch, supports = self.pair, self.batch, self.supports
-        if self._others_depend():
+    def hold(self, batch: Batch) -> bool:
+        """Whether the sums are the same thing for these data; raises what the programs raise."""
+        names, summed, pair = self.supports, self.summed, self.pair
+        guide = dict(latent_sites(_run(pair, batch)[1]))
+        if any((never := _never(guide[n]["fn"])) is None or never.any() for n in names):
             return False
-        values, log_q = pair.propose(batch, _DRAWS)
-        rest = {name: v for name, v in values.items() if name not in supports}
-        given = rest or {NONE: torch.zeros_like(next(iter(values.values())))}
-        together = self.summed.log_joint(batch, given), self.summed.log_guide(batch, given)
-        if any(_items(values[n], pair.latents[n]) != log_q.numel() for n in supports):
-            return self.marked  # of several items each has its own, so that there are too many
-        one_by_one = []
-        for chosen in itertools.product(*(range(len(support)) for support in supports.values())):
-            for (name, support), k in zip(supports.items(), chosen, strict=True):
-                rest[name] = support[k].expand(values[name].shape).to(values[name].dtype)
-            one_by_one.append((pair.log_joint(batch, rest), pair.log_guide(batch, rest)))
-        sums = (torch.stack(terms).logsumexp(0) for terms in zip(*one_by_one, strict=True))
-        return all(
-            torch.allclose(ours, theirs, rtol=1e-4, atol=1e-3)
-            for ours, theirs in zip(together, sums, strict=True)
-        )
+        for data in pair.arguments(batch):
+            drawn = {n: s["value"] for n, s in latent_sites(run(pair.guide, data))}
+            if not (self._is_sum("model", data, drawn) and self._is_sum("guide", data, drawn)):
+                return False
+        values, log_q = summed.propose(batch, _DRAWS)
+        log_p = summed.log_joint(batch, values)
+        if not summed.vectorized or pair.fixed_rows:
+            return True
+        by_rows = replace(summed, vectorized=False)  # as was looked at
+        again = by_rows.log_joint(batch, values), by_rows.log_guide(batch, values)
+        return _near(log_p, again[0]) and _near(log_q, again[1])
 
-    def _others_depend(self) -> bool:
-        """Whether other latents are there by the values of these; or have bounds by them."""
-        pair, data = self.pair, next(self.pair.arguments(self.batch))
-        guide = run(pair.guide, data)
-        values = {
-            name: site["value"]
-            for name, site in latent_sites(guide)
-            if name in pair.latents and name not in self.supports
-        }
-        spread = self.summed.spread
-        handler = AllValues(self.summed.summed, pair.plate_dims, spread=spread)
-        for name, site in latent_sites(run(pair.model, data, values, handler=handler)):
-            if name not in self.summed.summed:
+    def _is_sum(self, role: Role, data: Batch, drawn: dict[str, Tensor]) -> bool:
+        """Whether log densities at all values at once are those at some values of each item.
+
+        Other latents must be there, and have the same bounds, whatever the values are.
+        """
+        summed = self.summed
+        fn, names = summed.program(role)
+        handler = AllValues(names, summed.plate_dims, spread=summed.spread)
+        rest = {name: v for name, v in drawn.items() if name in summed.latents}
+        counted = sample_sites if role == "model" else latent_sites
+        plain = dict(counted(run(fn, data, drawn)))
+        sites = dict(counted(run(fn, data, rest, handler=handler)))
+        for name, site in sites.items():
+            if name not in names and not site["is_observed"]:
                 mask = mask_of(site)
-                lead = mask.dim() - pair.plate_dims
+                lead = mask.dim() - summed.plate_dims
                 if lead > 0 and (mask != mask[(slice(0, 1),) * lead]).any():
-                    return True
+                    return False
                 shared(name, support_of(site["fn"]))  # which raises
-        return False
+        for _ in range(_TRIED):
+            index, values = {}, dict(rest)
+            for name in names:
+                like, event_dim = plain[name]["value"], plain[name]["fn"].event_dim
+                support = plain[name]["fn"].enumerate_support(expand=False)
+                support = support.reshape(len(support), *like.shape[like.dim() - event_dim :])
+                shape = like.shape[: like.dim() - event_dim]
+                index[name] = torch.randint(len(support), shape, device=like.device)
+                values[name] = support[index[name]]
+            known = dict(counted(run(fn, data, values)))
+            for name, site in sites.items():
+                ours = _at(site, index, sites, summed.plate_dims)
+                if not _near(ours, log_prob(known[name]).double()):
+                    return False
+        return True
+
+
+def _at(site: Any, index: dict[str, Tensor], sites: dict[str, Any], plate_dims: int) -> Tensor:
+    """Log density of an enumerated site where each variable has the value of this number."""
+    density = log_prob(site).double()
+    density = density.reshape((1,) * (plate_dims - density.dim()) + density.shape)
+    ids = site["infer"].get("_dim_to_id", {})
+    for name, which in index.items():
+        other = sites[name]["infer"]
+        dim, own = other["_enumerate_dim"], other["_dim_to_id"][other["_enumerate_dim"]]
+        if -density.dim() <= dim and density.shape[dim] > 1 and ids.get(dim) == own:
+            lead = which.reshape((1,) * (density.dim() - which.dim()) + which.shape)
+            shape = list(torch.broadcast_shapes(density.shape, lead.shape))
+            shape[dim] = density.shape[dim]
+            density = density.expand(shape).take_along_dim(lead, dim)
+    return density
+
+
+def _near(ours: Tensor, theirs: Tensor) -> bool:
+    """Whether log densities are the same up to the rounding of float32."""
+    ours, theirs = torch.broadcast_tensors(ours, theirs)
+    return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4, equal_nan=True)
 
 
 def _run(pair: Pair, batch: Batch) -> tuple[Trace, Trace]:
@@ -182,33 +249,29 @@ def _run(pair: Pair, batch: Batch) -> tuple[Trace, Trace]:
     return run(pair.model, data, {n: site["value"] for n, site in latent_sites(guide)}), guide
 
 
-def _items(value: Tensor, event_dim: int) -> int:
-    """Number of variables in a tensor of values."""
-    return math.prod(value.shape[: value.dim() - event_dim])
+def _never(fn: Any) -> Tensor | None:
+    """Which values a discrete distribution never draws, along the first dimension.
 
-
-def _batch_shape(value: Tensor, fn: Any) -> torch.Size:
-    return value.shape[: value.dim() - fn.event_dim]
-
-
-def _never(fn: Any) -> Tensor:
-    """Which values a discrete distribution never draws: the values first, then its batch shape.
-
-    Torch clamps probabilities before it takes their logarithm, and draws by them as they are.
+    Torch clamps probabilities before it takes their logarithm, and draws by them as they are. Of
+    several numbers of an event it is of each number; of other distributions nothing is known.
     """
     inside = fn
     while hasattr(inside, "base_dist"):
         inside = inside.base_dist
     inside = getattr(inside, "_categorical", inside)
-    never = fn.log_prob(fn.enumerate_support()) == -math.inf
-    own = vars(inside)
-    if "_param" in own and own["_param"] is own.get("probs"):
-        probs = own["probs"]
-        if isinstance(inside, Categorical):
-            zero = (probs == 0).movedim(-1, 0)
-        else:  # of two values or more, in their order
-            zero = torch.zeros_like(never)
-            zero[1:] |= probs == 0
-            zero[:-1] |= probs == 1
-        never = never | zero.broadcast_to(never.shape)
-    return never
+    if isinstance(inside, Categorical):
+        return (inside.probs == 0).movedim(-1, 0)
+    if isinstance(inside, Bernoulli | Binomial):
+        own = vars(inside)
+        by_probs = own.get("_param") is own.get("probs")
+        no, yes = (
+            (inside.probs == 1, inside.probs == 0)
+            if by_probs
+            else ((-inside.logits).sigmoid() == 0, inside.logits.sigmoid() == 0)
+        )
+        total = torch.as_tensor(getattr(inside, "total_count", 1))
+        if (total != total.max()).any():  # no number of values that is the same for all
+            return None
+        rest = int(total.max()) - 1
+        return torch.stack([no, *[no | yes] * rest, yes][: rest + 2])
+    return None

@@ -18,6 +18,7 @@ from ..common.devices import sent
 from ..common.host import threads_worth, use_threads
 from ..common.processes import Processes
 from ..common.progress import Progress
+from ..common.seeding import seeded
 from ..data import AnyData, Source, as_source, fingerprint_of
 from .arguments import bound, of_fewer
 from .autoguides import density_of, of_each_datum
@@ -196,7 +197,10 @@ class Evaluation:
                     model, guide = map(self.watched, (self.pair.model, self.pair.guide))
                     hold = partial(check_support, model, guide, first=block.first, masks=True)
                     for given in self.pair.arguments(block.batch):
-                        hold(given, observations=self.checked)
+                        traces = hold(given, observations=self.checked)
+                        if not self.data_set:
+                            self.pair.check_sites(*traces, block.first)
+                        check_hidden(self.pair.model, self.pair.guide, given)
                 before = bar.done
                 try:
                     mine.append(work(replace(block, done=show)))
@@ -294,9 +298,11 @@ def evaluating(
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
+        some = _more(pilot, source)
+        modules_used(watched(model), watched(guide), some)  # which puts them in eval() mode
         try:
             with reading():
-                pair = _inspected(kind, model, guide, pilot, narrow)
+                pair = _inspected(kind, model, guide, some, narrow)
         except MixedRows:
             if each or mask is not None or marginals or len(source) > len(pilot[0]):
                 raise
@@ -324,6 +330,16 @@ def _inspected(kind: type[Pair], model: Fn, guide: Fn, pilot: Batch, narrow: boo
         if not hasattr(model, "counting") or not hasattr(guide, "counting"):
             raise
         return kind.inspect(model.counting, guide.counting, pilot, narrow=narrow)
+
+
+def _more(pilot: Batch, source: Source) -> Batch:
+    """Some of the first data, and of all of them, to see which depend on others."""
+    if not source.in_memory or len(source) <= BLOCK:
+        return pilot
+    with seeded("pilot", 0):
+        index = torch.randperm(len(source))[: BLOCK // 2].sort().values
+    (more,) = source.select(index, len(index))
+    return tuple(torch.cat([a, b.to(a.device)]) for a, b in zip(pilot, more, strict=True))
 
 
 def _threads(pair: Pair, pilot: Batch, device: torch.device, most: int) -> int:

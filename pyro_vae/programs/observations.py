@@ -36,7 +36,7 @@ def check_support(
     what: str = "data",
     observations: bool = True,
     masks: bool = False,
-) -> None:
+) -> tuple[Trace, Trace]:
     """Check that the observed values of a batch lie in the support of their sites.
 
     Args:
@@ -47,6 +47,9 @@ def check_support(
         what: name of the data in the message.
         observations: look at these; else at the masks alone.
         masks: check that both programs mask the same latents, too.
+
+    Returns:
+        Traces of the model and of the guide.
 
     Raises:
         ValueError: data outside the support at every draw of the latents; the message says what to
@@ -83,6 +86,7 @@ def check_support(
             f"{what} outside the support of the likelihood: site {name!r} is {kind(site)}, and "
             f"{which} holds values such as {_odd_value(value, element)}. {hint}"
         )
+    return trace, guide_trace
 
 
 def say_rounded(trace: Trace) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,6 +33,7 @@ from .traces import (
     latent_sites,
     plate_dims,
     run,
+    run_both,
 )
 
 __all__ = ["MixedRows", "OneNumber", "Pair", "Values", "check_reach", "pad"]
@@ -89,11 +92,32 @@ class Pair(Densities):
                 raise error from None
         if number > _PILOT_DATA:  # some company shows among many only
             with seeded("company", 0), torch.no_grad():
+                if _more_sites(pair, batch):  # as many as the longest of the data has
+                    pair = cls._inspect(model, guide, batch, narrow)
                 values, _ = pair.propose(batch, 1)
-                index, places = _others(number, free=True, again=True)
-                others = tuple(argument[index.to(argument.device)] for argument in batch)
-                _check_company(pair, batch, values, others, index, places)
+                for index, places in (_others(number, free=True, again=True), *_parts(number)):
+                    others = tuple(argument[index.to(argument.device)] for argument in batch)
+                    _check_company(pair, batch, values, others, index, places)
         return pair
+
+    def check_sites(self, model: Trace, guide: Trace, first: int) -> None:
+        """Check that data have no latents but those that the inspected ones had.
+
+        Args:
+            model: trace of the model on some data.
+            guide: trace of the guide.
+            first: number of the first of them.
+
+        Raises:
+            ValueError: latents that are new.
+        """
+        if new := _new_sites(self, model, guide):
+            raise ValueError(
+                f"data from {first} on have latent sites that the first data do not have: "
+                f"{', '.join(map(repr, new[:5]))}. Put the data with the most sites first (the "
+                "longest sequence), or let loops go on to a length that is the same for all data, "
+                "with masks."
+            )
 
     @classmethod
     def _inspect(
@@ -152,10 +176,12 @@ class Pair(Densities):
             if summed:
                 _check_broadcast(rows, batch, values)
             _check_company(rows, batch, values, others, index, places)
-            if not narrow:
-                outside = out_of_reach(model_trace, guide_trace)
-                outside = {n: rows.unfold(v, rows.latents[n], 1) for n, v in outside.items()}
-                check_reach(rows, batch, values, outside, (model_trace, guide_trace))
+            for index, places in _parts(fixed_rows or 0, fixed=True):
+                others = tuple(argument[index.to(argument.device)] for argument in batch)
+                _check_company(rows, batch, values, others, index, places)
+            outside = out_of_reach(model_trace, guide_trace)
+            outside = {n: rows.unfold(v, rows.latents[n], 1) for n, v in outside.items()}
+            check_reach(rows, batch, values, outside, (model_trace, guide_trace), narrow=narrow)
             vectorized = replace(rows, vectorized=True)
             if fixed_rows is None:
                 return vectorized if _agree(rows, vectorized, batch, _PILOT_SAMPLES) else rows
@@ -201,6 +227,36 @@ def _others(rows: int, free: bool, again: bool) -> tuple[Tensor, Tensor]:
     return torch.tensor([1, *range(1, rows)]), torch.arange(1, rows)
 
 
+def _parts(rows: int, *, fixed: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of some rows, such that of any two rows one part has the first and not the second.
+
+    Yields rows and the places among them to look at, as :func:`_others`. Where their number is
+    fixed, others stand for those that are not of the part.
+    """
+    every = torch.arange(rows)
+    for bit in range(max(rows - 1, 0).bit_length()):
+        for half in (0, 1):
+            kept = (every >> bit) % 2 == half
+            part = every[kept]
+            if fixed:
+                index = every.clone()
+                index[~kept] = part[torch.arange(int((~kept).sum())) % len(part)]
+                yield index, part
+            else:
+                yield part, torch.arange(len(part))
+
+
+def _more_sites(pair: Densities, batch: Batch) -> bool:
+    """Whether programs have other latents on more of the data."""
+    return bool(_new_sites(pair, *run_both(pair.model, pair.guide, batch)))
+
+
+def _new_sites(pair: Densities, model: Trace, guide: Trace) -> list[str]:
+    known = {*pair.latents, *pair.summed}
+    new = (name for trace in (guide, model) for name, _ in latent_sites(trace) if name not in known)
+    return list(dict.fromkeys(new))
+
+
 def _check_company(
     pair: Densities, batch: Batch, values: Values, others: Batch, index: Tensor, places: Tensor
 ) -> None:
@@ -216,10 +272,13 @@ def _check_company(
             if role == "model":
                 raise
             continue
+        if before.keys() != after.keys():  # data that are shorter have fewer sites
+            before, after = ({"all": sum(d.values(), torch.zeros(()))} for d in (before, after))
         for name, density in before.items():
             if _close(density[:, index[places]], after[name][:, places]):
                 continue
-            if not _close(density, pair.by_site(role, batch, values)[name]):
+            again = pair.by_site(role, batch, values)
+            if not _close(density, again.get(name, sum(again.values(), torch.zeros(())))):
                 raise ValueError(
                     f"site {name!r} of the {role} has another log density each time it is run at "
                     "the same latents: what is random there is no sample site. Make it one, or "
@@ -234,18 +293,36 @@ def _check_company(
 
 
 def check_reach(
-    pair: Densities, batch: Batch, values: Values, outside: Values, traces: tuple[Trace, Trace]
+    pair: Densities,
+    batch: Batch,
+    values: Values,
+    outside: Values,
+    traces: tuple[Trace, Trace],
+    *,
+    narrow: bool,
 ) -> None:
-    """Check that the posterior is zero where the guide cannot draw."""
+    """Check that the posterior is zero where the guide cannot draw.
+
+    A ``narrow`` guide needs but tell its density there, so that draws of the prior can be weighed.
+    """
     for name, value in outside.items():
-        if not pair.log_joint(batch, {**values, name: value}).isfinite().any():
+        beyond = {**values, name: value}
+        if not pair.log_joint(batch, beyond).isfinite().any():
             continue  # the likelihood allows no more than the guide does
+        if narrow:
+            with suppress(Exception):  # such as an index that is out of range
+                pair.log_guide(batch, beyond)
+                continue
         p, q = (str(support_of(trace.nodes[name]["fn"]))[:60] for trace in traces)
         raise ValueError(
             f"latent site {name!r} has support {p} in the model and only {q} in the guide, so a "
             "part of the posterior is out of reach and log p(x) would be too low. Give the guide "
-            "a distribution over the model's support, or mix the prior in: defensive=0.1."
+            "a distribution over the model's support"
+            + (", for it has no density elsewhere." if narrow else _OR_MIX)
         )
+
+
+_OR_MIX = ", or mix the prior in: defensive=0.1."
 
 
 def _close(a: Tensor, b: Tensor) -> bool:

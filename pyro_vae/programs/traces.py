@@ -16,6 +16,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import Categorical
 
 from .double import cancels, in_double
 from .randomness import drawn_anew
@@ -229,11 +230,30 @@ def log_prob(site: Any) -> Tensor:
     if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
+    if not site["is_observed"] and isinstance(site["fn"], Categorical):
+        density = density.masked_fill(_is_never(site["fn"], site["value"]), -math.inf)
     return scale_and_mask(density, mask=site["mask"])
+
+
+def _is_never(fn: Categorical, value: Tensor) -> Tensor:
+    """Where a class has no probability, as in transitions that are ruled out.
+
+    Torch takes the logarithm of no probability less than 1e-7.
+    """
+    probs, own = fn.probs, vars(fn)
+    if own.get("_param") is not own.get("probs"):  # by logits
+        return torch.zeros((), dtype=torch.bool, device=value.device)
+    index = value.long().clamp(0, probs.shape[-1] - 1).unsqueeze(-1)
+    shape = torch.broadcast_shapes(index.shape[:-1], probs.shape[:-1])
+    zero = (probs == 0).expand(*shape, probs.shape[-1])
+    return zero.gather(-1, index.expand(*shape, 1)).squeeze(-1)
 
 
 def _exact(site: Any) -> Tensor:
     fn, value = site["fn"], site["value"]
+    one = not site["is_observed"] and "_enumerate_dim" not in (site["infer"] or {})
+    if one and isinstance(fn, Categorical):  # torch has no class beyond the last one
+        value = value.clamp(0, fn.probs.shape[-1] - 1)
     if cancels(fn):
         with suppress(Exception):  # a user's distribution may have parts of a fixed type
             density: Tensor = in_double(fn).log_prob(

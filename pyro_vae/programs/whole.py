@@ -126,10 +126,9 @@ class Whole(Pair):
                     "what is random there is no sample site. Make it one, or switch it off "
                     "(dropout: module.eval())."
                 )
-            if not narrow:
-                found = (values, out_of_reach(*traces))
-                there, outside = ({n: v[None, None] for n, v in of.items()} for of in found)
-                check_reach(pair, batch, there, outside, traces)
+            found = (values, out_of_reach(*traces))
+            there, outside = ({n: v[None, None] for n, v in of.items()} for of in found)
+            check_reach(pair, batch, there, outside, traces, narrow=narrow)
             pair = pair._fastest(batch, drawn, log_p)
         return pair
 
@@ -336,12 +335,12 @@ class Whole(Pair):
         return self._each(terms, batch, values)
 
     def _by_site(self, role: Role, sites: Sequence[tuple[str, Any]]) -> Terms:
-        if self._summing(role)[1]:
+        if self.program(role)[1]:
             return {name: d.double().sum() for name, _, d in sum_out(sites, self.plate_dims)}
         return {name: log_prob(site).double().sum() for name, site in sites}
 
     def _trace(self, role: Role, data: Batch, values: Values) -> Trace:
-        fn, names = self._summing(role)
+        fn, names = self.program(role)
         handler = AllValues(names, self.plate_dims, spread=self.spread) if names else None
         given = {name: value for name, value in values.items() if name not in names}
         return run(fn, data, given, handler=handler)

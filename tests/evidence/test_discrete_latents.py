@@ -302,3 +302,125 @@ def test_draws_keep_the_class():
     # 200 draws, and the weights they were resampled by
     error = (exact * (1 - exact) * (1 / 200 + 1 / draws.ess)).sqrt()
     assert ((share - exact).abs() < 4.5 * error + 2e-3).all()
+
+
+class TestOtherThings:
+    """Programs whose sums are not what they seem: ``auto`` stays with what the guide draws."""
+
+    @pytest.mark.parametrize("reads", ["neighbour", "share"])
+    def test_items_that_read_each_other(self, reads):
+        """Marked to be enumerated, which Pyro would sum item by item; exact over all 2^3 values."""
+        marked = {"enumerate": "parallel"}
+
+        def seen(c):
+            return c.roll(1, -1) if reads == "neighbour" else c + c.mean(-1, keepdim=True)
+
+        def items(x, guided=False):
+            with pyro.plate("data", len(x), dim=-2), pyro.plate("items", 3, dim=-1):
+                share = torch.tensor([0.5, 0.5] if guided else [0.8, 0.2]).double()
+                c = pyro.sample("c", dist.Categorical(share), infer=marked)
+                if not guided:
+                    shift = 2 * torch.arange(3).double()
+                    pyro.sample("x", dist.Normal(seen(c.double()) + shift, NOISE), obs=x)
+
+        x = torch.tensor([[0.1, 2.9, 4.2], [1.2, 2.0, 4.9], [0.5, 2.2, 5.1]]).double()
+        c = torch.cartesian_prod(*[torch.arange(2)] * 3)
+        log_p = dist.Categorical(torch.tensor([0.8, 0.2]).double()).log_prob(c).sum(-1)
+        means = seen(c.double()) + 2 * torch.arange(3).double()
+        log_p = log_p + dist.Normal(means, NOISE).log_prob(x[:, None]).sum(-1)
+        given = (items, functools.partial(items, guided=True), x)
+        check(pv.log_evidence(*given, method="auto", samples=20_000), log_p.logsumexp(-1))
+        with pytest.raises(ValueError, match="'c' is discrete"):
+            pv.log_evidence(*given, method="laplace")
+
+    def test_latents_that_are_there_by_a_class_for_late_data(self):
+        """z counts in the first class only, of the last of 70 data."""
+        flag = torch.arange(70) < 69
+
+        def switched(x, flag):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.4).double()))
+                with poutine.mask(mask=(c == 0) | flag):
+                    z = pyro.sample("z", dist.Normal(c / 2, 1.0))
+                there = (c == 0) | flag
+                pyro.sample("x", dist.Normal(torch.where(there, z, 2.0), NOISE), obs=x)
+
+        def proposal(x, flag):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5).double()))
+                with poutine.mask(mask=(c == 0) | flag):
+                    pyro.sample("z", dist.Normal(0.8 * x, 0.6))
+
+        x = torch.linspace(-2, 3, 70).double()
+        wide = math.hypot(1.0, NOISE)
+        first = math.log(0.6) + dist.Normal(0.0, wide).log_prob(x)
+        second = torch.where(
+            flag, dist.Normal(0.5, wide).log_prob(x), dist.Normal(2.0, NOISE).log_prob(x)
+        )
+        exact = torch.logaddexp(first, math.log(0.4) + second)
+        given = (switched, proposal, (x, flag))
+        check(pv.log_evidence(*given, method="auto", samples=4000), exact, most=0.2)
+        with pytest.raises(ValueError, match=r"discrete|depends on other latents"):
+            pv.log_evidence(*given, method="laplace")
+
+
+_CODES = {
+    "one-hot": lambda y: torch.nn.functional.one_hot(y, 3).double(),
+    "from one": lambda y: y + 1,
+    "column": lambda y: torch.stack([torch.zeros(len(y)), y.double()], -1),
+    "float": lambda y: y.double(),
+}
+_NUMBERS = {
+    "one-hot": lambda code: code.argmax(-1),
+    "from one": lambda code: code - 1,
+    "column": lambda code: code[:, 1].long(),
+    "float": lambda code: code.long(),
+}
+
+
+class TestGivenByOtherCodes:
+    """A known class is known however it is told: by its number, one-hot, in a column, from 1."""
+
+    y = torch.tensor([0, 2, 1, 2, 0, 1, 1, 0, 2])
+    x = torch.linspace(-4, 4, 9).double()
+
+    @pytest.mark.parametrize("scale", [math.inf, 1e9])
+    @pytest.mark.parametrize("code", _CODES)
+    @pytest.mark.parametrize("equal", [True, False])
+    def test_is_given(self, code, scale, equal):
+        y = torch.full_like(self.y, 1) if equal else self.y
+        number = _NUMBERS[code]
+
+        def program(x, code):
+            model(x)
+
+        def point(x, code):
+            with pyro.plate("data", len(x)):
+                known = torch.nn.functional.one_hot(number(code), 3).double()
+                away = torch.where(known > 0, 0.0, -scale)
+                c = pyro.sample("c", dist.Categorical(logits=away))
+                pyro.sample("z", dist.Normal(0.8 * x + 0.2 * PLACES[c], 0.6))
+
+        exact = of_components(self.x, math.hypot(1.0, NOISE))[torch.arange(9), y]
+        given = (program, point, (self.x, _CODES[code](y)))
+        check(pv.log_evidence(*given, method="auto", samples=2000), exact)
+
+    @pytest.mark.search
+    def test_a_sure_guide_is_no_given_class(self):
+        """An argument that is the class by chance, of a guide that draws from the data alone."""
+
+        def program(x, group):
+            model(x)
+
+        def sure(x, group):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Categorical(logits=40 * logits(x)))
+                pyro.sample("z", dist.Normal(0.8 * x + 0.2 * PLACES[c], 0.6))
+
+        group = (self.x[:, None] - PLACES).abs().argmin(1)
+        exact = of_components(self.x, math.hypot(1.0, NOISE)).logsumexp(-1)
+        given = (program, sure, (self.x, group))
+        with pytest.warns(pv.UnreliableEvidence):
+            by_guide = pv.log_evidence(*given, samples=200)
+        assert by_guide.search.simulated_missed > 0
+        check(pv.log_evidence(*given, method="auto", samples=4000), exact)

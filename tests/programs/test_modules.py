@@ -79,7 +79,14 @@ def test_modules_that_are_called_later_are_in_eval_mode_too(net, no_unreliable_w
     table = [other, net]
 
     def model(x):
-        body(table[bool((x > 50).any())], x)  # the other module for one datum
+        bright = (x > 50).any(1, keepdim=True)
+
+        def decode(z):  # the other module for one datum
+            if not bright.any():
+                return table[0](z)
+            return torch.where(bright, table[1](z), table[0](z))
+
+        body(decode, x)
 
     x = torch.ones(70, 4)
     x[68] = 60.0
@@ -87,6 +94,8 @@ def test_modules_that_are_called_later_are_in_eval_mode_too(net, no_unreliable_w
     expected = pv.log_evidence(model, guide, x, samples=20).log_px
     net.train()
     assert torch.equal(pv.log_evidence(model, guide, x, samples=20).log_px, expected)
+    with pytest.raises(ValueError, match="when the data beside it are others"):
+        pv.log_evidence(lambda x: body(table[bool((x > 50).any())], x), guide, x, samples=20)
     assert net.training
     assert net.first.training
 
