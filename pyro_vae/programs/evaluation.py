@@ -298,8 +298,10 @@ def evaluating(
         used = modules_used(watched(model), watched(guide), few)
         device = device_of(*used) or pilot[0].device
         pilot = tuple(argument.to(device) for argument in pilot)
-        some = _more(pilot, source)
-        modules_used(watched(model), watched(guide), some)  # which puts them in eval() mode
+        some = pilot
+        if at_once is None and source.in_memory and len(source) > BLOCK:
+            some = _more(pilot, source)
+            modules_used(watched(model), watched(guide), some)  # which puts them in eval() mode
         try:
             with reading():
                 pair = _inspected(kind, model, guide, some, narrow)
@@ -334,12 +336,10 @@ def _inspected(kind: type[Pair], model: Fn, guide: Fn, pilot: Batch, narrow: boo
 
 def _more(pilot: Batch, source: Source) -> Batch:
     """Some of the first data, and of all of them, to see which depend on others."""
-    if not source.in_memory or len(source) <= BLOCK:
-        return pilot
     with seeded("pilot", 0):
         index = torch.randperm(len(source))[: BLOCK // 2].sort().values
     (more,) = source.select(index, len(index))
-    return tuple(torch.cat([a, b.to(a.device)]) for a, b in zip(pilot, more, strict=True))
+    return tuple(torch.cat([a, sent(b, a.device)]) for a, b in zip(pilot, more, strict=True))
 
 
 def _threads(pair: Pair, pilot: Batch, device: torch.device, most: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
+from ..common.devices import sent
 from ..common.seeding import seeded
 from .checks import (
     check_densities,
@@ -95,8 +96,9 @@ class Pair(Densities):
                 if _more_sites(pair, batch):  # as many as the longest of the data has
                     pair = cls._inspect(model, guide, batch, narrow)
                 values, _ = pair.propose(batch, 1)
-                for index, places in (_others(number, free=True, again=True), *_parts(number)):
-                    others = tuple(argument[index.to(argument.device)] for argument in batch)
+                for some in (_others(number, free=True, again=True), *_parts(number)):
+                    index, places = (sent(rows, batch[0].device) for rows in some)
+                    others = tuple(argument[index] for argument in batch)
                     _check_company(pair, batch, values, others, index, places)
         return pair
 

@@ -29,7 +29,7 @@ def test_waits_of_a_block(digits, method, monkeypatch):
     with pretend() as gpu:
         program = build(digits, latent_dim=2, hidden=(8,))[1].to("cuda")
         model, guide = program.model, program.guide
-        for number in (64, 128):
+        for number in (128, 192):  # of up to 64 data there are no others to look at
             with gpu.counting() as found:
                 x, options = digits.test.x[:number], {"samples": 300, "annealing": annealing}
                 pv.log_evidence(model, guide, x, method=method, **options)
@@ -43,7 +43,7 @@ def test_blocks_are_large(digits):
     with pretend() as gpu:
         program = build(digits, latent_dim=2, hidden=(8,))[1].to("cuda")
         counts = []
-        for number in (64, 360):
+        for number in (128, 360):
             with gpu.counting() as found:
                 x = digits.test.x[:number]
                 pv.log_evidence(program.model, program.guide, x, method="laplace", samples=64)
