@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 from torch.distributions import Bernoulli, Binomial, Categorical
 
@@ -22,7 +21,7 @@ from .layout import NONE
 from .pair import Pair
 from .places import data_places
 from .supports import is_discrete, shared, support_of
-from .traces import Batch, latent_sites, log_prob, run, sample_sites
+from .traces import Batch, latent_sites, log_prob, run, run_both, sample_sites
 
 __all__ = ["are_given", "without_discrete"]
 
@@ -144,7 +143,8 @@ class _Sums:
     @classmethod
     def of(cls, pair: Pair, batch: Batch, *, spread: bool) -> _Sums:
         """Find the discrete latents that both programs have."""
-        sites, theirs = map(dict, map(latent_sites, _run(pair, batch)))
+        traces = run_both(pair.model, pair.guide, next(pair.arguments(batch)))
+        sites, theirs = map(dict, map(latent_sites, traces))
         supports, later = {}, {}
         for name in (n for n in pair.latents if n in sites):
             if is_discrete(support_of(sites[name]["fn"])):
@@ -169,11 +169,11 @@ class _Sums:
     def hold(self, batch: Batch) -> bool:
         """Whether the sums are the same thing for these data; raises what the programs raise."""
         names, summed, pair = self.supports, self.summed, self.pair
-        guide = dict(latent_sites(_run(pair, batch)[1]))
-        if any((never := _never(guide[n]["fn"])) is None or never.any() for n in names):
-            return False
         for data in pair.arguments(batch):
-            drawn = {n: s["value"] for n, s in latent_sites(run(pair.guide, data))}
+            guide = dict(latent_sites(run(pair.guide, data)))
+            if any((never := _never(guide[n]["fn"])) is None or never.any() for n in names):
+                return False
+            drawn = {name: site["value"] for name, site in guide.items()}
             if not (self._is_sum("model", data, drawn) and self._is_sum("guide", data, drawn)):
                 return False
         values, log_q = summed.propose(batch, _DRAWS)
@@ -240,13 +240,6 @@ def _near(ours: Tensor, theirs: Tensor) -> bool:
     """Whether log densities are the same up to the rounding of float32."""
     ours, theirs = torch.broadcast_tensors(ours, theirs)
     return torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4, equal_nan=True)
-
-
-def _run(pair: Pair, batch: Batch) -> tuple[Trace, Trace]:
-    """Trace the model at a draw of the guide, and the guide."""
-    data = next(pair.arguments(batch))
-    guide = run(pair.guide, data)
-    return run(pair.model, data, {n: site["value"] for n, site in latent_sites(guide)}), guide
 
 
 def _never(fn: Any) -> Tensor | None:

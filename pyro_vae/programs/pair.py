@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -21,7 +21,7 @@ from .checks import (
     out_of_reach,
     run_fewer,
 )
-from .densities import ROLES, Densities
+from .densities import ROLES, Densities, Role
 from .enumeration import left_out
 from .layout import NONE, Values, pad
 from .supports import support_of
@@ -96,10 +96,8 @@ class Pair(Densities):
                 if _more_sites(pair, batch):  # as many as the longest of the data has
                     pair = cls._inspect(model, guide, batch, narrow)
                 values, _ = pair.propose(batch, 1)
-                for some in (_others(number, free=True, again=True), *_parts(number)):
-                    index, places = (sent(rows, batch[0].device) for rows in some)
-                    others = tuple(argument[index] for argument in batch)
-                    _check_company(pair, batch, values, others, index, places)
+                parts = (_others(number, free=True, again=True), *_parts(number))
+                _check_company(pair, batch, values, parts)
         return pair
 
     def check_sites(self, model: Trace, guide: Trace, first: int) -> None:
@@ -177,10 +175,8 @@ class Pair(Densities):
             values = rows.drawn(guide_trace, batch, 1)
             if summed:
                 _check_broadcast(rows, batch, values)
-            _check_company(rows, batch, values, others, index, places)
-            for index, places in _parts(fixed_rows or 0, fixed=True):
-                others = tuple(argument[index.to(argument.device)] for argument in batch)
-                _check_company(rows, batch, values, others, index, places)
+            parts = ((index, places), *_parts(fixed_rows or 0, fixed=True))
+            _check_company(rows, batch, values, parts)
             outside = out_of_reach(model_trace, guide_trace)
             outside = {n: rows.unfold(v, rows.latents[n], 1) for n, v in outside.items()}
             check_reach(rows, batch, values, outside, (model_trace, guide_trace), narrow=narrow)
@@ -260,38 +256,63 @@ def _new_sites(pair: Densities, model: Trace, guide: Trace) -> list[str]:
 
 
 def _check_company(
-    pair: Densities, batch: Batch, values: Values, others: Batch, index: Tensor, places: Tensor
+    pair: Densities, batch: Batch, values: Values, parts: Iterable[tuple[Tensor, Tensor]]
 ) -> None:
-    """Check that log densities of rows do not change with the rows beside them."""
-    axis = pair.data_axis
-    theirs = {
-        name: value.index_select(axis, index.to(value.device)) for name, value in values.items()
-    }
+    """Check that log densities of rows do not change with the rows beside them.
+
+    Parts are rows of the batch in other company, and the places among them to look at.
+    """
+    device, before = batch[0].device, {}
     for role in ROLES:
         try:
-            before, after = pair.by_site(role, batch, values), pair.by_site(role, others, theirs)
+            before[role] = pair.by_site(role, batch, values)
         except (KeyError, NotImplementedError):  # a flow that tells the density of its draws alone
             if role == "model":
                 raise
+    for part in parts:
+        index, places = (sent(rows, device) for rows in part)
+        others = tuple(argument[index] for argument in batch)
+        theirs = {name: v.index_select(pair.data_axis, index) for name, v in values.items()}
+        for role, own in before.items():
+            after = pair.by_site(role, others, theirs)
+            _check_alike(pair, role, batch, values, own, after, index[places], places)
+
+
+def _check_alike(
+    pair: Densities,
+    role: Role,
+    batch: Batch,
+    values: Values,
+    before: dict[str, Tensor],
+    after: dict[str, Tensor],
+    rows: Tensor,
+    places: Tensor,
+) -> None:
+    """Check log densities of rows against those at some places among others."""
+    joined = before.keys() != after.keys()  # data that are shorter have fewer sites
+    if joined:
+        before, after = _joined(before), _joined(after)
+    for name, density in before.items():
+        there = after.get(name, torch.zeros_like(density))  # of no site
+        if _close(density[:, rows], there[:, places]):
             continue
-        if before.keys() != after.keys():  # data that are shorter have fewer sites
-            before, after = ({"all": sum(d.values(), torch.zeros(()))} for d in (before, after))
-        for name, density in before.items():
-            if _close(density[:, index[places]], after[name][:, places]):
-                continue
-            again = pair.by_site(role, batch, values)
-            if not _close(density, again.get(name, sum(again.values(), torch.zeros(())))):
-                raise ValueError(
-                    f"site {name!r} of the {role} has another log density each time it is run at "
-                    "the same latents: what is random there is no sample site. Make it one, or "
-                    "switch it off (dropout: module.eval())."
-                )
-            raise (MixedRows if pair.fixed_rows else ValueError)(
-                f"site {name!r} of the {role} has another log density for a datum when the data "
-                "beside it are others, so log p(x) of a datum is not defined. Use nothing that "
-                "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "
-                "attention over the batch, or values by a row's place in it."
+        again = pair.by_site(role, batch, values)
+        if not _close(density, (_joined(again) if joined else again)[name]):
+            raise ValueError(
+                f"site {name!r} of the {role} has another log density each time it is run at "
+                "the same latents: what is random there is no sample site. Make it one, or "
+                "switch it off (dropout: module.eval())."
             )
+        raise (MixedRows if pair.fixed_rows else ValueError)(
+            f"site {name!r} of the {role} has another log density for a datum when the data "
+            "beside it are others, so log p(x) of a datum is not defined. Use nothing that "
+            "mixes the rows of a batch: batch norm without running statistics, x.mean(0), "
+            "attention over the batch, or values by a row's place in it."
+        )
+
+
+def _joined(terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {"all": torch.stack([*terms.values()]).sum(0)} if terms else {}
 
 
 def check_reach(

@@ -230,19 +230,22 @@ def log_prob(site: Any) -> Tensor:
     if support is not None and not is_everywhere(support):
         # torch's formulas go on outside the support, where the density is zero.
         density = density.masked_fill(~support.check(site["value"]), -math.inf)
-    if not site["is_observed"] and isinstance(site["fn"], Categorical):
-        density = density.masked_fill(_is_never(site["fn"], site["value"]), -math.inf)
+    if not site["is_observed"] and (never := _is_never(site["fn"], site["value"])) is not None:
+        density = density.masked_fill(never, -math.inf)
     return scale_and_mask(density, mask=site["mask"])
 
 
-def _is_never(fn: Categorical, value: Tensor) -> Tensor:
-    """Where a class has no probability, as in transitions that are ruled out.
+def _is_never(fn: Any, value: Tensor) -> Tensor | None:
+    """Where a class was given no probability, as in transitions that are ruled out.
 
     Torch takes the logarithm of no probability less than 1e-7.
     """
-    probs, own = fn.probs, vars(fn)
-    if own.get("_param") is not own.get("probs"):  # by logits
-        return torch.zeros((), dtype=torch.bool, device=value.device)
+    if (inside := getattr(fn, "_categorical", None)) is not None:  # one-hot
+        fn, value = inside, value.argmax(-1)
+    own = vars(fn)
+    if not isinstance(fn, Categorical) or own.get("_param") is not own.get("probs"):  # by logits
+        return None
+    probs = fn.probs
     index = value.long().clamp(0, probs.shape[-1] - 1).unsqueeze(-1)
     shape = torch.broadcast_shapes(index.shape[:-1], probs.shape[:-1])
     zero = (probs == 0).expand(*shape, probs.shape[-1])

@@ -182,22 +182,24 @@ def test_discrete_guides_narrower_than_the_model():
         check(pv.log_evidence(*given, samples=20_000, **options), exact)
 
 
+@pytest.mark.parametrize("one_hot", [True, False])
 @pytest.mark.parametrize("summed", [True, False])
-def test_classes_without_probability(summed):
+def test_classes_without_probability(summed, one_hot):
     """Torch takes them for 1e-7, which a datum far from all others makes the best."""
     shares, places = torch.tensor([0.0, 0.6, 0.4]), torch.tensor([-3.0, 0.0, 3.0])
     infer = {"enumerate": "parallel"} if summed else {}
+    of_classes = dist.OneHotCategorical if one_hot else dist.Categorical
 
     def model(x):
         with pyro.plate("data", len(x)):
-            c = pyro.sample("c", dist.Categorical(shares), infer=infer)
-            z = pyro.sample("z", dist.Normal(places[c], 0.5))
+            c = pyro.sample("c", of_classes(shares), infer=infer)
+            z = pyro.sample("z", dist.Normal(c @ places if one_hot else places[c], 0.5))
             pyro.sample("x", dist.Normal(z, 0.3), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             if not summed:
-                pyro.sample("c", dist.Categorical(torch.ones(3) / 3))
+                pyro.sample("c", of_classes(torch.ones(3) / 3))
             pyro.sample("z", dist.Normal(0.7 * x, 1.0))
 
     x = torch.tensor([-3.0, 0.5, 2.8])
