@@ -2,6 +2,7 @@
 
 import functools
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -333,6 +334,19 @@ class TestOtherThings:
         with pytest.raises(ValueError, match="'c' is discrete"):
             pv.log_evidence(*given, method="laplace")
 
+    def test_all_values_of_several_draws(self):
+        """A program that takes the values' dimension for another one if draws have one, too."""
+
+        def looks(x):
+            with pyro.plate("data", len(x)):
+                c = pyro.sample("c", dist.Categorical(SHARES))
+                z = pyro.sample("z", dist.Normal(PLACES[c] + (c.dim() > 2), 1.0))
+                pyro.sample("x", dist.Normal(z, NOISE), obs=x)
+
+        check(pv.log_evidence(looks, guide, X, method="auto", samples=4000), EXACT, most=0.2)
+        with pytest.raises(ValueError, match="'c' is discrete"):
+            pv.log_evidence(looks, guide, X, method="laplace")
+
     def test_latents_that_are_there_by_a_class_for_late_data(self):
         """z counts in the first class only, of the last of 70 data."""
         flag = torch.arange(70) < 69
@@ -349,9 +363,10 @@ class TestOtherThings:
             with pyro.plate("data", len(x)):
                 c = pyro.sample("c", dist.Bernoulli(torch.tensor(0.5).double()))
                 with poutine.mask(mask=(c == 0) | flag):
-                    pyro.sample("z", dist.Normal(0.8 * x, 0.6))
+                    pyro.sample("z", dist.Normal(0.8 * x + 0.1 * c, 0.6))
 
         x = torch.linspace(-2, 3, 70).double()
+        x[69] = 2.0
         wide = math.hypot(1.0, NOISE)
         first = math.log(0.6) + dist.Normal(0.0, wide).log_prob(x)
         second = torch.where(
@@ -424,3 +439,30 @@ class TestGivenByOtherCodes:
             by_guide = pv.log_evidence(*given, samples=200)
         assert by_guide.search.simulated_missed > 0
         check(pv.log_evidence(*given, method="auto", samples=4000), exact)
+
+    @pytest.mark.search
+    @pytest.mark.parametrize("hole", ["one for all", "best for the data"])
+    def test_a_guide_that_leaves_classes_out_gives_none(self, hole):
+        """One class for all data, or the likeliest of each with a say of an argument: a miss."""
+
+        def program(x, group):
+            model(x)
+
+        def narrow(x, group):
+            best = torch.ones(len(x), dtype=torch.long)
+            if hole == "best for the data":
+                best = (logits(x) + 2.0 * torch.nn.functional.one_hot(group, 3)).argmax(-1)
+            with pyro.plate("data", len(x)):
+                q = torch.nn.functional.one_hot(best, 3).double()
+                c = pyro.sample("c", dist.Categorical(q))
+                pyro.sample("z", dist.Normal(0.8 * x + 0.2 * PLACES[c], 0.6))
+
+        group = torch.arange(9) % 3
+        exact = of_components(self.x, math.hypot(1.0, NOISE)).logsumexp(-1)
+        given = (program, narrow, (self.x, group))
+        with pytest.warns(pv.UnreliableEvidence):
+            by_guide = pv.log_evidence(*given, samples=200)
+        assert by_guide.search.simulated_missed > 0
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pv.UnreliableEvidence)
+            check(pv.log_evidence(*given, defensive=0.5, samples=20_000), exact, most=0.5)

@@ -202,7 +202,7 @@ def test_classes_without_probability(summed, one_hot):
                 pyro.sample("c", of_classes(torch.ones(3) / 3))
             pyro.sample("z", dist.Normal(0.7 * x, 1.0))
 
-    x = torch.tensor([-3.0, 0.5, 2.8])
+    x = torch.tensor([-4.0, 0.5, 2.8])
     log_p = dist.Normal(places, math.hypot(0.5, 0.3)).log_prob(x[:, None])
     exact = (shares.log() + log_p).logsumexp(-1).double()
     evidence = pv.log_evidence(model, guide, x, method="auto", samples=4000)
